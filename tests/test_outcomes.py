@@ -1,0 +1,178 @@
+"""The outcome table: round trip, every refusal in one line, and the pairing of S with L."""
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cat_core.outcomes import SCHEMA, OutcomeError, drop_text, paired, read_outcomes, validate, write_outcomes
+
+
+def row(item="i1", model="small", method="cat-dist", split="test", seed=0, **more):
+    made = {
+        "edition": "quick", "suite": "mini", "task": "reading", "metric": "accuracy", "split": split,
+        "item_id": item, "cluster_id": "", "method": "large" if model == "large" else method, "seed": seed,
+        "model": model, "quality": 1.0, "prediction": "yes", "target": "no", "n_prompt": 7, "n_generated": 2,
+        "truncated": False, "flops": 10**12, "confidence_chow_sum": -2.0, "confidence_chow_average": -1.0,
+        "confidence_chow_quantile_0": -1.5, "confidence_option_probability": None,
+        "confidence_option_margin": None,
+    }
+    return {**made, **more}
+
+
+def frame(*rows):
+    return pd.DataFrame(list(rows) or [row(), row("i2", quality=0.0), row(model="large"),
+                                       row("i2", model="large")])
+
+
+# ---------------------------------------------------------------- reading and writing
+
+@pytest.mark.parametrize("kind", ["frame", "arrow", "rows"])
+def test_round_trip(tmp_path, kind):
+    table = frame()
+    given = {"frame": table, "arrow": pa.Table.from_pandas(table[table.columns[::-1]]),
+             "rows": table.to_dict("records")}[kind]
+    path = write_outcomes(tmp_path / "new" / "outcomes.parquet", given)
+    stored = pq.read_table(path)
+    assert stored.schema.equals(SCHEMA)
+    assert pq.ParquetFile(path).metadata.row_group(0).column(0).compression == "ZSTD"
+    assert stored["confidence_option_margin"].null_count == 4
+    again = read_outcomes(path)
+    assert list(again.columns) == SCHEMA.names and again["flops"].tolist() == [10**12] * 4
+    pd.testing.assert_frame_equal(again, validate(table), check_dtype=False)
+    assert [p.name for p in path.parent.iterdir()] == ["outcomes.parquet"]
+
+
+def test_same_rows_same_bytes_and_further_confidences(tmp_path):
+    table = frame().assign(confidence_chow_quantile_50=-1.0)
+    one, two = (write_outcomes(tmp_path / name, table).read_bytes() for name in "ab")
+    assert one == two
+    assert read_outcomes(tmp_path / "a").columns[-1] == "confidence_chow_quantile_50"
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = write_outcomes(tmp_path / "o.parquet", frame())
+    before = path.read_bytes()
+
+    def half(table, where, **_):
+        with open(where, "wb") as file:
+            file.write(b"PAR1 half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pq, "write_table", half)
+    with pytest.raises(KeyboardInterrupt):
+        write_outcomes(path, frame(row("other")))
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def test_unreadable_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no outcome table at .*missing"):
+        read_outcomes(tmp_path / "missing")
+    path = write_outcomes(tmp_path / "o.parquet", frame())
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(OutcomeError, match="not a complete Parquet file"):
+        read_outcomes(path)
+    pq.write_table(pa.table({"x": [1]}), path)
+    with pytest.raises(OutcomeError, match="o.parquet: missing columns edition, .*; unknown columns x:"):
+        read_outcomes(path)
+    with pytest.raises(TypeError, match="got str"):
+        write_outcomes(tmp_path / "x", "rows")
+
+
+def test_texts_can_be_left_out(tmp_path):
+    table = frame()
+    without = read_outcomes(write_outcomes(tmp_path / "o", drop_text(table)))
+    assert without["prediction"].isna().all() and without["target"].isna().all()
+    assert table["target"].notna().all()
+    pd.testing.assert_series_equal(without["quality"], table["quality"])
+
+
+# ---------------------------------------------------------------- refusals
+
+@pytest.mark.parametrize("table, message", [
+    (frame().drop(columns=["flops", "task"]), "missing columns task, flops"),
+    (frame().assign(bleu=1), "unknown columns bleu"),
+    (frame().iloc[:0], "no rows"),
+    (frame().assign(seed="0"), r"wrongly typed columns seed \(expected int64\)"),
+    (frame().assign(flops=1.5, truncated=0), r"truncated \(expected bool\), flops \(expected int64\)"),
+    (frame().assign(item_id=range(4)), r"item_id \(expected string\)"),
+    (frame().assign(confidence_chow_sum="high"), r"confidence_chow_sum \(expected double\)"),
+    (frame(row(quality=float("nan"))), r"quality is null or NaN in 1 of 1 rows \(first: item 'i1'\)"),
+    (frame(row(), row("i2", quality=float("inf"))), r"quality is outside \[0, 1\] in 1 of 2 rows .*'i2'"),
+    (frame(row(quality=-.1)), "quality is outside"),
+    (frame(row(quality=37.2)), "divide percentages by 100"),
+    (frame(row(n_prompt=-1)), "n_prompt is negative"),
+    (frame(row(flops=-1)), "flops is negative"),
+    (frame(row(confidence_chow_sum=float("-inf"))), "confidence_chow_sum is -inf"),
+    (frame(row(suite=None), row("i2")), "suite is null"),
+    (frame(row(item_id="")), "item_id is empty"),
+    (frame(row(split="dev")), "split is 'dev' .* expected one of train, calibration, test"),
+    (frame(row(model="medium")), "model is 'medium'"),
+    (frame(row(method="large")), "disagree about the large model"),
+    (frame(row(), row(quality=0.0)), r"1 rows repeat an earlier one, first \(suite=mini, task=reading, "
+     r"split=test, item_id=i1, method=cat-dist, seed=0, model=small\)"),
+    (frame(row(), row(split="calibration")), "1 items are in two splits, first 'i1' of suite 'mini' in "
+     "calibration and test"),
+    (pd.concat([frame(), frame()[["flops"]]], axis=1), "repeated columns flops"),
+])
+def test_refusals_are_one_line(tmp_path, table, message):
+    with pytest.raises(OutcomeError, match=message) as caught:
+        write_outcomes(tmp_path / "o", table)
+    assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+
+
+def test_row_labels_of_the_frame_do_not_matter():
+    table = frame(row("i1"), row("i2", quality=2.0))
+    table.index = [7, 7]
+    with pytest.raises(OutcomeError, match="'i2'"):
+        validate(table)
+
+
+# ---------------------------------------------------------------- pairing
+
+def test_paired_aligns_by_item():
+    table = validate(frame(
+        row("b", quality=.25, flops=1, confidence_chow_average=-.5, cluster_id="p"),
+        row("a", quality=.5, flops=2, confidence_chow_average=-.1),
+        row("a", model="large", quality=1.0, flops=20, prediction="L"), row("c", model="large"),
+        row("b", model="large", quality=.75, flops=10), row("z", split="calibration"),
+        row("a", seed=1), row("a", method="xent")))
+    found = paired(table, "cat-dist", 0, "test")
+    assert found.item_ids.tolist() == ["a", "b"] and found.cluster_ids.tolist() == ["a", "p"]
+    assert found.small_quality.tolist() == [.5, .25] and found.large_quality.tolist() == [1.0, .75]
+    assert found.confidence.tolist() == [-.1, -.5]
+    assert found.small_flops.tolist() == [2, 1] and found.large_flops.tolist() == [20, 10]
+    assert found.large_predictions.tolist() == ["L", "yes"]
+    assert (found.split, found.method, found.seed, found.rule) == ("test", "cat-dist", 0, "chow_average")
+    assert len(found) == 2
+    assert paired(table, "cat-dist", 0, "test", "chow_sum").confidence.tolist() == [-2, -2]
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (("cat-dist", 0, "dev"), "split must be one of train, calibration, test, got 'dev'"),
+    (("cat-dist", 0, "test", "entropy"), "'entropy' is not in the table: expected one of chow_sum, chow_av"),
+    (("dist", 0, "test"), "no rows with method 'dist': the table holds cat-dist"),
+    (("cat-dist", 5, "test"), "no rows with seed 5: the table holds 0, 1"),
+    (("cat-dist", 0, "train"), "no rows with split 'train': the table holds test"),
+    (("cat-dist", 0, "test", "option_margin"), "confidence_option_margin is undefined for 2 of 2 rows"),
+    (("cat-dist", 1, "test"), r"lacks 1 of 1 test items that 'cat-dist' \(seed 1\) answered, first 'i9'"),
+])
+def test_paired_refuses(arguments, message):
+    table = validate(frame(*frame().to_dict("records"), row("i9", seed=1)))
+    with pytest.raises(OutcomeError, match=message):
+        paired(table, *arguments)
+
+
+def test_paired_asks_which_suite_task_and_large_model():
+    table = validate(frame(row(), row(model="large"), row(model="large", seed=1, quality=0.0)))
+    with pytest.raises(OutcomeError, match=r"large models of seeds \[0, 1\]: give large_seed"):
+        paired(table, "cat-dist", 0, "test")
+    assert paired(table, "cat-dist", 0, "test", large_seed=1).large_quality.tolist() == [0]
+    table = validate(frame(row(), row(model="large"), row(suite="other"), row(suite="other", model="large"),
+                           row(task="wic"), row(task="wic", model="large")))
+    with pytest.raises(OutcomeError, match="the suites mini, other: give suite"):
+        paired(table, "cat-dist", 0, "test")
+    with pytest.raises(OutcomeError, match="item 'i1' has several rows of the small model"):
+        paired(table, "cat-dist", 0, "test", suite="mini")
+    assert np.array_equal(paired(table, "cat-dist", 0, "test", suite="mini", task="wic").item_ids, ["i1"])
