@@ -1,0 +1,422 @@
+"""The cascade: a small model answers every query, a large one again, whole, those the small one is unsure of.
+
+Two transformers causal language models that share a tokenizer. Queries are answered by greedy generation,
+those with answer options by scoring the options. `engine` does either for one batch; this module checks the
+queries, plans the batches, keeps finished ones (`store`), and turns raw log-probabilities into answers with
+their confidences and costs.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+
+from cat_core.confidence import confidence_rules, option_confidence
+from cat_core.engine import encode_prompt as encode_prompt
+from cat_core.engine import encode_prompts, encode_targets, generate_batch, plan_batches, score_batch
+from cat_core.engine import encode_target as encode_target
+from cat_core.flops import option_flops, request_flops, shape_of
+from cat_core.router import route
+from cat_core.store import Store, model_fingerprint
+
+PREDICTIONS = ("sum", "average")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One query: a unique `item_id`, the text given to the model, answer options (none = free generation)."""
+
+    item_id: str
+    prompt: str
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Response:
+    """One model's answer to one query. Token counts include BOS in the prompt and EOS in the answer.
+
+    prediction: generated text without special tokens and outer white space, or the chosen option as given;
+    tokens, token_logprobs: the answer's ids and natural-log probabilities;
+    truncated: generation reached max_new_tokens without EOS; prompt_truncated: the prompt was cut left;
+    flops: cost of this answer, the item taken alone; confidences: by rule name, high = keep;
+    option_logprobs: summed log-probability of every option, in the order given.
+    """
+
+    item_id: str
+    prediction: str
+    n_prompt: int
+    n_generated: int
+    truncated: bool
+    token_logprobs: list[float]
+    flops: int
+    confidences: dict[str, float]
+    tokens: list[int] = field(default_factory=list)
+    option_logprobs: list[float] = field(default_factory=list)
+    prompt_truncated: bool = False
+
+
+@dataclass(frozen=True)
+class CascadeResult:
+    """A cascade run: S on all, L on the deferred. All sequences are in request order.
+
+    confidence [n] float64 and deferred [n] bool as routed by `rule` at threshold `tau`; small: S's answers;
+    large: L's answer where deferred, else None.
+    """
+
+    tau: float
+    rule: str
+    confidence: np.ndarray
+    deferred: np.ndarray
+    small: list[Response]
+    large: list[Response | None]
+
+    @property
+    def responses(self) -> list[Response]:
+        """The cascade's answers: L's where the query was deferred, S's elsewhere."""
+        return [small if large is None else large for small, large in zip(self.small, self.large)]
+
+    @property
+    def flops(self) -> list[int]:
+        """FLOPs an item: S is paid for every query, L on top for the deferred."""
+        pairs = zip(self.small, self.large)
+        return [small.flops + (0 if large is None else large.flops) for small, large in pairs]
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A request in token ids."""
+
+    item_id: str
+    prompt: list[int]
+    options: list[list[int]]
+    texts: tuple[str, ...]
+    shortened: bool
+
+
+@contextmanager
+def _answering(model):
+    """Evaluation mode without gradients; the model's training mode is put back at the end."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+class CascadeRunner:
+    """Runs queries through a small and a large model that share a tokenizer.
+
+    small, large: causal language models of transformers; tokenizer: the common one (EOS needed, BOS not);
+    batch_tokens: rows x (prompt + answer) tokens of one batch; an item with options takes a row an option;
+    device: where both models are moved (default: they stay where they are);
+    max_new_tokens: longest generated answer, EOS included;
+    prediction: "sum" takes the option with the best summed log-probability, "average" the best mean a token;
+    truncate_prompts: cut prompts beyond the context on the left, keeping BOS, instead of refusing them;
+    encode: own function text -> prompt ids, instead of `encode_prompt`;
+    fingerprint: {"small": ..., "large": ...}, names of the weights for `store` (default: their sha256).
+
+    Logits beyond the smaller of the two vocabularies (padding of the output matrix) are cut off. Raises
+    ValueError where a vocabulary is smaller than the tokenizer's, or a model type has no exact FLOPs formula.
+    """
+
+    def __init__(
+        self,
+        small,
+        large,
+        tokenizer,
+        *,
+        batch_tokens: int = 16384,
+        device=None,
+        max_new_tokens: int = 64,
+        prediction: str = "sum",
+        truncate_prompts: bool = False,
+        encode: Callable[[str], list[int]] | None = None,
+        fingerprint: Mapping[str, str] | None = None,
+    ):
+        for name, value in (("batch_tokens", batch_tokens), ("max_new_tokens", max_new_tokens)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
+        if prediction not in PREDICTIONS:
+            raise ValueError(f"unknown prediction rule {prediction!r}: choose {' or '.join(PREDICTIONS)}")
+        if tokenizer.eos_token_id is None:
+            raise ValueError("the tokenizer has no eos_token: set one, as every answer ends with it")
+        self.models = {"small": small, "large": large}
+        self.vocab = min(model.get_output_embeddings().weight.shape[0] for model in self.models.values())
+        for which, model in self.models.items():
+            shape_of(model.config)
+            columns = model.get_output_embeddings().weight.shape[0]
+            if columns < len(tokenizer):
+                raise ValueError(
+                    f"the {which} model has {columns} output columns but the tokenizer {len(tokenizer)} "
+                    "tokens: use the tokenizer both models were trained with"
+                )
+            if device is not None:
+                model.to(device)
+        contexts = [getattr(model.config, "max_position_embeddings", None) for model in self.models.values()]
+        self.context = min((context for context in contexts if context), default=None)
+        self.tokenizer = tokenizer
+        self.batch_tokens, self.max_new_tokens = batch_tokens, max_new_tokens
+        self.prediction, self.truncate_prompts = prediction, truncate_prompts
+        self.encode, self.fingerprint = encode, dict(fingerprint or {})
+        self.eos = tokenizer.eos_token_id
+        self.pad = self.eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+    def answer(self, requests: Sequence, which: str = "small", progress=None, store=None) -> list[Response]:
+        """Answers of one model ("small" or "large") to every request, in request order.
+
+        requests: `Request`s or anything with item_id, prompt and options, such as `tasks.Example`;
+        progress: True for a bar, or a function of (items done, items in all);
+        store: folder of finished batches; a killed run goes on from there and ends with the same bits.
+        Raises one-line ValueErrors that name the item, before anything is computed where that is possible.
+        """
+        if which not in self.models:
+            raise ValueError(f"unknown model {which!r}: choose 'small' or 'large'")
+        items = self._items(requests)
+        model = self.models[which]
+        batches = self._plan(items)
+        kept = None if store is None else Store(store, self._description(items, which))
+        show, close = _progress(progress, f"{which} model", len(items))
+        responses: list[Response | None] = [None] * len(items)
+        finished = 0
+        try:
+            with _answering(model):
+                for number, batch in enumerate(batches):
+                    members = [items[i] for i in batch]
+                    records = kept.load(number) if kept else None
+                    if records is None:
+                        records = self._compute(model, members, which)
+                        if kept:
+                            kept.save(number, records)
+                    for i, response in zip(batch, self._responses(model, members, records)):
+                        responses[i] = response
+                    finished += len(batch)
+                    show(finished)
+        finally:
+            close()
+        return responses
+
+    def run(
+        self, requests: Sequence, tau: float, rule: str = "chow_average", progress=None, store=None
+    ) -> CascadeResult:
+        """The whole cascade: S on all requests, then L on those with confidence <= tau (see `router.route`).
+
+        rule: a key of `Response.confidences`. store: folder as in `answer`, in it one for S and one for each
+        deferred set of L, so that another threshold finds S's answers again.
+        """
+        requests = list(requests)
+        small = self.answer(requests, "small", progress, None if store is None else Path(store) / "small")
+        for response in small:
+            if rule not in response.confidences:
+                raise ValueError(
+                    f"item {response.item_id!r} has no confidence {rule!r}: it has "
+                    f"{', '.join(response.confidences)}"
+                )
+        confidence = np.array([response.confidences[rule] for response in small], dtype=np.float64)
+        deferred = np.asarray(route(confidence, tau), dtype=bool)
+        large: list[Response | None] = [None] * len(requests)
+        chosen = np.flatnonzero(deferred).tolist()
+        if chosen:
+            folder = None
+            if store is not None:
+                deferred_ids = json.dumps([small[i].item_id for i in chosen]).encode()
+                folder = Path(store) / f"large-{hashlib.sha256(deferred_ids).hexdigest()[:16]}"
+            answers = self.answer([requests[i] for i in chosen], "large", progress, folder)
+            for i, response in zip(chosen, answers):
+                large[i] = response
+        return CascadeResult(float(tau), rule, confidence, deferred, small, large)
+
+    def _items(self, requests: Sequence) -> list[_Item]:
+        """Requests as token ids after every check that needs no model."""
+        requests = list(requests)
+        if not requests:
+            raise ValueError("the request list is empty: give at least one query")
+        seen = set()
+        for request in requests:
+            name, options = request.item_id, tuple(request.options)
+            if name in seen:
+                raise ValueError(f"item id {name!r} occurs twice: ids must be unique")
+            seen.add(name)
+            if not isinstance(request.prompt, str) or not all(isinstance(option, str) for option in options):
+                raise ValueError(f"item {name!r}: prompt and options must be text")
+            if len(options) == 1:
+                raise ValueError(
+                    f"item {name!r} has one option: give two or more, or none for free generation"
+                )
+            if not all(option.strip() for option in options):
+                raise ValueError(f"item {name!r} has an empty option")
+            if len(set(options)) < len(options):
+                raise ValueError(f"item {name!r} has the same option twice")
+        prompts = (
+            [list(self.encode(request.prompt)) for request in requests]
+            if self.encode
+            else encode_prompts(self.tokenizer, [request.prompt for request in requests])
+        )
+        texts = list(dict.fromkeys(option for request in requests for option in request.options))
+        options = dict(zip(texts, encode_targets(self.tokenizer, texts)))
+        return [
+            self._item(request, prompt, [options[text] for text in request.options])
+            for request, prompt in zip(requests, prompts)
+        ]
+
+    def _item(self, request, prompt: list[int], options: list[list[int]]) -> _Item:
+        """One request in ids, fitted to the context of both models."""
+        name = request.item_id
+        if not prompt:
+            raise ValueError(f"item {name!r} has an empty prompt, and the tokenizer has no BOS to start from")
+        for ids in (prompt, *options):
+            if not 0 <= min(ids) <= max(ids) < self.vocab:
+                raise ValueError(f"item {name!r} has token ids outside the vocabulary 0 .. {self.vocab - 1}")
+        if len({tuple(option) for option in options}) < len(options):
+            raise ValueError(f"item {name!r} has two options with the same tokens: they cannot be told apart")
+        answer = max(map(len, options)) if options else self.max_new_tokens
+        shortened = self.context is not None and len(prompt) + answer > self.context
+        if shortened:
+            room = self.context - answer
+            head = prompt[:1] if prompt[0] == self.tokenizer.bos_token_id else []
+            if room <= len(head):
+                raise ValueError(
+                    f"item {name!r}: an answer of up to {answer} tokens leaves no room for a prompt in a "
+                    f"context of {self.context}: lower max_new_tokens or shorten the options"
+                )
+            if not self.truncate_prompts:
+                raise ValueError(
+                    f"item {name!r} has a prompt of {len(prompt)} tokens but {room} fit beside an answer of "
+                    f"{answer} in a context of {self.context}: shorten it, or set truncate_prompts=True"
+                )
+            prompt = head + prompt[len(prompt) - room + len(head) :]
+        return _Item(name, prompt, options, tuple(request.options), shortened)
+
+    def _plan(self, items: list[_Item]) -> list[list[int]]:
+        """Batches of item indices: those that generate, then those with options; no batch mixes them."""
+        plan = []
+        for scored in (False, True):
+            places = [i for i, item in enumerate(items) if bool(item.options) == scored]
+            lengths = [
+                (len(item.prompt), max(map(len, item.options)), len(item.options))
+                if scored
+                else (len(item.prompt), self.max_new_tokens, 1)
+                for item in (items[i] for i in places)
+            ]
+            plan += [[places[j] for j in batch] for batch in plan_batches(lengths, self.batch_tokens)]
+        return plan
+
+    def _description(self, items: list[_Item], which: str) -> dict:
+        """All that the stored numbers depend on; not the rules, which are applied to what is stored."""
+        model = self.models[which]
+        digest = hashlib.sha256()
+        for item in items:
+            digest.update(json.dumps([item.item_id, item.prompt, item.options]).encode())
+        return {
+            "items": f"{len(items)} {digest.hexdigest()}",
+            "model": self.fingerprint.get(which) or model_fingerprint(model),
+            "max_new_tokens": self.max_new_tokens,
+            "batch_tokens": self.batch_tokens,
+            "vocabulary": self.vocab,
+            "special tokens": [self.eos, self.pad],
+            "dtype": str(model.dtype),
+            "device": model.device.type,
+            "attention": str(getattr(model.config, "_attn_implementation", None)),
+            "versions": [torch.__version__, transformers.__version__],
+        }
+
+    def _compute(self, model, items: list[_Item], which: str) -> list[list[list]]:
+        """Raw numbers of one batch: [ids, log-probs] of each generation, or each option's log-probs."""
+        prompts = [item.prompt for item in items]
+        common = {"pad": self.pad, "vocab": self.vocab}
+        if items[0].options:
+            options = [item.options for item in items]
+            records = score_batch(model, prompts, options, batch_tokens=self.batch_tokens, **common)
+            totals = [sum(map(sum, rows)) for rows in records]
+        else:
+            limit = self.max_new_tokens
+            made = generate_batch(model, prompts, eos=self.eos, max_new_tokens=limit, **common)
+            records = [[tokens, logprobs] for tokens, logprobs in made]
+            totals = [sum(logprobs) for _, logprobs in records]
+        for item, total in zip(items, totals):
+            if not math.isfinite(total):
+                raise ValueError(
+                    f"the {which} model gives NaN or infinite logits on item {item.item_id!r}: its weights "
+                    "are damaged, or its number type overflows (try float32)"
+                )
+        return records
+
+    def _responses(self, model, items: list[_Item], records: list[list[list]]) -> list[Response]:
+        """Answers, confidences and costs from the raw numbers of one batch."""
+        read = self._chosen if items[0].options else self._generated
+        texts, answers, costs, sums, table = read(model.config, items, records)
+        padded, mask = _right_padded([logprobs for _, logprobs in answers])
+        table = {name: rule(padded, mask).tolist() for name, rule in confidence_rules.items()} | table
+        responses = []
+        for i, (item, (tokens, logprobs)) in enumerate(zip(items, answers)):
+            responses.append(
+                Response(
+                    item_id=item.item_id,
+                    prediction=texts[i],
+                    n_prompt=len(item.prompt),
+                    n_generated=len(tokens),
+                    truncated=tokens[-1] != self.eos,
+                    token_logprobs=logprobs,
+                    flops=costs[i],
+                    confidences={name: values[i] for name, values in table.items()},
+                    tokens=tokens,
+                    option_logprobs=sums[i],
+                    prompt_truncated=item.shortened,
+                )
+            )
+        return responses
+
+    def _generated(self, config, items: list[_Item], records: list[list[list]]):
+        """Texts, (ids, log-probs), costs, no option sums and no option rules of generated answers."""
+        known = len(self.tokenizer)  # ids beyond it are padding of the output matrix: they have no text
+        texts = self.tokenizer.batch_decode(
+            [[token for token in tokens if token < known] for tokens, _ in records],
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
+        costs = [request_flops(config, len(item.prompt), len(ids)) for item, (ids, _) in zip(items, records)]
+        return [text.strip() for text in texts], records, costs, [[] for _ in items], {}
+
+    def _chosen(self, config, items: list[_Item], records: list[list[list]]):
+        """Texts, (ids, log-probs), costs, option sums and option rules of answers chosen among options."""
+        sums = [[math.fsum(logprobs) for logprobs in rows] for rows in records]
+        best = []
+        for item, row in zip(items, sums):
+            if self.prediction == "average":
+                row = [total / len(ids) for total, ids in zip(row, item.options)]
+            best.append(row.index(max(row)))
+        rules = option_confidence(*_right_padded(sums), torch.tensor(best))
+        texts = [item.texts[k] for item, k in zip(items, best)]
+        answers = [(item.options[k], rows[k]) for item, k, rows in zip(items, best, records)]
+        costs = [option_flops(config, len(item.prompt), [len(ids) for ids in item.options]) for item in items]
+        return texts, answers, costs, sums, {name: value.tolist() for name, value in rules.items()}
+
+
+def _right_padded(rows: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:
+    """Ragged rows as float64 [B, T] with their boolean mask."""
+    lengths = torch.tensor([len(row) for row in rows])
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]
+    padded = torch.zeros(mask.shape, dtype=torch.float64)
+    padded[mask] = torch.tensor([value for row in rows for value in row], dtype=torch.float64)
+    return padded, mask
+
+
+def _progress(progress, what: str, total: int) -> tuple[Callable[[int], None], Callable[[], None]]:
+    """(show, close) of a progress report: nothing, the caller's function, or a bar."""
+    if progress is None or progress is False:
+        return (lambda done: None), (lambda: None)
+    if callable(progress):
+        return (lambda done: progress(done, total)), (lambda: None)
+    from tqdm.auto import tqdm
+
+    bar = tqdm(total=total, desc=what, unit="item")
+    return (lambda done: bar.update(done - bar.n)), bar.close

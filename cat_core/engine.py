@@ -1,0 +1,198 @@
+"""Batched inference on one transformers causal language model: greedy answers, and scores of given options.
+
+The log-probability of every produced token is taken on the fly, so that memory never holds a tensor of steps
+x batch x vocabulary. Prompts of one batch are padded on the left, with explicit position ids, so that a query
+gets the same answer in a batch as alone (log-probabilities within 1e-5 in float32).
+
+Token convention, the same in training and inference: a prompt is [BOS] + its tokens (BOS where the tokenizer
+has one), an answer is its tokens + [EOS]; the two are tokenised separately and joined.
+"""
+
+import copy
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from cat_core.confidence import chosen_logprob
+
+# Logits of one option pass: at most this many numbers at once (128 MiB in float32).
+LOGIT_BUDGET = 1 << 25
+
+
+def _token_ids(tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of texts without special tokens."""
+    return tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+
+
+def encode_prompts(tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of prompts: [BOS] + tokens, with BOS only where the tokenizer defines one."""
+    head = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    return [head + ids for ids in _token_ids(tokenizer, texts)]
+
+
+def encode_targets(tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of answers: tokens + [EOS]. Raises ValueError when the tokenizer has no EOS."""
+    if tokenizer.eos_token_id is None:
+        raise ValueError("the tokenizer has no eos_token: set one, as every answer ends with it")
+    tail = [tokenizer.eos_token_id]
+    return [ids + tail for ids in _token_ids(tokenizer, texts)]
+
+
+def encode_prompt(tokenizer, text: str) -> list[int]:
+    """Token ids of one prompt; see `encode_prompts`."""
+    return encode_prompts(tokenizer, [text])[0]
+
+
+def encode_target(tokenizer, text: str) -> list[int]:
+    """Token ids of one answer, EOS included; see `encode_targets`."""
+    return encode_targets(tokenizer, [text])[0]
+
+
+def plan_batches(lengths: Sequence[tuple[int, int, int]], batch_tokens: int) -> list[list[int]]:
+    """Indices of the items of each batch; a pure function of its arguments.
+
+    lengths: per item (prompt tokens, tokens that follow, rows: 1, or the number of options). Longest prompts
+    first, so that little is padded and memory runs out in the first minute or never; ties keep their order.
+    Rows x (longest prompt + longest rest) stays within `batch_tokens`; a larger item is a batch by itself.
+    """
+    batches: list[list[int]] = []
+    width = rest = rows = 0
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i][0], i)):
+        prompt, more, count = lengths[index]
+        if batches and (rows + count) * (width + max(rest, more)) <= batch_tokens:
+            batches[-1].append(index)
+            rest, rows = max(rest, more), rows + count
+        else:
+            batches.append([index])
+            width, rest, rows = prompt, more, count
+    return batches
+
+
+def _left_padded(rows: Sequence[Sequence[int]], pad: int, device) -> tuple[Tensor, Tensor, Tensor]:
+    """ids, mask and position_ids [B, P] of prompts that all end in the last column."""
+    width = max(map(len, rows))
+    ids = np.full((len(rows), width), pad, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for i, row in enumerate(rows):
+        ids[i, width - len(row) :] = row
+        mask[i, width - len(row) :] = 1
+    positions = np.maximum(mask.cumsum(-1) - 1, 0)
+    return tuple(torch.from_numpy(array).to(device) for array in (ids, mask, positions))
+
+
+def _prefill(model, prompts, pad: int, vocab: int) -> tuple[DynamicCache, Tensor, Tensor]:
+    """The cache of left-padded prompts, their mask [B, P], and the logits [B, vocab] that follow them."""
+    ids, mask, positions = _left_padded(prompts, pad, model.device)
+    cache = DynamicCache(config=model.config)
+    output = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    return cache, mask, output.logits[:, -1, :vocab]
+
+
+def generate_batch(
+    model, prompts: Sequence[Sequence[int]], *, eos: int, pad: int, vocab: int, max_new_tokens: int
+) -> list[tuple[list[int], list[float]]]:
+    """Greedy answers of one batch: (token ids, log-probabilities) a prompt, EOS included where reached.
+
+    prompts: token ids; eos: the id that ends an answer; pad: any id, for the padding; vocab: number of logits
+    used. Rows that are finished leave the batch; memory holds one step's logits [B, vocab] at a time.
+    """
+    cache, mask, logits = _prefill(model, prompts, pad, vocab)
+    size, width = mask.shape
+    device = mask.device
+    tokens = torch.full((size, max_new_tokens), eos, dtype=torch.long, device=device)
+    logprobs = torch.zeros((size, max_new_tokens), dtype=torch.float32, device=device)
+    mask = torch.cat([mask, mask.new_ones(size, max_new_tokens)], dim=1)
+    position = mask[:, :width].sum(-1, keepdim=True)
+    rows = torch.arange(size, device=device)
+    done = torch.zeros(size, dtype=torch.bool, device=device)
+    for step in range(max_new_tokens):
+        token = logits.argmax(-1)
+        tokens[rows, step] = token
+        logprobs[rows, step] = chosen_logprob(logits, token).float()
+        done |= token == eos
+        left = len(rows) - int(done.sum())
+        if left == 0 or step == max_new_tokens - 1:
+            break
+        # Dropping finished rows copies the cache: worth it once a quarter of the batch is idle.
+        if left <= 0.75 * len(rows):
+            kept = (~done).nonzero().squeeze(-1)
+            cache.batch_select_indices(kept)
+            rows, mask, position, token, done = (x[kept] for x in (rows, mask, position, token, done))
+        output = model(
+            input_ids=token[:, None],
+            attention_mask=mask[:, : width + step + 1],
+            position_ids=position,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits = output.logits[:, -1, :vocab]
+        position = position + 1
+    tokens, logprobs = tokens.cpu().numpy(), logprobs.cpu().numpy()
+    ended = tokens == eos  # a row that finished early wrote on until it was dropped: cut at its first EOS
+    counts = np.where(ended.any(1), ended.argmax(1) + 1, max_new_tokens)
+    return [(tokens[i, :n].tolist(), logprobs[i, :n].tolist()) for i, n in enumerate(counts)]
+
+
+def score_batch(
+    model,
+    prompts: Sequence[Sequence[int]],
+    options: Sequence[Sequence[Sequence[int]]],
+    *,
+    pad: int,
+    vocab: int,
+    batch_tokens: int,
+) -> list[list[list[float]]]:
+    """Log-probability of every token of every option (EOS included in `options`) after its prompt.
+
+    Each prompt is read once; its cache is repeated for its options. Options of equal length go through the
+    model together, so that no padding is computed among them and an item alone costs `flops.option_flops`
+    exactly. A pass holds at most `batch_tokens` tokens and LOGIT_BUDGET logits.
+    """
+    cache, mask, logits = _prefill(model, prompts, pad, vocab)
+    width = mask.shape[1]
+    count = mask.sum(-1, keepdim=True)
+    groups: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for row, choices in enumerate(options):
+        for k, choice in enumerate(choices):
+            groups[len(choice)].append((row, k))
+    scores: list[list[list[float]]] = [[[] for _ in choices] for choices in options]
+    for length, places in sorted(groups.items()):
+        step = max(1, min(batch_tokens // (width + length), LOGIT_BUDGET // (length * vocab)))
+        for start in range(0, len(places), step):
+            part = places[start : start + step]
+            rows = torch.tensor([row for row, _ in part], device=mask.device)
+            ids = torch.tensor([options[row][k] for row, k in part], device=mask.device)
+            logprob = chosen_logprob(logits[rows], ids[:, 0]).unsqueeze(-1)
+            if length > 1:
+                output = model(
+                    input_ids=ids[:, :-1],
+                    attention_mask=torch.cat([mask[rows], mask.new_ones(len(part), length - 1)], dim=1),
+                    position_ids=count[rows] + torch.arange(length - 1, device=mask.device),
+                    past_key_values=_selected(cache, rows),
+                    use_cache=True,
+                )
+                logprob = torch.cat([logprob, chosen_logprob(output.logits[..., :vocab], ids[:, 1:])], dim=1)
+            for (row, k), values in zip(part, logprob.float().tolist(), strict=True):
+                scores[row][k] = values
+    return scores
+
+
+def _selected(cache: DynamicCache, rows: Tensor) -> DynamicCache:
+    """A new cache of the given rows, repeats allowed; `cache` itself stays as it is."""
+    chosen = copy.copy(cache)
+    # shallow copies are enough: a layer replaces its tensors and never writes into them
+    chosen.layers = [copy.copy(layer) for layer in cache.layers]
+    chosen.batch_select_indices(rows)
+    return chosen

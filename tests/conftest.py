@@ -1,0 +1,64 @@
+"""Fixtures that several test modules share."""
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_pair():
+    """(small, large, tokenizer): random grouped- and multi-query Llamas that share a byte-level tokenizer.
+
+    Weights are spread wide, so that no two logits come close enough for the order of additions to matter, and
+    the end-of-sequence row of the head is enlarged, so that answers end at different lengths. Copy a model
+    before changing it. The context is 64 tokens.
+    """
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    lines = [
+        "the cat sat on the mat",
+        "a dog runs after the cat",
+        "is the sky blue? yes",
+        "no, the house is red",
+    ]
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    raw.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    special = ["<pad>", "<s>", "</s>"]
+    raw.train_from_iterator(
+        lines,
+        trainers.BpeTrainer(
+            vocab_size=300, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        ),
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        clean_up_tokenization_spaces=False,
+    )
+
+    def build(hidden, layers, heads, kv_heads, seed):
+        config = LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=hidden,
+            intermediate_size=2 * hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=kv_heads,
+            max_position_embeddings=64,
+            initializer_range=0.25,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = LlamaForCausalLM(config).eval()
+            with torch.no_grad():
+                model.lm_head.weight[tokenizer.eos_token_id] *= 2.5
+        return model
+
+    return build(16, 2, 4, 2, seed=1), build(32, 2, 4, 1, seed=2), tokenizer
