@@ -1,0 +1,70 @@
+"""Seeded draws of examples: limits, calibration rows out of train, the splits of a file that has none.
+
+A draw goes by the order of a SHA-256 of the seed and the name of the item (or of its cluster): the same on
+every machine and version, and a larger draw holds the smaller one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Mapping
+
+from cat_core.tasks import Example
+
+# Where a data set has no calibration rows: this share of train's clusters, at most so many rows.
+CARVED_SHARE, CARVED_ROWS = 0.1, 1_000
+
+
+def draw_order(keys: Iterable[str], seed: int) -> list[str]:
+    """The distinct keys in an order that only they and the seed decide (a SHA-256 of each)."""
+    return sorted(set(keys), key=lambda key: _digest(f"{seed}\0{key}"))
+
+
+def draw_key(example: Example) -> str:
+    """What must stay on one side of a drawn split: the cluster; for an item without one, its prompt."""
+    return f"cluster {example.cluster_id}" if example.cluster_id else f"prompt {example.prompt}"
+
+
+def carve_calibration(examples: list[Example], seed: int) -> list[Example]:
+    """The same examples, some of train's clusters made calibration if there is no calibration item yet."""
+    trained = [e for e in examples if e.split == "train"]
+    if not trained or any(e.split == "calibration" for e in examples):
+        return examples
+    sizes: dict[str, int] = {}
+    for example in trained:
+        sizes[draw_key(example)] = sizes.get(draw_key(example), 0) + 1
+    if len(sizes) < 2:
+        return examples
+    taken, rows = set(), 0
+    for key in draw_order(sizes, seed)[: max(1, int(CARVED_SHARE * len(sizes)))]:
+        if taken and rows + sizes[key] > CARVED_ROWS:
+            break
+        taken.add(key)
+        rows += sizes[key]
+    return [
+        dataclasses.replace(e, split="calibration") if e.split == "train" and draw_key(e) in taken else e
+        for e in examples
+    ]
+
+
+def draw_splits(examples: list[Example], seed: int) -> list[Example]:
+    """80 % train, 10 % calibration, 10 % test of the clusters, for a file that names no splits."""
+    keys = draw_order((draw_key(e) for e in examples), seed)
+    tenth = max(1, round(len(keys) / 10))
+    split_of = dict.fromkeys(keys[:tenth], "test") | dict.fromkeys(keys[tenth : 2 * tenth], "calibration")
+    return [dataclasses.replace(e, split=split_of.get(draw_key(e), "train")) for e in examples]
+
+
+def limit(examples: list[Example], limits: Mapping[str, int], seed: int) -> list[Example]:
+    """At most `limits[split]` examples of every task's split (no limit: all), in the order given."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for example in examples:
+        if example.split in limits:
+            groups.setdefault((example.task, example.split), []).append(example.item_id)
+    kept = {group: set(draw_order(ids, seed)[: limits[group[1]]]) for group, ids in groups.items()}
+    return [e for e in examples if e.split not in limits or e.item_id in kept[e.task, e.split]]
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()

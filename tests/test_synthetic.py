@@ -1,0 +1,109 @@
+"""Built-in suites: what must hold at any size, whatever the configuration's other fields are tuned to."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+import warnings
+from collections import Counter
+
+import pytest
+
+from cat_core.synthetic import MiniSuperGlue, MiniWmt, mini_superglue, mini_wmt
+from cat_core.tasks import SPLITS, Suite, load_suite, text_problem
+
+SUITES = {"mini-wmt": (MiniWmt, mini_wmt), "mini-superglue": (MiniSuperGlue, mini_superglue)}
+SMALL = {"train": 240, "calibration": 60, "test": 90}
+both = pytest.mark.parametrize("name", SUITES)
+
+
+def _make(name, **fields):
+    kind, make = SUITES[name]
+    return make(kind(**{**SMALL, **fields}))
+
+
+@both
+def test_sizes_are_those_asked_for_and_the_suite_is_sound(name):
+    examples = _make(name)
+    assert Counter(e.split for e in examples) == SMALL
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # no prompt of test occurs in train
+        Suite(name, tuple(examples))
+    assert all(text_problem(text) is None for e in examples for text in (e.prompt, e.target, *e.options))
+
+
+@both
+def test_same_seed_same_examples_other_seed_others(name):
+    assert _make(name, seed=3) == _make(name, seed=3)
+    first = {e.prompt for e in _make(name, seed=3)}
+    second = {e.prompt for e in _make(name, seed=4)}
+    assert len(first & second) < len(first) / 10
+
+
+@both
+def test_another_process_makes_the_same_suite(name):
+    """Python's hash seed differs between processes: no set or dict order may leak into the data."""
+    code = (
+        f"from cat_core.tasks import load_suite; print(load_suite({name!r}, options={SMALL!r}).fingerprint)"
+    )
+    prints = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(sys.path)},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
+        for hash_seed in ("1", "2")
+    }
+    assert prints == {load_suite(name, options=SMALL).fingerprint}
+
+
+@both
+def test_growing_train_leaves_everything_else_as_it_is(name):
+    small, large = _make(name), _make(name, train=2 * SMALL["train"])
+    for split in SPLITS:
+        few, many = ([e for e in examples if e.split == split] for examples in (small, large))
+        assert many[: len(few)] == few
+
+
+@both
+def test_held_out_prompts_occur_once_and_nowhere_else(name):
+    examples = _make(name)
+    count = Counter(e.prompt for e in examples)
+    assert all(count[e.prompt] == 1 for e in examples if e.split != "train")
+
+
+@both
+def test_every_task_occurs_in_every_split(name):
+    examples = _make(name)
+    tasks = {e.task for e in examples}
+    for split in SPLITS:
+        assert {e.task for e in examples if e.split == split} == tasks
+
+
+def test_mini_wmt_is_generation_scored_by_bleu():
+    assert {(e.options, e.metric) for e in _make("mini-wmt")} == {((), "bleu")}
+
+
+def test_mini_wmt_source_and_target_have_as_many_words_and_share_none():
+    for e in _make("mini-wmt"):
+        source = [word for word in e.prompt.split() if word.isalpha()]
+        target = e.target.split()
+        assert len(source) == len(target)
+        assert not set(source) & set(target)
+
+
+def test_mini_superglue_every_answer_is_used_and_none_wins_everywhere():
+    examples = _make("mini-superglue", train=1_500)
+    for task in {e.task for e in examples}:
+        items = [e for e in examples if e.task == task]
+        positions = Counter(e.options.index(e.target) for e in items)
+        assert set(positions) == set(range(len(items[0].options)))
+        assert max(positions.values()) < 0.75 * len(items)
+
+
+@both
+def test_configuration_is_frozen(name):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        SUITES[name][0]().seed = 1
