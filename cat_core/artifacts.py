@@ -1,0 +1,102 @@
+"""Content-addressed artifacts: made once, found again by what they were made from, whole or not there.
+
+An artifact is a folder `<kind>-<digest>` under `papermill_runs/artifacts`; the digest covers the configuration (with
+the digests of whatever it builds on) and the source of the modules that make it, so a changed plot retrains nothing
+and a changed loss does. One process makes it, others wait for the lock; a crash leaves `<kind>-<digest>.partial`, which
+the next attempt continues.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+RECORD = "artifact.json"
+
+
+def root() -> Path:
+    """Where artifacts live: `CAT_ARTIFACTS`, else `papermill_runs/artifacts` of the project (or working folder)."""
+    if os.environ.get("CAT_ARTIFACTS"):
+        return Path(os.environ["CAT_ARTIFACTS"]).expanduser().resolve()
+    project = Path(__file__).resolve().parents[1]
+    base = project if (project / "pyproject.toml").is_file() else Path.cwd()
+    return base / "papermill_runs" / "artifacts"
+
+
+def digest(config: dict, modules: tuple[str, ...]) -> str:
+    """sha256 (16 hex digits) of a JSON-able configuration and of the source of the named `cat_core` modules."""
+    sources = {name: file_sha256(Path(__file__).with_name(f"{name}.py")) for name in modules}
+    text = json.dumps({"config": config, "modules": sources}, sort_keys=True, default=_plain, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def obtain(kind: str, config: dict, modules: tuple[str, ...], make: Callable[[Path], dict | None]) -> Path:
+    """The folder of the artifact, made by `make(partial folder)` when it is not there yet.
+
+    `make` may find the folder of an interrupted attempt and continue it; what it returns is kept as "result" in
+    `artifact.json` beside the configuration. A damaged artifact is named in a warning and made again.
+    """
+    name = f"{kind}-{digest(config, modules)}"
+    folder = root() / name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f"{name}.lock")):
+        if folder.exists():
+            fault = _fault(folder)
+            if fault is None:
+                return folder
+            warnings.warn(f"artifact {folder} is damaged ({fault}); it is made again", stacklevel=2)
+            shutil.rmtree(folder)
+        partial = folder.with_name(f"{name}.partial")
+        partial.mkdir(exist_ok=True)
+        result = make(partial)
+        files = {p.relative_to(partial).as_posix(): file_sha256(p) for p in sorted(partial.rglob("*")) if p.is_file()}
+        record = {"kind": kind, "config": config, "result": result, "files": files}
+        write_text(partial / RECORD, json.dumps(record, indent=1, default=_plain))
+        os.replace(partial, folder)
+    return folder
+
+
+def result(folder: Path) -> dict:
+    """What `make` returned when the artifact was made."""
+    return json.loads((folder / RECORD).read_text(encoding="utf-8"))["result"]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes, as hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fault(folder: Path) -> str | None:
+    """What is wrong with a finished artifact, or None; every byte is checked, as a model is cheap to read."""
+    try:
+        files = json.loads((folder / RECORD).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{RECORD} is unreadable: {error}"
+    for name, expected in files.items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if file_sha256(folder / name) != expected:
+            return f"{name} has changed"
+    return None
+
+
+def _plain(value):
+    if dataclasses.is_dataclass(value):
+        return dataclasses.asdict(value)
+    raise TypeError(f"{type(value).__name__} cannot be part of a configuration; expected JSON values or dataclasses")

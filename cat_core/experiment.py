@@ -1,0 +1,448 @@
+"""Experiments: one large model, small models by every method and seed, their answers, as one outcome table.
+
+Every stage is an artifact (see `artifacts`): pages of the book share models, and a crash loses at most the steps since
+the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+
+from cat_core import artifacts
+from cat_core.cascade import CascadeRunner, Request
+from cat_core.loss import METHODS
+from cat_core.models import (
+    ModelSize,
+    build_model,
+    check_same_tokenizer,
+    check_vocabulary,
+    load_model,
+    load_tokenizer,
+    parameter_count,
+    save_model,
+    train_tokenizer,
+)
+from cat_core.tasks import Suite, load_suite, score
+from cat_core.teacher import TeacherOutputs, run_teacher, token_right
+from cat_core.train import TrainingSet, TrainSettings, train
+
+Progress = Callable[[str], None] | None
+TRAINING_MODULES = ("loss", "teacher", "train", "models", "engine")
+ANSWERING_MODULES = ("cascade", "engine", "confidence", "flops", "models")
+EVALUATED = ("calibration", "test")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is learnt from and tested on; the fields are the arguments of `tasks.load_suite`."""
+
+    suite: str = "mini-superglue"
+    options: dict = field(default_factory=dict)
+    data_root: str = ""
+    limits: dict = field(default_factory=dict)
+    seed: int = 0
+
+    def load(self) -> Suite:
+        """The suite, read once a process."""
+        return _load_suite(json.dumps(asdict(self), sort_keys=True), os.environ.get("CAT_DATA_ROOT", ""))
+
+
+@lru_cache(maxsize=8)
+def _load_suite(config: str, _data_root: str) -> Suite:
+    fields = json.loads(config)
+    return load_suite(
+        fields["suite"],
+        data_root=fields["data_root"],
+        limits=fields["limits"] or None,
+        options=fields["options"] or None,
+        seed=fields["seed"],
+    )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One model and how it is trained.
+
+    model: "hidden=96 layers=2 heads=4" (a Llama from scratch; fields of `models.ModelSize`), or the name or folder of
+    a causal model to start from; vocab_size: of the tokenizer trained on the training texts (from scratch only);
+    teacher: the large model's own configuration, for methods that compare S with L.
+    """
+
+    data: DataConfig
+    model: str
+    settings: TrainSettings = TrainSettings()
+    vocab_size: int = 1_400
+    context: int = 64
+    truncate_prompts: bool = False
+    teacher: TrainConfig | None = None
+    device: str = "auto"
+
+    @property
+    def from_scratch(self) -> bool:
+        """Whether `model` describes a size rather than naming a model."""
+        return "=" in self.model
+
+    @property
+    def size(self) -> ModelSize:
+        """The size that `model` describes."""
+        return parse_size(self.model, self.context)
+
+    def identity(self) -> dict:
+        """What the trained weights depend on, as JSON values: data by content, never by place."""
+        return {
+            "data": self.data.load().fingerprint,
+            "model": asdict(self.size) if self.from_scratch else _model_identity(self.model),
+            "settings": asdict(self.settings),
+            "tokenizer": self.vocab_size if self.from_scratch else "of the model",
+            "context": self.context,
+            "truncate_prompts": self.truncate_prompts,
+            "teacher": self.teacher.digest() if self.teacher is not None else None,
+            "on": {
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+                "device": resolve_device(self.device).type,
+            },
+        }
+
+    def digest(self) -> str:
+        """Name of the trained model's content."""
+        return artifacts.digest(self.identity(), TRAINING_MODULES)
+
+
+def parse_size(text: str, context: int) -> ModelSize:
+    """`ModelSize` from "hidden=96 layers=2 heads=4 [kv_heads=..] [intermediate=..]"."""
+    known = ("hidden", "layers", "heads", "kv_heads", "intermediate")
+    fields = {}
+    for part in text.replace(",", " ").split():
+        name, _, value = part.partition("=")
+        if name not in known or not value.isdigit() or name in fields:
+            raise ValueError(f"model {text!r}: cannot read {part!r}; expected {' '.join(f'{k}=<whole number>' for k in known)}")
+        fields[name] = int(value)
+    missing = [name for name in known[:3] if name not in fields]
+    if missing:
+        raise ValueError(f"model {text!r}: {', '.join(missing)} missing; expected such as 'hidden=96 layers=2 heads=4'")
+    return ModelSize(**fields, context=context)
+
+
+def resolve_device(device: str) -> torch.device:
+    """"auto" is the first GPU where there is one, else the CPU."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"unknown device {device!r}; expected auto, cpu, cuda or cuda:<number>") from None
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r} was asked for, but torch sees no GPU; use auto or cpu")
+    return resolved
+
+
+def tokenizer_of(config: TrainConfig):
+    """The tokenizer of a configuration: the named model's own, or byte-level BPE trained on the training texts."""
+    if not config.from_scratch:
+        return load_tokenizer(config.model)
+    suite = config.data.load()
+
+    def make(folder: Path) -> None:
+        texts = (text for e in suite.split("train") for text in (e.prompt, e.target))
+        train_tokenizer(texts, config.vocab_size).save_pretrained(folder)
+
+    identity = {"data": suite.fingerprint, "vocab_size": config.vocab_size}
+    return load_tokenizer(str(artifacts.obtain("tokenizer", identity, ("models",), make)))
+
+
+def train_or_load(config: TrainConfig, progress: Progress = None) -> Path:
+    """Folder of the trained model: trained now, or found by its content. `artifacts.result` of it holds the log.
+
+    The teacher, where one is needed, is obtained first; its outputs on the training set are shared by all who ask.
+    """
+    suite = config.data.load()
+    method = METHODS[config.settings.method]
+    if config.teacher is None and (method.distil or method.mask != "none"):
+        raise ValueError(f"method {config.settings.method!r} compares S with L: give the teacher's configuration")
+    device = resolve_device(config.device)
+
+    def make(folder: Path) -> dict:
+        tokenizer = tokenizer_of(config)
+        training_set = TrainingSet(suite.split("train"), tokenizer, config.context, config.truncate_prompts)
+        teacher = None
+        if config.teacher is not None:
+            check_same_tokenizer(tokenizer, tokenizer_of(config.teacher))
+            teacher = teacher_outputs(config.teacher, training_set, progress)
+        seed = config.settings.seed
+        model = build_model(config.size, tokenizer, seed) if config.from_scratch else load_model(config.model)
+        check_vocabulary(model, tokenizer, config.model)
+        checkpoints = folder / "checkpoints"
+        log = train(
+            model,
+            training_set,
+            config.settings,
+            checkpoints,
+            teacher=teacher,
+            progress=progress,
+            use_cpu=device.type == "cpu",
+        )
+        for left in checkpoints.glob("*"):
+            left.unlink()
+        checkpoints.rmdir()
+        save_model(model.cpu(), tokenizer, folder)
+        return {"log": log, "parameters": parameter_count(model), "threads": torch.get_num_threads()}
+
+    return artifacts.obtain("model", config.identity(), TRAINING_MODULES, make)
+
+
+def teacher_outputs(config: TrainConfig, training_set: TrainingSet, progress: Progress = None) -> TeacherOutputs:
+    """L's outputs on the training set, computed once and shared by every method and seed."""
+
+    def make(folder: Path) -> None:
+        model = load_model(str(train_or_load(config, progress))).to(resolve_device(config.device))
+        run_teacher(model, training_set, folder, progress=progress)
+
+    identity = {"model": config.digest(), "tokens": training_set.fingerprint}
+    return TeacherOutputs.load(artifacts.obtain("teacher", identity, TRAINING_MODULES, make))
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A suite, a pair of models, and the methods and seeds that are compared.
+
+    Seeds of S are spread over the large models in turn: seed number i is taught by, and defers to,
+    `large_seeds[i % len(large_seeds)]`. Lengths in tokens, steps of the optimiser.
+    """
+
+    data: DataConfig
+    small: str
+    large: str
+    methods: tuple[str, ...] = ("xent", "dist", "cat-xent", "cat-dist", "random-dist")
+    seeds: tuple[int, ...] = (0,)
+    large_seeds: tuple[int, ...] = (0,)
+    vocab_size: int = 1_400
+    context: int = 64
+    truncate_prompts: bool = False
+    small_settings: TrainSettings = TrainSettings()
+    large_settings: TrainSettings = TrainSettings()
+    max_new_tokens: int = 24
+    batch_tokens: int = 16_384
+    prediction: str = "sum"
+    device: str = "auto"
+
+    def __post_init__(self):
+        for name in ("methods", "seeds", "large_seeds"):
+            values = tuple(getattr(self, name))
+            if not values or len(set(values)) != len(values):
+                raise ValueError(f"{name} is {list(values)}; expected at least one value and no value twice")
+            object.__setattr__(self, name, values)
+        for method in self.methods:
+            if method not in METHODS:
+                raise ValueError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}")
+        for seed in (*self.seeds, *self.large_seeds):
+            if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+                raise ValueError(f"seed {seed!r} is not a whole number >= 0")
+        if ("=" in self.small) != ("=" in self.large):
+            raise ValueError(
+                f"small {self.small!r} and large {self.large!r}: build both from scratch or name both, "
+                "as they must share one tokenizer"
+            )
+        resolve_device(self.device)
+        for config in self._first_pair():
+            if config.from_scratch:
+                config.size  # a size that cannot be read is refused before anything is computed
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        suite: str,
+        small: str,
+        large: str,
+        steps: int,
+        large_steps: int,
+        learning_rate: float,
+        large_learning_rate: float,
+        suite_options: dict | None = None,
+        data_root: str = "",
+        train_limit: int = 0,
+        calibration_limit: int = 0,
+        test_limit: int = 0,
+        batch_size: int = 128,
+        label_weight: float = 0.5,
+        temperature: float = 1.0,
+        normalize: str = "tokens",
+        precision: str = "fp32",
+        **fields,
+    ) -> Experiment:
+        """An experiment from the flat parameters of a page; a limit of 0 is none. `fields` are those of `Experiment`."""
+        limits = {"train": train_limit, "calibration": calibration_limit, "test": test_limit}
+        common = {"batch_size": batch_size, "precision": precision}
+        small_settings = TrainSettings(
+            steps=steps,
+            learning_rate=learning_rate,
+            label_weight=label_weight,
+            temperature=temperature,
+            normalize=normalize,
+            **common,
+        )
+        return cls(
+            data=DataConfig(suite, dict(suite_options or {}), data_root, {k: v for k, v in limits.items() if v}),
+            small=small,
+            large=large,
+            small_settings=small_settings,
+            large_settings=TrainSettings(steps=large_steps, learning_rate=large_learning_rate, **common),
+            **fields,
+        )
+
+    def large_config(self, seed: int) -> TrainConfig:
+        """How the large model of that seed is trained: on the labels alone, as in the paper."""
+        settings = replace(self.large_settings, method="xent", seed=seed)
+        return self._config(self.large, settings, None)
+
+    def small_config(self, method: str, seed: int) -> TrainConfig:
+        """How the small model of that method and seed is trained.
+
+        Xent has a teacher, too: it changes nothing in the loss, but the token ledger is logged for every method.
+        """
+        settings = replace(self.small_settings, method=method, seed=seed)
+        return self._config(self.small, settings, self.large_config(self.large_seed(seed)))
+
+    def _first_pair(self) -> tuple[TrainConfig, TrainConfig]:
+        return self.small_config("xent", self.seeds[0]), self.large_config(self.large_seeds[0])
+
+    def _config(self, model: str, settings: TrainSettings, teacher: TrainConfig | None) -> TrainConfig:
+        return TrainConfig(
+            data=self.data,
+            model=model,
+            settings=settings,
+            vocab_size=self.vocab_size,
+            context=self.context,
+            truncate_prompts=self.truncate_prompts,
+            teacher=teacher,
+            device=self.device,
+        )
+
+    def large_seed(self, seed: int) -> int:
+        """The seed of the large model that goes with a seed of the small one."""
+        if seed not in self.seeds:
+            raise ValueError(f"seed {seed} is not one of this experiment's seeds {list(self.seeds)}")
+        return self.large_seeds[self.seeds.index(seed) % len(self.large_seeds)]
+
+    def configs(self) -> dict[tuple[str, int], TrainConfig]:
+        """Every model of the experiment by (method, seed); the large ones under method "large"."""
+        large = {("large", seed): self.large_config(seed) for seed in self.large_seeds}
+        small = {(m, seed): self.small_config(m, seed) for seed in self.seeds for m in self.methods}
+        return large | small
+
+    def answers(self, config: TrainConfig, progress: Progress = None) -> list[dict]:
+        """One model's answers to all calibration and test items, as fields of `cascade.Response`."""
+        suite = self.data.load()
+        examples = [e for split in EVALUATED for e in suite.split(split)]
+        requests = [Request(e.item_id, e.prompt, e.options) for e in examples]
+        runner_options = {
+            "max_new_tokens": self.max_new_tokens,
+            "batch_tokens": self.batch_tokens,
+            "prediction": self.prediction,
+            "truncate_prompts": self.truncate_prompts,
+        }
+        trained = train_or_load(config, progress)
+        digest = config.digest()
+
+        def make(folder: Path) -> None:
+            model, tokenizer = load_model(str(trained)).eval(), load_tokenizer(str(trained))
+            runner = CascadeRunner(
+                model,
+                model,
+                tokenizer,
+                device=resolve_device(self.device),
+                fingerprint={"small": digest, "large": digest},
+                **runner_options,
+            )
+            store = folder / "batches"
+            what = f"{config.settings.method} seed {config.settings.seed}"
+            report = progress and (lambda done, total: progress(f"{what}: {done} of {total} items answered"))
+            responses = runner.answer(requests, "small", progress=report, store=store)
+            artifacts.write_text(folder / "answers.json", json.dumps([asdict(r) for r in responses]))
+            for left in store.glob("*"):
+                left.unlink()
+            store.rmdir()
+
+        identity = {"model": digest, "data": suite.fingerprint, **runner_options}
+        folder = artifacts.obtain("answers", identity, ANSWERING_MODULES, make)
+        return json.loads((folder / "answers.json").read_text(encoding="utf-8"))
+
+    def token_right(self, config: TrainConfig, split: str = "test", progress: Progress = None) -> np.ndarray:
+        """Whether the model's argmax is the label, for every target token of a split (teacher forcing): bool [tokens]."""
+        suite = self.data.load()
+        trained = train_or_load(config, progress)
+
+        def make(folder: Path) -> None:
+            model, tokenizer = load_model(str(trained)).eval(), load_tokenizer(str(trained))
+            held_out = TrainingSet(suite.split(split), tokenizer, self.context, self.truncate_prompts)
+            right = token_right(model.to(resolve_device(self.device)), held_out)
+            artifacts.write_text(folder / "right.json", json.dumps(right.int().tolist()))
+
+        identity = {"model": config.digest(), "data": suite.fingerprint, "split": split}
+        folder = artifacts.obtain("right", identity, TRAINING_MODULES, make)
+        return np.array(json.loads((folder / "right.json").read_text(encoding="utf-8")), dtype=bool)
+
+    def outcomes(self, edition: str = "", progress: Progress = None):
+        """Train what is not trained, let every model answer, and return the outcome table (pandas; see `outcomes`)."""
+        from cat_core.outcomes import validate
+        import pandas as pd
+
+        suite = self.data.load()
+        examples = {e.item_id: e for split in EVALUATED for e in suite.split(split)}
+        # Before hours are spent on the large model.
+        check_same_tokenizer(*(tokenizer_of(config) for config in self._first_pair()), self.small, self.large)
+        rows = []
+        for (method, seed), config in self.configs().items():
+            for answer in self.answers(config, progress):
+                example = examples[answer["item_id"]]
+                rows.append(
+                    {
+                        "edition": edition,
+                        "suite": suite.name,
+                        "task": example.task,
+                        "metric": example.metric,
+                        "split": example.split,
+                        "item_id": example.item_id,
+                        "cluster_id": example.cluster_id or example.item_id,
+                        "method": method,
+                        "seed": seed,
+                        "model": "large" if method == "large" else "small",
+                        "quality": score(example, answer["prediction"]),
+                        "prediction": answer["prediction"],
+                        "target": example.target,
+                        "n_prompt": answer["n_prompt"],
+                        "n_generated": answer["n_generated"],
+                        "truncated": answer["truncated"],
+                        "flops": answer["flops"],
+                        **{f"confidence_{name}": value for name, value in answer["confidences"].items()},
+                    }
+                )
+        frame = pd.DataFrame(rows)
+        for rule in ("option_probability", "option_margin"):
+            if f"confidence_{rule}" not in frame:
+                frame[f"confidence_{rule}"] = np.nan
+        return validate(frame)
+
+    def logs(self, progress: Progress = None) -> dict[tuple[str, int], list[dict]]:
+        """Training logs of the small models by (method, seed): loss, keep_rate and the token ledger against the step."""
+        small = {key: config for key, config in self.configs().items() if key[0] != "large"}
+        return {key: artifacts.result(train_or_load(config, progress))["log"] for key, config in small.items()}
+
+
+def _model_identity(name: str) -> dict:
+    """A named model by its content where it is a folder, else by name (the Hub's revision is not asked for)."""
+    folder = Path(name)
+    if not folder.is_dir():
+        return {"name": name}
+    files = sorted(p for p in folder.iterdir() if p.is_file())
+    return {p.name: artifacts.file_sha256(p) for p in files}

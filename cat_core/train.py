@@ -1,0 +1,319 @@
+"""Training: one `transformers.Trainer` whose loss is `cascade_aware_loss`; everything else is inherited."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from cat_core.artifacts import file_sha256, write_text
+from cat_core.engine import encode_prompts, encode_targets
+from cat_core.loss import METHODS, NORMALIZE, cascade_aware_loss
+from cat_core.models import quiet
+from cat_core.teacher import TeacherOutputs
+
+IGNORE = -100
+_COMPLETE = "complete.json"  # written after all else of a checkpoint, so a half-written one is never resumed
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How a model is trained. Steps are optimiser steps of `batch_size` examples; the schedule is a cosine to 0.
+
+    method: a key of `loss.METHODS`; label_weight: w of Dist and CAT-Dist; seed: order of the data and random mask.
+    """
+
+    method: str = "xent"
+    steps: int = 400
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    label_weight: float = 0.5
+    temperature: float = 1.0
+    normalize: str = "tokens"
+    gradient_accumulation: int = 1
+    precision: str = "fp32"
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.method not in METHODS:
+            raise ValueError(f"unknown method {self.method!r}; expected one of {', '.join(METHODS)}")
+        if self.normalize not in NORMALIZE:
+            raise ValueError(f"unknown normalize {self.normalize!r}; expected one of {', '.join(NORMALIZE)}")
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError(f"unknown precision {self.precision!r}; expected fp32 or bf16")
+        for name in ("steps", "batch_size", "gradient_accumulation"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} is {value!r}; expected a whole number >= 1")
+        for name in ("learning_rate", "warmup", "weight_decay", "max_grad_norm", "label_weight", "temperature"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+                raise ValueError(f"{name} is {value!r}; expected a number >= 0 (in YAML write 1.0e-3, as 1e-3 is text)")
+        if self.batch_size % self.gradient_accumulation:
+            raise ValueError(
+                f"batch_size {self.batch_size} must be a multiple of gradient_accumulation {self.gradient_accumulation}"
+            )
+
+
+class TrainingSet(Dataset):
+    """Examples as token ids: prompt = [BOS] + tokens, target = tokens + [EOS]; only the target is learnt.
+
+    An example longer than `context` tokens is refused by name, or its prompt is cut from the left (BOS kept) with
+    `truncate_prompts`.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence,
+        tokenizer: PreTrainedTokenizerBase,
+        context: int,
+        truncate_prompts: bool = False,
+    ):
+        if not examples:
+            raise ValueError("no training examples; expected at least one in split 'train'")
+        prompts = encode_prompts(tokenizer, [e.prompt for e in examples])
+        targets = encode_targets(tokenizer, [e.target for e in examples])
+        self.pad = tokenizer.pad_token_id
+        self.pairs = []
+        has_bos = tokenizer.bos_token_id is not None
+        for example, prompt, target in zip(examples, prompts, targets, strict=True):
+            excess = len(prompt) + len(target) - context
+            if excess > 0 and not (truncate_prompts and excess < len(prompt) - has_bos):
+                raise ValueError(
+                    f"item {example.item_id!r}: prompt of {len(prompt)} and target of {len(target)} tokens exceed the "
+                    f"context of {context}; shorten it, raise the context, or set truncate_prompts"
+                )
+            if excess > 0:
+                prompt = prompt[:has_bos] + prompt[has_bos + excess :]
+            if not prompt:
+                raise ValueError(f"item {example.item_id!r}: the prompt has no token; expected at least one")
+            self.pairs.append((prompt, target))
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of all token ids."""
+        return hashlib.sha256(json.dumps(self.pairs).encode()).hexdigest()
+
+    def __getitem__(self, index: int) -> dict:
+        prompt, target = self.pairs[index]
+        return {"prompt": prompt, "target": target, "index": index}
+
+
+def collate(items: list[dict], pad: int) -> dict:
+    """A batch whose prompts end, and whose targets begin, at one column: `target_start`.
+
+    So the head runs on the last columns alone (`logits_to_keep`), never on prompts. input_ids, attention_mask,
+    position_ids and labels are int64 [B, T]; labels are those of transformers (unshifted, -100 outside targets).
+    """
+    before = max(len(item["prompt"]) for item in items)
+    after = max(len(item["target"]) for item in items)
+    ids = np.full((len(items), before + after), pad, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    labels = np.full_like(ids, IGNORE)
+    for row, item in enumerate(items):
+        first, last = before - len(item["prompt"]), before + len(item["target"])
+        ids[row, first:before] = item["prompt"]
+        ids[row, before:last] = labels[row, before:last] = item["target"]
+        mask[row, first:last] = 1
+    return {
+        "input_ids": torch.from_numpy(ids),
+        "attention_mask": torch.from_numpy(mask),
+        "position_ids": torch.from_numpy(np.maximum(mask.cumsum(1) - 1, 0)),
+        "labels": torch.from_numpy(labels),
+        "target_start": before,
+        "examples": torch.tensor([item["index"] for item in items]),
+    }
+
+
+class CascadeAwareTrainer(Trainer):
+    """`Trainer` whose loss is the one of `settings.method`; `teacher` holds L's outputs on the training set.
+
+    Resume, accelerate, mixed precision, logging and schedules are those of transformers. Logged beside the loss:
+    keep_rate, and the 2x2 token ledger (both, only_small, only_large, neither) as shares since the last log.
+    """
+
+    def __init__(self, *args, settings: TrainSettings, teacher: TeacherOutputs | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.settings, self.teacher = settings, teacher
+        self.method = METHODS[settings.method]
+        if teacher is None and (self.method.distil or self.method.mask != "none"):
+            raise ValueError(f"method {settings.method!r} compares S with L: give the teacher's outputs")
+        self._ledger: dict[str, torch.Tensor] = {}
+        self._calls = (-1, 0)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels, start = inputs["labels"], inputs["target_start"]
+        outputs = model(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            position_ids=inputs["position_ids"],
+            logits_to_keep=labels.shape[1] - start + 1,
+        )
+        logits, labels = outputs.logits[:, :-1], labels[:, start:]
+        is_target = labels != IGNORE
+        student, target = logits[is_target], labels[is_target]
+        teacher_logits = teacher_correct = None
+        if self.teacher is not None:
+            rows = self.teacher.rows(inputs["examples"].cpu())
+            teacher_correct = self.teacher.correct[rows].to(student.device)
+            if self.method.distil:
+                teacher_logits = self.teacher.logits(rows, student.device)[:, : student.shape[-1]]
+        exact = self.settings.normalize == "tokens" and num_items_in_batch is not None
+        loss, stats = cascade_aware_loss(
+            student,
+            target,
+            teacher_logits,
+            teacher_correct=teacher_correct,
+            label_weight=self.method.label_weight(self.settings.label_weight),
+            temperature=self.settings.temperature,
+            mask=self.method.mask,
+            normalize=self.settings.normalize,
+            reduction="sum" if exact else "mean",
+            generator=self._generator() if self.method.mask == "random" else None,
+            return_stats=True,
+        )
+        if exact:  # one divisor for all micro-batches and processes; they are averaged, so undo the mean
+            loss = loss / num_items_in_batch
+            if self.args.average_tokens_across_devices:
+                loss = loss * self.accelerator.num_processes
+        elif model.training and num_items_in_batch is not None:
+            loss = loss / self.current_gradient_accumulation_steps
+        if model.training:
+            for name in ("tokens", "kept", "both", "only_small", "only_large", "neither"):
+                value = getattr(stats, name)
+                if value is not None:
+                    self._ledger[name] = self._ledger.get(name, 0) + value
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs, *args, **kwargs):
+        if self._ledger:
+            counts = {name: int(value) for name, value in self._ledger.items()}
+            tokens = counts.pop("tokens")
+            logs |= {("keep_rate" if name == "kept" else name): count / tokens for name, count in counts.items()}
+            self._ledger = {}
+        super().log(logs, *args, **kwargs)
+
+    def _generator(self) -> torch.Generator:
+        """The random mask's generator: a function of (seed, step, micro-batch, process), so that a resumed run agrees."""
+        step = self.state.global_step
+        self._calls = (step, self._calls[1] + 1 if self._calls[0] == step else 0)
+        seed = np.random.SeedSequence([self.settings.seed, step, self._calls[1], self.args.process_index])
+        return torch.Generator().manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
+
+
+def train(
+    model: PreTrainedModel,
+    training_set: TrainingSet,
+    settings: TrainSettings,
+    folder: Path,
+    teacher: TeacherOutputs | None = None,
+    progress: Callable[[str], None] | None = None,
+    checkpoint_every: int = 200,
+    use_cpu: bool = False,
+) -> list[dict]:
+    """Train `model` in place and return the log (one dict a logging step); an interrupted run continues.
+
+    Checkpoints of transformers lie in `folder` until the training is done; a half-written or damaged one is deleted
+    and the one before is used, so the result is that of an uninterrupted run.
+    """
+    if settings.precision == "bf16" and (use_cpu or not torch.cuda.is_available()):
+        raise ValueError("precision bf16 was asked for, but there is no GPU; set precision to fp32")
+    logging_steps = max(1, settings.steps // 20)
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=settings.steps,
+        per_device_train_batch_size=settings.batch_size // settings.gradient_accumulation,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=round(settings.warmup * settings.steps),
+        weight_decay=settings.weight_decay,
+        adam_beta2=0.99,
+        max_grad_norm=settings.max_grad_norm,
+        bf16=settings.precision == "bf16",
+        logging_steps=logging_steps,
+        logging_nan_inf_filter=False,
+        # Saved right after a log: the sums since the last log are not part of a checkpoint.
+        save_steps=-(-checkpoint_every // logging_steps) * logging_steps,
+        save_total_limit=2,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        use_cpu=use_cpu,
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        dataloader_pin_memory=not use_cpu and torch.cuda.is_available(),
+    )
+    trainer = CascadeAwareTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=training_set,
+        data_collator=lambda items: collate(items, training_set.pad),
+        settings=settings,
+        teacher=teacher,
+        callbacks=[_Seal(), _Progress(progress, settings)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    with quiet():
+        trainer.train(resume_from_checkpoint=_resume_point(folder))
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    return [entry for entry in trainer.state.log_history if "loss" in entry]
+
+
+class _Seal(TrainerCallback):
+    """Marks a checkpoint as whole once all its files are there."""
+
+    def on_save(self, args, state, control, **kwargs):
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero and folder.is_dir():
+            files = {p.name: file_sha256(p) for p in sorted(folder.iterdir()) if p.is_file()}
+            write_text(folder / _COMPLETE, json.dumps(files))
+
+
+class _Progress(TrainerCallback):
+    """One line every few seconds, as a notebook or a terminal shows it."""
+
+    def __init__(self, report: Callable[[str], None] | None, settings: TrainSettings):
+        self.report, self.settings, self.next = report, settings, 0.0
+
+    def on_step_end(self, args, state, control, **kwargs):
+        now = time.monotonic()
+        if self.report is not None and now >= self.next:
+            self.next = now + 5
+            self.report(f"{self.settings.method} seed {self.settings.seed}: step {state.global_step} of {state.max_steps}")
+
+
+def _resume_point(folder: Path) -> str | None:
+    """The newest whole checkpoint; those that are not whole are deleted with a warning."""
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True)
+    for checkpoint in checkpoints:
+        try:
+            files = json.loads((checkpoint / _COMPLETE).read_text(encoding="utf-8"))
+            whole = all(file_sha256(checkpoint / name) == digest for name, digest in files.items())
+        except (OSError, ValueError, AttributeError):
+            whole = False
+        if whole:
+            return str(checkpoint)
+        warnings.warn(f"checkpoint {checkpoint} is not whole; continuing from the one before, if any", stacklevel=3)
+        shutil.rmtree(checkpoint)
+    return None
+

@@ -1,0 +1,328 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from cat_core.loss import METHODS, cascade_aware_loss
+from cat_core.models import ModelSize, build_model, train_tokenizer
+from cat_core.synthetic import MiniSuperGlue, MiniWmt, mini_superglue, mini_wmt
+from cat_core.teacher import TeacherOutputs, run_teacher, token_right
+from cat_core.train import CascadeAwareTrainer, TrainingSet, TrainSettings, collate, train
+
+TINY = ModelSize(hidden=16, layers=1, heads=2, context=48)
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    """Sentences, a tokenizer, the training set, and L's outputs on it."""
+    examples = [e for e in mini_wmt(MiniWmt(train=200, calibration=5, test=30)) if e.split == "train"]
+    tokenizer = train_tokenizer([text for e in examples for text in (e.prompt, e.target)], 500)
+    training_set = TrainingSet(examples, tokenizer, 48)
+    large = build_model(ModelSize(hidden=32, layers=2, heads=2, context=48), tokenizer, 7)
+    train(large, training_set, TrainSettings(steps=30, batch_size=32, learning_rate=5e-3), tmp_path_factory.mktemp("large"))
+    outputs = run_teacher(large, training_set, tmp_path_factory.mktemp("teacher"), batch_tokens=600)
+    return tokenizer, training_set, large, outputs
+
+
+def dense_logits(model, training_set, index):
+    """One example alone, all positions, shifted by hand."""
+    prompt, target = training_set.pairs[index]
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([prompt + target])).logits[0]
+    return logits[len(prompt) - 1 : -1], torch.tensor(target)
+
+
+def weights(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_collate_aligns_all_targets_at_one_column(setting):
+    _, training_set, *_ = setting
+    items = [training_set[i] for i in range(6)]
+    batch = collate(items, training_set.pad)
+    start = batch["target_start"]
+    for row, item in enumerate(items):
+        ids, mask = batch["input_ids"][row], batch["attention_mask"][row].bool()
+        assert ids[mask].tolist() == item["prompt"] + item["target"]
+        assert batch["position_ids"][row][mask].tolist() == list(range(int(mask.sum())))
+        assert batch["labels"][row][start:].ne(-100).sum() == len(item["target"])
+        assert batch["labels"][row][:start].eq(-100).all()
+
+
+def test_teacher_outputs_are_the_logits_of_each_example_alone(setting):
+    _, training_set, large, outputs = setting
+    rows = outputs.rows(torch.tensor([5, 0, 5]))
+    logits = outputs.logits(rows)
+    expected = torch.cat([dense_logits(large, training_set, i)[0] for i in (5, 0, 5)])
+    labels = torch.cat([dense_logits(large, training_set, i)[1] for i in (5, 0, 5)])
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+    assert torch.equal(outputs.correct[rows], expected.gather(1, labels[:, None])[:, 0] >= expected.amax(1))
+
+
+def test_teacher_pass_resumes_without_running_finished_batches(setting, tmp_path):
+    _, training_set, large, outputs = setting
+    calls = []
+
+    class Counted(torch.nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model, self.device, self.stop = model, model.device, 3
+
+        def get_output_embeddings(self):
+            return self.model.get_output_embeddings()
+
+        def forward(self, **inputs):
+            calls.append(1)
+            if len(calls) == self.stop:
+                raise KeyboardInterrupt
+            return self.model(**inputs)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_teacher(Counted(large), training_set, tmp_path, batch_tokens=600)
+    done = len(list(tmp_path.glob("batch_*.safetensors")))
+    assert done == 2
+    before = len(calls)
+    again = run_teacher(Counted(large), training_set, tmp_path, batch_tokens=600)
+    total = len(calls) - before + done
+    assert total > 3 and torch.equal(again.states, outputs.states) and torch.equal(again.correct, outputs.correct)
+    assert torch.equal(TeacherOutputs.load(tmp_path).states, outputs.states)
+
+
+def test_a_head_that_is_not_plain_linear_stores_logits(setting, tmp_path):
+    tokenizer, training_set, *_ = setting
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    config = Gemma2Config(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, max_position_embeddings=48, final_logit_softcapping=0.05,
+    )  # fmt: skip
+    model = Gemma2ForCausalLM(config).eval()
+    outputs = run_teacher(model, training_set, tmp_path)
+    assert outputs.head is None
+    torch.testing.assert_close(
+        outputs.logits(outputs.rows(torch.tensor([3]))), dense_logits(model, training_set, 3)[0], atol=1e-4, rtol=1e-4
+    )
+
+
+def test_token_right_is_that_of_each_example_alone(setting):
+    _, training_set, large, _ = setting
+    found = token_right(large, training_set, batch_tokens=500)
+    expected = []
+    for i in range(len(training_set)):
+        logits, labels = dense_logits(large, training_set, i)
+        expected.append(logits.argmax(-1) == labels)
+    assert torch.equal(found, torch.cat(expected))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("normalize", ["tokens", "kept"])
+def test_trainer_loss_and_gradient_are_those_of_the_plain_formula(setting, tmp_path, method, normalize):
+    tokenizer, training_set, _, outputs = setting
+    settings = TrainSettings(method=method, steps=1, batch_size=8, normalize=normalize, label_weight=0.3, temperature=1.5)
+    model = build_model(TINY, tokenizer, 1)
+    trainer = make_trainer(model, training_set, settings, tmp_path, outputs)
+    model.train()
+    batch = collate([training_set[i] for i in range(8)], training_set.pad)
+    # as Trainer does where the divisor can be known in advance; "kept" needs the batch itself
+    tokens = (batch["labels"] != -100).sum() if normalize == "tokens" else None
+    trainer.compute_loss(model, batch, num_items_in_batch=tokens).backward()
+    got = {name: p.grad.clone() for name, p in model.named_parameters()}
+
+    model.zero_grad()
+    logits, labels, teacher_logits = [], [], []
+    for i in range(8):
+        prompt, target = training_set.pairs[i]
+        logits.append(model(input_ids=torch.tensor([prompt + target])).logits[0, len(prompt) - 1 : -1])
+        labels.append(torch.tensor(target))
+        teacher_logits.append(outputs.logits(outputs.rows(torch.tensor([i]))))
+    chosen = METHODS[method]
+    cascade_aware_loss(
+        torch.cat(logits), torch.cat(labels), torch.cat(teacher_logits), label_weight=chosen.label_weight(0.3),
+        temperature=1.5, mask=chosen.mask, normalize=normalize,
+        generator=CascadeAwareTrainer._generator(fresh(trainer)) if chosen.mask == "random" else None,
+    ).backward()  # fmt: skip
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(got[name], parameter.grad, atol=2e-6, rtol=1e-4)
+
+
+def fresh(trainer):
+    trainer._calls = (-1, 0)
+    return trainer
+
+
+def make_trainer(model, training_set, settings, folder, outputs):
+    from transformers import TrainingArguments
+
+    arguments = TrainingArguments(
+        output_dir=str(folder), max_steps=1, use_cpu=True, report_to=[], remove_unused_columns=False, disable_tqdm=True
+    )
+    return CascadeAwareTrainer(
+        model=model, args=arguments, train_dataset=training_set, settings=settings, teacher=outputs,
+        data_collator=lambda items: collate(items, training_set.pad),
+    )  # fmt: skip
+
+
+def test_gradient_accumulation_gives_the_same_step(setting, tmp_path):
+    tokenizer, training_set, _, outputs = setting
+    found = []
+    for parts in (1, 4):
+        settings = TrainSettings(method="cat-dist", steps=3, batch_size=16, gradient_accumulation=parts, learning_rate=1e-3)
+        model = build_model(TINY, tokenizer, 1)
+        log = train(model, training_set, settings, tmp_path / str(parts), outputs)
+        found.append((weights(model), [entry["loss"] for entry in log], [entry["keep_rate"] for entry in log]))
+    (one, one_loss, one_keep), (four, four_loss, four_keep) = found
+    assert one_loss == pytest.approx(four_loss, rel=1e-4) and one_keep == pytest.approx(four_keep)
+    for name in one:
+        torch.testing.assert_close(one[name], four[name], atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["xent", "cat-dist", "random-dist"])
+def test_same_seed_same_bits_and_another_seed_other_bits(setting, tmp_path, method):
+    tokenizer, training_set, _, outputs = setting
+    found = []
+    for run, seed in enumerate((3, 3, 4)):
+        model = build_model(TINY, tokenizer, 1)
+        train(model, training_set, TrainSettings(method=method, steps=4, batch_size=16, seed=seed), tmp_path / str(run), outputs)
+        found.append(weights(model))
+    assert same(found[0], found[1]) and not same(found[0], found[2])
+
+
+def test_log_holds_the_ledger_of_all_target_tokens(setting, tmp_path):
+    tokenizer, training_set, _, outputs = setting
+    model = build_model(TINY, tokenizer, 1)
+    log = train(model, training_set, TrainSettings(method="cat-xent", steps=6, batch_size=16), tmp_path, outputs)
+    for entry in log:
+        shares = [entry[name] for name in ("both", "only_small", "only_large", "neither")]
+        assert sum(shares) == pytest.approx(1) and entry["keep_rate"] == pytest.approx(1 - entry["neither"])
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(setting, tmp_path):
+    tokenizer, training_set, _, outputs = setting
+    settings = TrainSettings(method="random-dist", steps=12, batch_size=16, gradient_accumulation=2)
+
+    def run(folder, progress=None):
+        model = build_model(TINY, tokenizer, 1)
+        log = train(model, training_set, settings, folder, outputs, progress=progress, checkpoint_every=4)
+        return weights(model), [entry["loss"] for entry in log]
+
+    expected = run(tmp_path / "whole")
+
+    class Stop(Exception):
+        pass
+
+    from cat_core.train import _Progress
+
+    def stop_at(step):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == step:
+                raise Stop
+
+        return on_step_end
+
+    original = _Progress.on_step_end
+    try:
+        _Progress.on_step_end = stop_at(10)
+        with pytest.raises(Stop):
+            run(tmp_path / "broken")
+    finally:
+        _Progress.on_step_end = original
+    assert sorted(p.name for p in (tmp_path / "broken").glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-8"]
+    (tmp_path / "broken" / "checkpoint-8" / "model.safetensors").write_bytes(b"half")
+    with pytest.warns(UserWarning, match="checkpoint-8 is not whole"):
+        found = run(tmp_path / "broken")
+    assert found[1] == expected[1] and same(found[0], expected[0])
+
+
+@pytest.mark.slow
+def test_kill_9_in_training_then_resume_gives_the_same_bits(tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(textwrap.dedent("""
+        import sys, torch
+        torch.set_num_threads(1)
+        from cat_core.experiment import DataConfig, TrainConfig, TrainSettings, train_or_load
+        data = DataConfig("mini-superglue", {"train": 600, "calibration": 20, "test": 20})
+        large = TrainConfig(data, "hidden=16 layers=1 heads=2", TrainSettings(steps=20, batch_size=32), vocab_size=400)
+        config = TrainConfig(data, "hidden=8 layers=1 heads=2", TrainSettings(method="random-dist", steps=600, batch_size=16),
+                             vocab_size=400, teacher=large)
+        print(train_or_load(config, progress=lambda line: print(line, flush=True)), flush=True)
+    """))  # fmt: skip
+
+    def start(place):
+        environment = dict(os.environ, CAT_ARTIFACTS=str(place), PYTHONPATH=str(Path(__file__).parents[1]))
+        return subprocess.Popen([sys.executable, str(script)], env=environment, stdout=subprocess.PIPE, text=True)
+
+    def finish(process):
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0
+        return Path(output.strip().splitlines()[-1])
+
+    killed = start(tmp_path / "killed")
+    deadline = time.monotonic() + 200
+    while not list((tmp_path / "killed").glob("model-*.partial/checkpoints/checkpoint-210/complete.json")):
+        assert killed.poll() is None and time.monotonic() < deadline, "no checkpoint before the end"
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    resumed = finish(start(tmp_path / "killed"))
+    whole = finish(start(tmp_path / "whole"))
+    assert resumed.name == whole.name
+    assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    logs = [json.loads((folder / "artifact.json").read_text())["result"]["log"] for folder in (resumed, whole)]
+    assert [entry["loss"] for entry in logs[0]] == [entry["loss"] for entry in logs[1]]
+
+
+def test_settings_and_sets_refuse_what_cannot_be_trained(setting, tmp_path):
+    tokenizer, training_set, *_ = setting
+    with pytest.raises(ValueError, match="unknown method 'cat'; expected one of xent"):
+        TrainSettings(method="cat")
+    with pytest.raises(ValueError, match=r"learning_rate is '1e-3'; .*write 1.0e-3"):
+        TrainSettings(learning_rate="1e-3")
+    with pytest.raises(ValueError, match="steps is 0"):
+        TrainSettings(steps=0)
+    with pytest.raises(ValueError, match="unknown normalize"):
+        TrainSettings(normalize="batch")
+    with pytest.raises(ValueError, match="multiple of gradient_accumulation"):
+        TrainSettings(batch_size=10, gradient_accumulation=4)
+    with pytest.raises(ValueError, match="no training examples"):
+        TrainingSet([], tokenizer, 48)
+    examples = mini_superglue(MiniSuperGlue(train=5, calibration=5, test=5))
+    with pytest.raises(ValueError, match=r"item 'test-000000'.*exceed the context of 4"):
+        TrainingSet(examples, tokenizer, 4)
+    with pytest.raises(ValueError, match="compares S with L"):
+        train(build_model(TINY, tokenizer, 0), training_set, TrainSettings(method="cat-xent", steps=1), tmp_path)
+    with pytest.raises(ValueError, match="bf16 was asked for"):
+        train(build_model(TINY, tokenizer, 0), training_set, TrainSettings(steps=1, precision="bf16"), tmp_path, use_cpu=True)
+
+
+def test_truncation_keeps_bos_the_end_of_the_prompt_and_the_whole_target(setting):
+    tokenizer, training_set, *_ = setting
+    examples = [e for e in mini_wmt(MiniWmt(train=200, calibration=5, test=30)) if e.split == "train"]
+    longest = max(len(p) + len(t) for p, t in training_set.pairs)
+    short = TrainingSet(examples, tokenizer, longest - 2, truncate_prompts=True)
+    cut = 0
+    for (prompt, target), (new_prompt, new_target) in zip(training_set.pairs, short.pairs):
+        excess = max(0, len(prompt) + len(target) - (longest - 2))
+        assert new_target == target and new_prompt == prompt[:1] + prompt[1 + excess :]
+        cut += excess > 0
+    assert cut
+
+
+def test_diverged_training_stops_with_one_clear_line(setting, tmp_path):
+    tokenizer, training_set, *_ = setting
+    model = build_model(TINY, tokenizer, 1)
+    with torch.no_grad():
+        model.get_output_embeddings().weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="NaN or infinite at .* lower the learning rate"):
+        train(model, training_set, TrainSettings(steps=2, batch_size=8), tmp_path)
