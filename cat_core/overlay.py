@@ -1,0 +1,168 @@
+"""The HTML book: executed copies over the sources in `_build/src`, built by Jupyter Book into `_build/html`.
+
+Nothing is executed here. The build is made beside the old one and put in its place when it is complete, and
+is skipped when neither the pages nor the configuration nor the tools have changed.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from cat_core.editions import EditionError, read_notebook, tags, toc_files
+from cat_core.fingerprints import sha256, versions
+
+TOOLS = (
+    "jupyter-book",
+    "sphinx",
+    "sphinx-book-theme",
+    "myst-nb",
+    "sphinx-exercise",
+    "sphinx-mathjax-offline",
+)
+LARGE_PAGE = 150 * 1024  # bytes of HTML without pictures
+
+
+def clean_notebook(notebook, note=None):
+    """A notebook as the build wants it, as bytes.
+
+    Without widget state and outputs of cells tagged `remove-output`, with the cell of injected parameters
+    folded, and with `note` (one line) as a remark below the title.
+    """
+    metadata = notebook.get("metadata", {})
+    for key in ("widgets", "papermill"):
+        metadata.pop(key, None)
+    for cell in notebook["cells"]:
+        for key in ("papermill", "execution"):
+            cell.get("metadata", {}).pop(key, None)
+        if cell["cell_type"] == "code" and "remove-output" in tags(cell):
+            cell["outputs"] = []
+        if "injected-parameters" in tags(cell) and "hide-input" not in tags(cell):
+            cell["metadata"]["tags"] = [*tags(cell), "hide-input"]
+            cell["metadata"]["mystnb"] = {"code_prompt_show": "Values of this edition"}
+    if note:
+        remark = {"cell_type": "markdown", "metadata": {}, "source": f":::{{note}}\n{note}\n:::"}
+        if notebook.get("nbformat_minor", 0) >= 5:
+            remark["id"] = "not-run-note"
+        notebook["cells"].insert(1, remark)
+    return (json.dumps(notebook, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def overlay(root, copies, notes):
+    """Relative path -> bytes of everything the build reads.
+
+    That is book/ with executed `copies` (page -> path) in place of sources and `notes` (page -> line) added.
+    """
+    book = root / "book"
+    files = {}
+    pages = {path for path in toc_files(root) if path.suffix == ".ipynb"}
+    for path in sorted(book.rglob("*")):
+        relative = path.relative_to(book)
+        if (
+            not path.is_file()
+            or relative.parts[0] == "params"
+            or any(part.startswith(".") for part in relative.parts)
+        ):
+            continue
+        if path in pages:
+            source = copies.get(path.stem, path)
+            files[relative.as_posix()] = clean_notebook(read_notebook(source), notes.get(path.stem))
+        else:
+            files[relative.as_posix()] = path.read_bytes()
+    return files
+
+
+def build_digest(root, files):
+    """SHA-256 over all that decides what the HTML looks like."""
+    config = (root / "_config.yml").read_bytes()
+    parts = {"files": {name: sha256(data) for name, data in files.items()}, "config": sha256(config)}
+    parts["tools"] = versions(*TOOLS)
+    return sha256(json.dumps(parts, sort_keys=True).encode())
+
+
+def complaints(log, source, limit=12):
+    """The warnings and errors in Jupyter Book's log, each once, with the pages' paths as in book/."""
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in log.splitlines()]
+    found = [line for line in lines if re.search(r"\b(WARNING|ERROR|CRITICAL)\b|Error: |error:", line)]
+    found = list(dict.fromkeys(line.replace(str(source), "book") for line in found))
+    more = [f"... and {len(found) - limit} more"] if len(found) > limit else []
+    return found[:limit] + more
+
+
+def build(root, folder, files, *, force=False):
+    """Write `files` to folder/src and build folder/html from them, warnings being errors.
+
+    Returns (path of index.html, True if it was built and False if nothing had changed). A build that fails
+    leaves the HTML of the one before, raises EditionError with the complaints, and keeps the log as
+    folder/build.log.
+    """
+    source, html, work, log = folder / "src", folder / "html", folder / ".work", folder / "build.log"
+    stamp, index = folder / "build.json", folder / "html" / "index.html"
+    digest = build_digest(root, files)
+    try:
+        unchanged = json.loads(stamp.read_text(encoding="utf-8"))["digest"] == digest
+    except (OSError, ValueError, KeyError, TypeError):
+        unchanged = False
+    if unchanged and index.is_file() and not force:
+        return index, False
+    for each in (source, work):
+        shutil.rmtree(each, ignore_errors=True)
+    for name, data in files.items():
+        path = source / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    book = "from jupyter_book.cli.main import main; main()"
+    options = ["--path-output", work, "--config", root / "_config.yml", "-W", "-n", "--keep-going"]
+    environment = {**os.environ, "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8", "PYTHONUTF8": "1"}
+    with log.open("wb") as output:
+        command = [sys.executable, "-c", book, "build", source, *options]
+        status = subprocess.run(
+            command,
+            cwd=root,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        ).returncode
+    made = work / "_build" / "html"
+    if status or not (made / "index.html").is_file():
+        text = log.read_text(encoding="utf-8", errors="replace")
+        lines = complaints(text, source) or text.strip().splitlines()[-5:]
+        raise EditionError("\n".join([*lines, f"Jupyter Book failed (status {status}); whole log: {log}"]))
+    stamp.unlink(missing_ok=True)  # from here until it is written again there is no finished build
+    shutil.rmtree(html, ignore_errors=True)
+    os.replace(made, html)
+    shutil.rmtree(work, ignore_errors=True)
+    temporary = stamp.with_suffix(".json.tmp")
+    temporary.write_text(json.dumps({"digest": digest}) + "\n", encoding="utf-8")
+    os.replace(temporary, stamp)
+    return index, True
+
+
+def large_pages(root, html):
+    """(name, bytes) of pages larger than LARGE_PAGE, not counting pictures inside the HTML."""
+    found = []
+    for page in toc_files(root):
+        path = html / page.relative_to(root / "book").with_suffix(".html")
+        if path.is_file():
+            text = re.sub(r"data:image/[^\"')\s]+", "", path.read_text(encoding="utf-8"))
+            if len(text.encode()) > LARGE_PAGE:
+                found.append((path.name, len(text.encode())))
+    return found
+
+
+def remove_build(folder):
+    """Delete what a build made in `folder`; returns the paths that were there."""
+    made = [folder / name for name in ("src", "html", ".work", "build.log", "build.json", "build.lock")]
+    removed = [path for path in made if path.exists()]
+    for path in removed:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    if folder.is_dir() and not any(Path(folder).iterdir()):
+        folder.rmdir()
+    return removed

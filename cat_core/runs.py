@@ -1,0 +1,230 @@
+"""Run the book's notebooks with an edition's parameters, and build the HTML from the executed copies.
+
+    python -m cat_core.runs book  --edition quick            run, then build: what `make book` does
+    python -m cat_core.runs run   --edition quick [--page 05_wmt22] [-p steps=200] [--jobs 2] [--force]
+    python -m cat_core.runs build --edition quick [--strict] [--allow-missing]
+    python -m cat_core.runs list
+    python -m cat_core.runs clean [--edition quick] [--html] [--artifacts]
+
+Executed copies go to papermill_runs/<edition>/, with manifest.json. A page whose notebook, parameters, data,
+library and torch are as in its last run is skipped. Pages run side by side (`cat_core.driver`), each with its
+own kernel whose working directory is the project's root, so that relative paths mean the same as with plain
+`papermill book/NN_x.ipynb out.ipynb` from there. Values given with -p make a variant, in a folder of its own.
+"""
+
+import argparse
+import contextlib
+import sys
+import time
+from pathlib import Path
+
+from cat_core import overlay
+from cat_core.driver import locked, minutes, run
+from cat_core.editions import ARTIFACTS, RUNS, EditionError, edition_names, find_root, load_edition, suggest
+from cat_core.fingerprints import library_digests, page_digest
+from cat_core.manifest import has_run, page_state, read_manifest, tracked_files
+
+
+def stored_edition(root, name):
+    """The edition or variant `name` ("quick" or "quick+lr3") with the parameters it was run with."""
+    base, plus, variant = name.partition("+")
+    if not plus:
+        return load_edition(root, base)
+    if not (root / RUNS / name / "manifest.json").is_file():
+        known = [path.parent.name for path in (root / RUNS).glob("*+*/manifest.json")]
+        raise EditionError(f"unknown variant '{name}'{suggest(name, known)}")
+    return load_edition(root, base, read_manifest(root, name).get("overrides", []), variant)
+
+
+def build(root, edition, *, strict=False, allow_missing=False, out=None, force=False):
+    """Build the HTML of an edition that has been run; returns the path of index.html."""
+    folder = Path(out).resolve() if out else root / "_build"
+    manifest, shared = read_manifest(root, edition.name), library_digests(root)
+    copies, notes, missing, stale = {}, {}, [], []
+    for page in edition.pages.values():
+        if not has_run(root, edition.name, manifest, page.name):
+            missing.append(page.name)
+            notes[page.name] = (
+                f"This page has not been run in edition `{edition.name}`: its results are missing."
+            )
+            continue
+        copies[page.name] = root / RUNS / edition.name / f"{page.name}.ipynb"
+        if (
+            page_state(root, edition.name, manifest, page.name, page_digest(root, page, shared))
+            != "up to date"
+        ):
+            stale.append(page.name)
+    if missing and not allow_missing:
+        raise EditionError(
+            f"not run in edition '{edition.name}': {', '.join(missing)}; run them with "
+            f"`python -m cat_core.runs run --edition {edition.base}`, or build with --allow-missing"
+        )
+    if stale and strict:
+        raise EditionError(
+            f"out of date in edition '{edition.name}': {', '.join(stale)}; run them again first"
+        )
+    if stale:
+        print(f"warning: built from runs that are out of date: {', '.join(stale)}", flush=True)
+    with locked(folder / "build.lock", f"{folder}"):
+        started = time.monotonic()
+        index, built = overlay.build(root, folder, overlay.overlay(root, copies, notes), force=force)
+    for name, size in overlay.large_pages(root, index.parent) if built else ():
+        print(f"note: {name} has {size // 1024} KB of HTML besides its pictures", flush=True)
+    how = f"built in {minutes(time.monotonic() - started)}" if built else "unchanged"
+    print(f"HTML of edition '{edition.name}' {how}: {index}", flush=True)
+    return index
+
+
+def show(root, names):
+    """Print editions, their pages with state, and the parameters with help and effective values."""
+    variants = sorted(path.parent.name for path in (root / RUNS).glob("*+*/manifest.json"))
+    for name in names or [*edition_names(root), *variants]:
+        edition = stored_edition(root, name)
+        manifest, shared, needs = read_manifest(root, name), library_digests(root), edition.needs
+        changes = (
+            f" (variant of {edition.base}: {' '.join(edition.overrides)})" if name != edition.base else ""
+        )
+        print(f"{name}: {edition.description}{changes}")
+        memory, disk = needs["memory_gib"], needs["disk_gib"]
+        print(f"  {needs['core_seconds']:.0f} core-seconds, {memory:g} GiB memory, {disk:g} GiB disk")
+        for page in edition.pages.values():
+            digest = page_digest(root, page, shared)
+            print(f"  {page.name}: {page_state(root, name, manifest, page.name, digest)}")
+            for parameter in page.declared.values():
+                value = page.effective[parameter.name]
+                changed = "" if value == parameter.default else f" (page's own: {parameter.default!r})"
+                help_text = f"  # {parameter.help}" if parameter.help else ""
+                print(f"      {parameter.name} = {value!r}{changed}{help_text}")
+
+
+def _remove(root, paths, tracked):
+    """Delete files and whole folders, except what git tracks, printing each."""
+    for path in sorted(paths):
+        files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+        files = [each for each in files if each.resolve() not in tracked]
+        size = sum(each.stat().st_size for each in files)
+        for each in files:
+            each.unlink()
+        if path.is_dir():
+            for each in sorted((each for each in path.rglob("*") if each.is_dir()), reverse=True):
+                with contextlib.suppress(OSError):  # holds tracked files
+                    each.rmdir()
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        if files:
+            print(f"removed {path.relative_to(root).as_posix()} ({len(files)} files, {size / 1e6:.1f} MB)")
+
+
+def clean(root, names=(), html=False, artifacts=False):
+    """Remove the HTML, executed copies and, where asked, artifacts; manifests and tables of editions stay.
+
+    Without names: `html` alone removes only the build, otherwise the copies of every edition go, too.
+    """
+    runs, tracked = root / RUNS, tracked_files(root)
+    known = sorted(path.name for path in runs.glob("*") if path.is_dir() and path.name != ARTIFACTS)
+    for name in names:
+        if name not in known and name not in edition_names(root):
+            raise EditionError(f"unknown edition '{name}'{suggest(name, known)}")
+    if html or not names:
+        for path in overlay.remove_build(root / "_build"):
+            print(f"removed {path.relative_to(root).as_posix()}")
+    for name in [name for name in known if name in names] if names else [] if html else known:
+        with locked(runs / name / ".lock", f"edition '{name}'", wait=False):
+            patterns = ("*.ipynb", ".*.tmp.ipynb", "*.failed.log", "*.tmp")
+            whole = "+" in name
+            copies = (
+                [runs / name]
+                if whole
+                else {path for pattern in patterns for path in (runs / name).glob(pattern)}
+            )
+            own = [runs / name / ARTIFACTS] if artifacts and (runs / name / ARTIFACTS).is_dir() else []
+            _remove(root, [*copies, *own], tracked)
+    if artifacts and (runs / ARTIFACTS).is_dir():
+        _remove(root, [runs / ARTIFACTS], tracked)
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="python -m cat_core.runs", description="Run the book's pages, build the HTML."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in (("run", "run pages"), ("build", "build the HTML"), ("book", "run, then build")):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("--edition", default="quick", help="parameter file book/params/EDITION.yml")
+        command.add_argument("--force", action="store_true", help="even if nothing has changed")
+        if name != "build":
+            command.add_argument("--jobs", type=int, help="pages side by side (default: the number of cores)")
+        if name != "run":
+            command.add_argument(
+                "--strict", action="store_true", help="refuse pages whose run is out of date"
+            )
+            command.add_argument("--out", help="folder for src/ and html/ (default: _build)")
+        if name == "run":
+            command.add_argument(
+                "--page", action="append", default=[], help="only this page; may be repeated"
+            )
+            command.add_argument(
+                "-p",
+                action="append",
+                default=[],
+                metavar="NAME=VALUE",
+                dest="parameters",
+                help="another value; makes a variant in a folder of its own",
+            )
+            command.add_argument("--name", help="name of the variant (default: a digest of its values)")
+        if name == "build":
+            command.add_argument(
+                "--allow-missing", action="store_true", help="pages not run appear without results"
+            )
+    command = commands.add_parser("list", help="editions, pages, parameters, what is up to date")
+    command.add_argument("--edition", action="append", default=[], help="only this one; may be repeated")
+    command = commands.add_parser(
+        "clean", help="remove the HTML and executed copies; manifests and tables stay"
+    )
+    command.add_argument("--edition", action="append", default=[], help="only the copies of this one")
+    command.add_argument("--html", action="store_true", help="only the HTML (with --edition: the HTML, too)")
+    command.add_argument("--artifacts", action="store_true", help="stored models, too")
+    return parser
+
+
+def main(arguments=None):
+    """Command line; exit status 0, 1 (a page failed), 2 (cannot start, or cannot build) or 130 (stopped)."""
+    given, started = _parser().parse_args(arguments), time.monotonic()
+    try:
+        root = find_root()
+        if given.command == "list":
+            show(root, given.edition)
+        elif given.command == "clean":
+            clean(root, given.edition, given.html, given.artifacts)
+        elif given.command == "build":
+            edition = stored_edition(root, given.edition)
+            build(
+                root,
+                edition,
+                strict=given.strict,
+                allow_missing=given.allow_missing,
+                out=given.out,
+                force=given.force,
+            )
+        elif given.command == "run":
+            edition = load_edition(root, given.edition, given.parameters, given.name)
+            return 1 if run(root, edition, given.page, given.jobs, given.force) else 0
+        else:
+            edition = load_edition(root, given.edition)
+            if run(root, edition, (), given.jobs, given.force):
+                print("The book was not built, because pages failed.", flush=True)
+                return 1
+            build(root, edition, strict=given.strict, out=given.out, force=given.force)
+            print(f"Took {minutes(time.monotonic() - started)} in all.", flush=True)
+    except (EditionError, FileNotFoundError) as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on from here.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
