@@ -32,7 +32,7 @@ class MiniWmt:
     adjectives: int = 160
     adverbs: int = 40
     zipf: float = 1.0
-    free_choice: float = 0.6
+    free_choice: float = 0.7
     synonyms: int = 3
     train: int = 48_000
     calibration: int = 600
@@ -54,7 +54,7 @@ class MiniSuperGlue:
     events: int = 300
     states: int = 12
     zipf: float = 1.0
-    noise: float = 0.15
+    noise: float = 0.18
     train: int = 48_000
     calibration: int = 900
     test: int = 1_500
