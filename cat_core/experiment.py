@@ -72,7 +72,7 @@ def _load_suite(config: str, _data_root: str) -> Suite:
 class TrainConfig:
     """One model and how it is trained.
 
-    model: "hidden=96 layers=2 heads=4" (a Llama from scratch; fields of `models.ModelSize`), or the name or folder of
+    model: "hidden 96, layers 2, heads 4" (a Llama from scratch; fields of `models.ModelSize`), or the name or folder of
     a causal model to start from; vocab_size: of the tokenizer trained on the training texts (from scratch only);
     teacher: the large model's own configuration, for methods that compare S with L.
     """
@@ -89,7 +89,7 @@ class TrainConfig:
     @property
     def from_scratch(self) -> bool:
         """Whether `model` describes a size rather than naming a model."""
-        return "=" in self.model
+        return describes_size(self.model)
 
     @property
     def size(self) -> ModelSize:
@@ -118,18 +118,26 @@ class TrainConfig:
         return artifacts.digest(self.identity(), TRAINING_MODULES)
 
 
+_SIZE_FIELDS = ("hidden", "layers", "heads", "kv_heads", "intermediate")
+
+
+def describes_size(model: str) -> bool:
+    """Whether a text is a size such as "hidden 96, layers 2, heads 4" rather than the name or folder of a model."""
+    return model.strip().split(" ")[0] in _SIZE_FIELDS
+
+
 def parse_size(text: str, context: int) -> ModelSize:
-    """`ModelSize` from "hidden=96 layers=2 heads=4 [kv_heads=..] [intermediate=..]"."""
-    known = ("hidden", "layers", "heads", "kv_heads", "intermediate")
+    """`ModelSize` from "hidden 96, layers 2, heads 4[, kv_heads ..][, intermediate ..]"."""
     fields = {}
-    for part in text.replace(",", " ").split():
-        name, _, value = part.partition("=")
-        if name not in known or not value.isdigit() or name in fields:
-            raise ValueError(f"model {text!r}: cannot read {part!r}; expected {' '.join(f'{k}=<whole number>' for k in known)}")
+    for part in text.split(","):
+        name, _, value = part.strip().partition(" ")
+        if name not in _SIZE_FIELDS or not value.strip().isdigit() or name in fields:
+            expected = ", ".join(f"{field} <whole number>" for field in _SIZE_FIELDS)
+            raise ValueError(f"model {text!r}: cannot read {part.strip()!r}; expected {expected}, each at most once")
         fields[name] = int(value)
-    missing = [name for name in known[:3] if name not in fields]
+    missing = [name for name in _SIZE_FIELDS[:3] if name not in fields]
     if missing:
-        raise ValueError(f"model {text!r}: {', '.join(missing)} missing; expected such as 'hidden=96 layers=2 heads=4'")
+        raise ValueError(f"model {text!r}: {', '.join(missing)} missing; expected such as 'hidden 96, layers 2, heads 4'")
     return ModelSize(**fields, context=context)
 
 
@@ -247,7 +255,7 @@ class Experiment:
         for seed in (*self.seeds, *self.large_seeds):
             if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
                 raise ValueError(f"seed {seed!r} is not a whole number >= 0")
-        if ("=" in self.small) != ("=" in self.large):
+        if describes_size(self.small) != describes_size(self.large):
             raise ValueError(
                 f"small {self.small!r} and large {self.large!r}: build both from scratch or name both, "
                 "as they must share one tokenizer"

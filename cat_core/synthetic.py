@@ -10,8 +10,9 @@ from __future__ import annotations
 import bisect
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from cat_core.tasks import SPLITS, Example
 
@@ -116,12 +117,11 @@ def mini_wmt(config: MiniWmt = MiniWmt()) -> list[Example]:
         wanted.append(translate("verb", verb))
         return " ".join(given) + " =", " ".join(wanted)
 
-    def rows() -> Iterator[dict]:
-        while True:
-            prompt, target = sentence()
-            yield {"task": "translation", "prompt": prompt, "target": target, "metric": "bleu"}
+    def translation() -> dict:
+        prompt, target = sentence()
+        return {"task": "translation", "prompt": prompt, "target": target, "metric": "bleu"}
 
-    return _split(config, rows())
+    return _split(config, draw, [translation])
 
 
 def mini_superglue(config: MiniSuperGlue = MiniSuperGlue()) -> list[Example]:
@@ -164,14 +164,13 @@ def mini_superglue(config: MiniSuperGlue = MiniSuperGlue()) -> list[Example]:
         options = [states[s] for s in (pair if answer == 0 else pair[::-1])]
         return f"{events[event]} {side} {options[0]} or {options[1]} ?", options, answer
 
-    def rows() -> Iterator[dict]:
-        for task, make in itertools.cycle((("reading", reading), ("entailment", entailment), ("choice", choice))):
-            prompt, options, answer = make()
-            if draw.chance(config.noise):
-                answer = other(answer, len(options))
-            yield {"task": task, "prompt": prompt, "target": options[answer], "options": tuple(options)}
+    def asked(question: Callable[[], tuple[str, list[str], int]]) -> dict:
+        prompt, options, answer = question()
+        if draw.chance(config.noise):
+            answer = other(answer, len(options))
+        return {"task": question.__name__, "prompt": prompt, "target": options[answer], "options": tuple(options)}
 
-    return _split(config, rows())
+    return _split(config, draw, [partial(asked, question) for question in (reading, entailment, choice)])
 
 
 class _Draw:
@@ -193,6 +192,12 @@ class _Draw:
     def weighted(self, cumulative: list[float]) -> int:
         return min(bisect.bisect(cumulative, self.random()), len(cumulative) - 1)
 
+    def shuffle(self, values: list) -> None:
+        """In place (Fisher and Yates)."""
+        for last in range(len(values) - 1, 0, -1):
+            other = self.integer(last + 1)
+            values[last], values[other] = values[other], values[last]
+
     def words(self, count: int) -> list[str]:
         """Invented words of two syllables, of three when those run short."""
         words = []
@@ -212,28 +217,43 @@ def _zipf(count: int, exponent: float) -> list[float]:
     return [part / total for part in itertools.accumulate(weights)]
 
 
-def _split(config, rows: Iterator[dict]) -> list[Example]:
-    """The first distinct prompts as test, then calibration, then train: growing `train` leaves the others as they are.
+def _split(config, draw: _Draw, tasks: list[Callable[[], dict]]) -> list[Example]:
+    """Tasks in turn; test and calibration prompts occur once and nowhere else, training prompts may repeat.
 
-    A training prompt may repeat (frequent sentences do), a test or calibration prompt occurs nowhere else.
+    Distinct prompts are rarer prompts the more are drawn, so test and calibration are drawn as one and then dealt at
+    random: a threshold carries over from one to the other. A larger `train` leaves both as they are.
     """
     held_out: set[str] = set()
-    result = []
-    for split in reversed(SPLITS):
-        count = getattr(config, split)
-        made = repeated = 0
-        while made < count:
-            fields = next(rows)
-            if fields["prompt"] in held_out:
-                repeated += 1
-                if repeated > 100 * count + 10_000:
-                    raise ValueError(
-                        f"{type(config).__name__}: only {made} of {count} distinct {split} prompts could be made; "
-                        "ask for fewer, or for more words"
-                    )
-                continue
-            if split != "train":
+
+    def make(count: int, distinct: bool) -> list[dict]:
+        made: list[dict] = []
+        for number in range(count):
+            for _ in range(10_000):
+                fields = tasks[number % len(tasks)]()
+                if fields["prompt"] not in held_out:
+                    break
+            else:
+                raise ValueError(
+                    f"{type(config).__name__}: only {number} of {count} distinct prompts could be made; "
+                    "ask for fewer, or for more words"
+                )
+            if distinct:
                 held_out.add(fields["prompt"])
-            result.append(Example(item_id=f"{split}-{made:06d}", split=split, **fields))
-            made += 1
-    return result
+            made.append(fields)
+        return made
+
+    evaluated = make(config.test + config.calibration, distinct=True)
+    queues = [evaluated[number :: len(tasks)] for number in range(len(tasks))]
+    for queue in queues:
+        draw.shuffle(queue)
+    dealt = [queues[number % len(tasks)].pop() for number in range(len(evaluated))]
+    rows = {
+        "train": make(config.train, distinct=False),
+        "calibration": dealt[config.test :],
+        "test": dealt[: config.test],
+    }
+    return [
+        Example(item_id=f"{split}-{number:06d}", split=split, **fields)
+        for split in SPLITS
+        for number, fields in enumerate(rows[split])
+    ]

@@ -14,8 +14,8 @@ from cat_core.train import TrainSettings
 TINY = {
     "suite": "mini-superglue",
     "suite_options": {"train": 120, "calibration": 12, "test": 18},
-    "small": "hidden=8 layers=1 heads=2",
-    "large": "hidden=16 layers=1 heads=2",
+    "small": "hidden 8, layers 1, heads 2",
+    "large": "hidden 16, layers 1, heads 2",
     "steps": 4,
     "large_steps": 6,
     "learning_rate": 5e-3,
@@ -89,7 +89,7 @@ def test_each_setting_of_training_is_part_of_the_identity():
     changed = [
         Experiment.of(**{**TINY, "steps": 5}).small_config("cat-dist", 0),
         Experiment.of(**{**TINY, "large_steps": 5}).small_config("cat-dist", 0),
-        Experiment.of(**{**TINY, "small": "hidden=12 layers=1 heads=2"}).small_config("cat-dist", 0),
+        Experiment.of(**{**TINY, "small": "hidden 12, layers 1, heads 2"}).small_config("cat-dist", 0),
         Experiment.of(**TINY, label_weight=0.3).small_config("cat-dist", 0),
         Experiment.of(**TINY, normalize="kept").small_config("cat-dist", 0),
         Experiment.of(**TINY, context=80).small_config("cat-dist", 0),
@@ -129,9 +129,9 @@ def test_token_rightness_and_logs(tmp_path):
         ({"seeds": [0, 0]}, "no value twice"),
         ({"seeds": [-1]}, "seed -1 is not a whole number"),
         ({"seeds": [True]}, "seed True is not a whole number"),
-        ({"small": "hidden=8 layers=one heads=2"}, "cannot read 'layers=one'"),
-        ({"small": "hidden=8 heads=2"}, "layers missing"),
-        ({"small": "hidden=9 layers=1 heads=2"}, "multiple of 2 x heads"),
+        ({"small": "hidden 8, layers one, heads 2"}, "cannot read 'layers one'"),
+        ({"small": "hidden 8, heads 2"}, "layers missing"),
+        ({"small": "hidden 9, layers 1, heads 2"}, "multiple of 2 x heads"),
         ({"small": "gpt2"}, "build both from scratch or name both"),
         ({"learning_rate": "1e-3"}, "write 1.0e-3"),
         ({"device": "tpu9"}, "unknown device 'tpu9'"),
@@ -147,7 +147,7 @@ def test_a_wrong_parameter_is_refused_before_anything_is_computed(change, messag
 
 
 def test_small_helpers():
-    assert parse_size("hidden=16, layers=2 heads=4 kv_heads=2", 32).kv_heads == 2
+    assert parse_size("hidden 16, layers 2, heads 4, kv_heads 2", 32).kv_heads == 2
     assert resolve_device("cpu").type == "cpu"
     with pytest.raises(ValueError, match="compares S with L"):
         train_or_load(TrainConfig(DataConfig(), TINY["small"], TrainSettings(method="cat-xent")))

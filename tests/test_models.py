@@ -30,8 +30,8 @@ from cat_core.models import (
 TEXTS = ["the cat sat on the mat, the small model asks the large one"] * 3 + [
     "naïve café: être, Straße, 東京"
 ] * 3
-TINY = ModelSize(hidden=16, layers=2, heads=2, kv_heads=1, intermediate=24, context=32)
-SMALLER = ModelSize(hidden=8, layers=1, heads=1, context=32)
+TINY = ModelSize(hidden 16, layers 2, heads 2, kv_heads=1, intermediate=24, context=32)
+SMALLER = ModelSize(hidden 8, layers 1, heads 1, context=32)
 
 
 @pytest.fixture(autouse=True)
@@ -238,11 +238,11 @@ def test_only_two_sizes_may_be_left_out(name):
 
 def test_sizes_fit_each_other():
     with pytest.raises(ValueError, match=r"hidden 18 must be a multiple of 2 x heads \(4\).*rotary"):
-        ModelSize(hidden=18, layers=1, heads=4)
+        ModelSize(hidden 18, layers 1, heads 4)
     with pytest.raises(ValueError, match=r"hidden 12 must be a multiple of 2 x heads \(4\)"):
-        ModelSize(hidden=12, layers=1, heads=4)  # a head of 3 coordinates cannot be paired
+        ModelSize(hidden 12, layers 1, heads 4)  # a head of 3 coordinates cannot be paired
     with pytest.raises(ValueError, match="heads 4 must be a multiple of kv_heads 3"):
-        ModelSize(hidden=16, layers=1, heads=4, kv_heads=3)
+        ModelSize(hidden 16, layers 1, heads 4, kv_heads=3)
 
 
 # ---------------------------------------------------------------- save and load

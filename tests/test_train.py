@@ -16,7 +16,7 @@ from cat_core.synthetic import MiniSuperGlue, MiniWmt, mini_superglue, mini_wmt
 from cat_core.teacher import TeacherOutputs, run_teacher, token_right
 from cat_core.train import CascadeAwareTrainer, TrainingSet, TrainSettings, collate, train
 
-TINY = ModelSize(hidden=16, layers=1, heads=2, context=48)
+TINY = ModelSize(hidden 16, layers 1, heads 2, context=48)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def setting(tmp_path_factory):
     examples = [e for e in mini_wmt(MiniWmt(train=200, calibration=5, test=30)) if e.split == "train"]
     tokenizer = train_tokenizer([text for e in examples for text in (e.prompt, e.target)], 500)
     training_set = TrainingSet(examples, tokenizer, 48)
-    large = build_model(ModelSize(hidden=32, layers=2, heads=2, context=48), tokenizer, 7)
+    large = build_model(ModelSize(hidden 32, layers 2, heads 2, context=48), tokenizer, 7)
     train(large, training_set, TrainSettings(steps=30, batch_size=32, learning_rate=5e-3), tmp_path_factory.mktemp("large"))
     outputs = run_teacher(large, training_set, tmp_path_factory.mktemp("teacher"), batch_tokens=600)
     return tokenizer, training_set, large, outputs
@@ -253,8 +253,8 @@ def test_kill_9_in_training_then_resume_gives_the_same_bits(tmp_path):
         torch.set_num_threads(1)
         from cat_core.experiment import DataConfig, TrainConfig, TrainSettings, train_or_load
         data = DataConfig("mini-superglue", {"train": 600, "calibration": 20, "test": 20})
-        large = TrainConfig(data, "hidden=16 layers=1 heads=2", TrainSettings(steps=20, batch_size=32), vocab_size=400)
-        config = TrainConfig(data, "hidden=8 layers=1 heads=2", TrainSettings(method="random-dist", steps=600, batch_size=16),
+        large = TrainConfig(data, "hidden 16, layers 1, heads 2", TrainSettings(steps=20, batch_size=32), vocab_size=400)
+        config = TrainConfig(data, "hidden 8, layers 1, heads 2", TrainSettings(method="random-dist", steps=600, batch_size=16),
                              vocab_size=400, teacher=large)
         print(train_or_load(config, progress=lambda line: print(line, flush=True)), flush=True)
     """))  # fmt: skip

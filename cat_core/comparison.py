@@ -1,0 +1,465 @@
+"""Compare training methods from an outcome table: every number that a page on a suite reports.
+
+One `Comparison` is a suite (or one task of it), a metric, the methods and the training seeds of S, each seed
+with the large model that it defers to. Quality of accuracy tasks is the mean over items, in [0, 1]; of
+translation it is the corpus BLEU or chrF of the mixed output, 0 to 100 (`corpus.CorpusRun`). A curve or
+number of a method is the mean over its seeds. Intervals come from the paired bootstrap: seeds first, then
+items (clusters), the same draws for all methods. A number that does not exist is `tables.Undefined`, with
+the reason.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pandas as pd
+
+from cat_core import curves, router
+from cat_core.corpus import CorpusRun, exact_scores, fast_scores
+from cat_core.outcomes import OutcomeError, Pairing, paired, validate
+from cat_core.ranking import DeferralCurve, Interval, rank
+from cat_core.resampling import Bootstrap, cluster_numbers, item_counts, paired_bootstrap
+from cat_core.results import publish
+from cat_core.tables import Undefined
+
+__all__ = ["PAIRS", "RULES", "Comparison", "OperatingPoint", "publish", "with_confidence"]
+
+CORPUS = ("bleu", "chrf")
+METRIC_LABELS = {"accuracy": "Accuracy", "exact_match": "Exact match", "bleu": "BLEU", "chrf": "chrF"}
+RULES = ("chow_average", "chow_quantile_0", "option_probability")
+PAIRS = (
+    ("cat-dist", "dist"),
+    ("cat-xent", "xent"),
+    ("cat-dist", "random-dist"),
+    ("cat-xent", "random-xent"),
+)
+"""What is compared where both methods are there: CAT with the same loss unmasked, and with the random
+mask.
+"""
+BUDGETS = (0.10, 0.25, 0.50)
+RANDOM = "random deferral: "  # prefix of the name of a method's S and L under random deferral
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """What thresholds, one per seed, gave on test rows; each an Interval, averaged over seeds.
+
+    taus: by seed. deferral_rate, quality (in the metric's unit), gap: quality - that of L alone, saving: 1 -
+    C / C_L. promised_rate: the mean deferral rate on the calibration rows.
+    """
+
+    taus: dict[int, float]
+    promised_rate: float
+    deferral_rate: Interval
+    quality: Interval
+    gap: Interval
+    saving: Interval
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Methods compared on the rows of one suite.
+
+    frame: an outcome table (`outcomes.SCHEMA`) with one suite. large_seed: the seed of the large model that
+    goes with a seed of the small one, as a function (`Experiment.large_seed`) or a mapping; not needed when
+    there is one large model. methods, seeds: default all, in order of appearance. task: keep the rows of one
+    task. metric: default that of the rows; "bleu" or "chrf" may be asked for where answers are free text.
+    right_at: an answer counts as right in the ledger and in AUROC when its quality is at least this (default
+    1 for shares, 0.5 for sentence-level BLEU or chrF; the latter is our choice). resamples, level: of the
+    bootstrap.
+
+    Raises ValueError (OutcomeError) in one line on tables that do not fit: several suites, metrics that
+    cannot be averaged, methods with different seeds, missing texts.
+    """
+
+    frame: pd.DataFrame
+    large_seed: Callable[[int], int] | Mapping[int, int] | None = None
+    methods: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    task: str | None = None
+    metric: str = ""
+    right_at: float | None = None
+    resamples: int = 2_000
+    level: float = 0.95
+    _cache: dict = field(default_factory=dict, repr=False)
+
+    def __post_init__(self):
+        frame = validate(self.frame)
+        suites = sorted(frame["suite"].unique())
+        if len(suites) > 1:
+            raise OutcomeError(f"the table holds the suites {', '.join(suites)}: compare one at a time")
+        if self.task is not None:
+            if self.task not in set(frame["task"]):
+                raise OutcomeError(
+                    f"no task {self.task!r}: the table holds {', '.join(sorted(set(frame['task'])))}"
+                )
+            frame = frame[frame["task"] == self.task]
+        small = frame[frame["model"] == "small"]
+        found = {m: set(rows["seed"]) for m, rows in small.groupby("method", sort=False)}
+        methods = tuple(self.methods) or tuple(found)
+        for method in methods:
+            if method not in found:
+                raise OutcomeError(
+                    f"no rows of method {method!r}: the table holds {', '.join(found) or 'none'}"
+                )
+        if not methods:
+            raise OutcomeError("the table holds no small model: nothing to compare")
+        seeds = tuple(self.seeds) or tuple(sorted(found[methods[0]]))
+        lacking = [
+            m for m in methods if not set(seeds) <= found[m] or (not self.seeds and set(seeds) != found[m])
+        ]
+        if lacking:
+            raise OutcomeError(
+                f"methods {', '.join(lacking)} lack some of the seeds {sorted(seeds)} or have others: "
+                "run the same seeds for all"
+            )
+        metric = self.metric or _metric_of(small)
+        if metric not in METRIC_LABELS:
+            raise OutcomeError(f"unknown metric {metric!r}: expected one of {', '.join(METRIC_LABELS)}")
+        if metric in CORPUS and frame[["prediction", "target"]].isna().any().any():
+            raise OutcomeError(
+                f"{metric} needs the texts, but the table was written without some: score it before"
+            )
+        right_at = self.right_at if self.right_at is not None else (0.5 if metric in CORPUS else 1.0)
+        for name, value in (("frame", frame), ("methods", methods), ("seeds", tuple(map(int, seeds))),
+                            ("metric", metric), ("right_at", right_at)):  # fmt: skip
+            object.__setattr__(self, name, value)
+
+    # ---------------------------------------------------------------- what it is about
+
+    @property
+    def is_corpus(self) -> bool:
+        """Whether quality is a corpus metric on 0..100 instead of a mean in [0, 1]."""
+        return self.metric in CORPUS
+
+    @property
+    def label(self) -> str:
+        """The metric's name for readers."""
+        return METRIC_LABELS[self.metric]
+
+    @property
+    def scale(self) -> float:
+        """What brings quality to 0..100: 100 for shares, 1 for BLEU and chrF."""
+        return 1.0 if self.is_corpus else 100.0
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Tasks in order of appearance."""
+        return tuple(dict.fromkeys(self.frame["task"]))
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """`PAIRS` of which both methods are there."""
+        return tuple(pair for pair in PAIRS if set(pair) <= set(self.methods))
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """Confidence rules among `RULES` that are defined for every row of S; Chow-Average first."""
+        small = self.frame[self.frame["model"] == "small"]
+        return tuple(r for r in RULES if not small[f"confidence_{r}"].isna().any())
+
+    @property
+    def n(self) -> int:
+        """Number of test items."""
+        return len(self.pairing(self.methods[0], self.seeds[0]))
+
+    def of_task(self, task: str) -> Comparison:
+        """The same comparison on one task."""
+        return replace(self, task=task, _cache={})
+
+    def with_metric(self, metric: str) -> Comparison:
+        """The same comparison by another metric."""
+        return replace(self, metric=metric, right_at=None, _cache={})
+
+    # ---------------------------------------------------------------- runs and curves
+
+    def pairing(self, method: str, seed: int, split: str = "test", rule: str = "chow_average") -> Pairing:
+        """S's rows of one method and seed with those of the large model it defers to."""
+        large = self.large_seed
+        large = large(seed) if callable(large) else None if large is None else large[seed]
+        return self._once(("pairing", method, seed, split, rule), lambda: paired(
+            self.frame, method, seed, split, rule, large_seed=large))  # fmt: skip
+
+    def run(
+        self, method: str, seed: int, split: str = "test", rule: str = "chow_average"
+    ) -> Pairing | CorpusRun:
+        """One method and seed, ready for curves and the bootstrap in this metric."""
+        rows = self.pairing(method, seed, split, rule)
+        if not self.is_corpus:
+            return rows
+
+        def counted():
+            return CorpusRun(
+                rows.small_predictions, rows.large_predictions, rows.targets, rows.confidence, self.metric,
+                item_ids=rows.item_ids, cluster_ids=rows.cluster_ids, seed=seed,
+            )  # fmt: skip
+
+        return with_confidence(self._once(("counts", method, seed, split), counted), rows.confidence)
+
+    def seed_curve(
+        self, method: str, seed: int, split: str = "test", rule: str = "chow_average"
+    ) -> DeferralCurve:
+        """The deferral curve of one seed, [n+1] points."""
+        run = self.run(method, seed, split, rule)
+        if self.is_corpus:
+            return run.curve()
+        return curves.deferral_curve(run.small_quality, run.large_quality, run.confidence)
+
+    def curve(self, method: str, rule: str = "chow_average") -> DeferralCurve:
+        """Mean test curve over the seeds at equal deferral rate, [n+1] points.
+
+        threshold: the median over the seeds of the tau that defers this many (each seed has its own).
+        realisable: where some threshold of every seed stops; elsewhere the curve is an expectation over
+        ties.
+        """
+
+        def mean():
+            parts = [self.seed_curve(method, seed, rule=rule) for seed in self.seeds]
+            return DeferralCurve(
+                parts[0].deferral_rate,
+                np.mean([c.quality for c in parts], axis=0),
+                np.quantile([c.threshold for c in parts], 0.5, axis=0, method="lower"),
+                np.all([c.realisable for c in parts], axis=0),
+                parts[0].signature,
+            )
+
+        return self._once(("curve", method, rule), mean)
+
+    def cost(self, method: str, rule: str = "chow_average") -> np.ndarray:
+        """[n+1] mean FLOPs per query of the cascade along `curve`, S included, averaged over the seeds."""
+        rows = [self.pairing(method, seed, rule=rule) for seed in self.seeds]
+        return np.mean(
+            [curves.cascade_cost(r.small_flops, r.large_flops, r.confidence) for r in rows], axis=0
+        )
+
+    @property
+    def large_flops(self) -> float:
+        """C_L: mean FLOPs per test query of L alone, averaged over the seeds."""
+        return float(np.mean([self.pairing(self.methods[0], seed).large_flops.mean() for seed in self.seeds]))
+
+    def oracle(self, method: str) -> DeferralCurve:
+        """Mean over seeds of the oracle with exactly the deferral rate r; for corpus metrics the greedy
+        one.
+        """
+        parts = []
+        for seed in self.seeds:
+            run = self.run(method, seed)
+            parts.append(
+                run.greedy_oracle()
+                if self.is_corpus
+                else curves.oracle_curve(run.small_quality, run.large_quality)
+            )
+        never = np.append(-np.inf, np.full(len(parts[0].quality) - 1, np.nan))
+        quality = np.mean([c.quality for c in parts], axis=0)
+        return DeferralCurve(parts[0].deferral_rate, quality, never, parts[0].realisable, parts[0].signature)
+
+    # ---------------------------------------------------------------- intervals
+
+    def bootstrap(self, rule: str = "chow_average") -> Bootstrap:
+        """Paired bootstrap of all methods, of random deferral for each, and of `pairs` and (method,
+        random deferral).
+        """
+
+        def draw():
+            runs = {m: [self.run(m, seed, rule=rule) for seed in self.seeds] for m in self.methods}
+            even = {
+                RANDOM + m: [with_confidence(run, np.zeros(self.n)) for run in runs[m]] for m in self.methods
+            }
+            pairs = [*self.pairs, *((m, RANDOM + m) for m in self.methods)]
+            return paired_bootstrap(runs | even, pairs=pairs, resamples=self.resamples, level=self.level)
+
+        return self._once(("bootstrap", rule), draw)
+
+    def audc(self, method: str, rule: str = "chow_average") -> Interval:
+        """Area under the deferral curve over the deferral rate, with its interval."""
+        return self.bootstrap(rule).area[method]
+
+    def random_audc(self, method: str, rule: str = "chow_average") -> Interval:
+        """The same area when the deferred queries are drawn at random: (A_S + A_L) / 2."""
+        return self.bootstrap(rule).area[RANDOM + method]
+
+    def over_random(self, method: str, rule: str = "chow_average") -> Interval:
+        """AUDC less that of random deferral between the same two models."""
+        return self.bootstrap(rule).difference[method, RANDOM + method]
+
+    def difference(self, method: str, baseline: str, rule: str = "chow_average") -> Interval | Undefined:
+        """AUDC of `method` less that of `baseline`, paired; Undefined if this run lacks one of the two."""
+        return self._pair(method, baseline, lambda boot: boot.difference[method, baseline], rule)
+
+    def alone_difference(self, method: str, baseline: str) -> Interval | Undefined:
+        """Quality of S on its own: `method` less `baseline`, paired."""
+        return self._pair(method, baseline, lambda boot: _ends(boot.difference_curve[method, baseline])[0])
+
+    def alone(self, method: str) -> Interval:
+        """Quality of S on its own (always-S)."""
+        return _ends(self.bootstrap().curve[method])[0]
+
+    def large_alone(self) -> Interval:
+        """Quality of L on its own (always-L)."""
+        return _ends(self.bootstrap().curve[self.methods[0]])[1]
+
+    def _pair(self, method, baseline, read, rule="chow_average"):
+        missing = [m for m in (method, baseline) if m not in self.methods]
+        if missing:
+            return Undefined(f"this run has no {' and no '.join(missing)}")
+        if (method, baseline) not in self.pairs:
+            raise ValueError(f"({method}, {baseline}) is not among the pairs compared: {self.pairs}")
+        return read(self.bootstrap(rule))
+
+    # ---------------------------------------------------------------- single numbers
+
+    def normalised_audc(self, method: str, rule: str = "chow_average") -> float | Undefined:
+        """(AUDC - random) / (oracle - random) of the mean curves: 0 is random deferral, 1 the oracle."""
+        value = curves.normalised_audc(self.curve(method, rule), self.oracle(method))
+        return value if math.isfinite(value) else Undefined("the oracle is no better than random deferral")
+
+    def quality_at_budgets(self, method: str, rule: str = "chow_average") -> list[float | Undefined]:
+        """Quality at mean costs of 10, 25 and 50 % of C_L (`BUDGETS`), S included; mean over seeds."""
+        rows = []
+        for seed in self.seeds:
+            p = self.pairing(method, seed, rule=rule)
+            cost = curves.cascade_cost(p.small_flops, p.large_flops, p.confidence)
+            curve = self.seed_curve(method, seed, rule=rule)
+            rows.append(curves.quality_at_budget(curve, cost, float(p.large_flops.mean()), BUDGETS))
+        means = np.mean(rows, axis=0)
+        return [Undefined("S alone costs more") if np.isnan(m) else float(m) for m in means]
+
+    def auroc(self, method: str, rule: str = "chow_average") -> float | Undefined:
+        """AUROC(confidence; S right), mean over seeds."""
+        rows = [self.pairing(method, seed, rule=rule) for seed in self.seeds]
+        value = float(np.mean([curves.auroc(r.confidence, r.small_quality >= self.right_at) for r in rows]))
+        return value if math.isfinite(value) else Undefined("S is right on all items or on none")
+
+    def sequence_ledger(self, method: str) -> curves.Ledger:
+        """How many answers both models get right, only S, only L, neither; summed over the seeds."""
+        total = np.zeros(4, dtype=int)
+        for seed in self.seeds:
+            rows = self.pairing(method, seed)
+            part = curves.ledger(rows.small_quality >= self.right_at, rows.large_quality >= self.right_at)
+            total += (part.both, part.only_small, part.only_large, part.neither)
+        return curves.Ledger(*map(int, total))
+
+    def iso_quality(self, method: str, rule: str = "chow_average") -> OperatingPoint:
+        """FLOPs saved at the quality of L: each seed's least deferral rate that reaches L's quality on
+        the calibration rows (as `curves.iso_quality_saving`), its threshold then applied to the test
+        rows.
+        """
+        taus, rates = {}, []
+        for seed in self.seeds:
+            curve = self.seed_curve(method, seed, "calibration", rule)
+            reached = curve.realisable & (curve.quality >= curve.quality[-1] - curves.ROUNDING)
+            k = int(np.flatnonzero(reached)[0])  # always there: deferring everything gives L's quality
+            taus[seed] = float(curve.threshold[k])
+            rates.append(curve.deferral_rate[k])
+        return self.at_thresholds(method, taus, rule, float(np.mean(rates)))
+
+    def calibrated(
+        self, method: str, budget: float, rule: str = "chow_average"
+    ) -> OperatingPoint | Undefined:
+        """Each seed's threshold for a deferral-rate budget (`router.calibrate` on calibration rows),
+        applied to test.
+        """
+        try:
+            chosen = {
+                seed: router.calibrate(self.pairing(method, seed, "calibration", rule), budget=budget)
+                for seed in self.seeds
+            }
+        except ValueError as error:
+            if not 0 <= budget <= 1:
+                raise
+            return Undefined(str(error))
+        rate = float(np.mean([threshold.deferral_rate for threshold in chosen.values()]))
+        return self.at_thresholds(method, {s: t.tau for s, t in chosen.items()}, rule, rate)
+
+    def at_thresholds(
+        self, method: str, taus: Mapping[int, float], rule: str, promised_rate: float
+    ) -> OperatingPoint:
+        """What thresholds, one per seed, give on the test rows.
+
+        Intervals: two-level bootstrap as in `paired_bootstrap`; with one seed and a mean metric
+        `router.evaluate` (exact for shares of independent items) gives those of the deferral rate and the
+        quality.
+        """
+        items, seeds = (np.random.default_rng(s) for s in np.random.SeedSequence(0).spawn(2))
+        k = len(self.seeds)
+        weight = seeds.multinomial(k, np.full(k, 1 / k), size=self.resamples) / k
+        columns = [self._columns(method, seed, taus[seed], rule) for seed in self.seeds]
+        labels = cluster_numbers(self.pairing(method, self.seeds[0]).cluster_ids)
+        step, draws = max(1, 2**20 // len(labels)), []
+        for begin in range(0, self.resamples, step):
+            w = weight[begin : begin + step]
+            counts = item_counts(items, len(w), labels).astype(np.float64)
+            parts = [self._summary(counts @ c, counts.sum(axis=1), method, seed, fast_scores)
+                     for c, seed in zip(columns, self.seeds)]  # fmt: skip
+            draws.append(np.einsum("bs,sbq->bq", w, np.stack(parts)))
+        once = [self._summary(c.sum(axis=0)[None], np.array([len(c)]), method, seed, exact_scores)[0]
+                for c, seed in zip(columns, self.seeds)]  # fmt: skip
+        ends = np.quantile(np.concatenate(draws), [(1 - self.level) / 2, (1 + self.level) / 2], axis=0)
+        found = [Interval(*map(float, triple)) for triple in zip(np.mean(once, axis=0), *ends)]
+        if k == 1 and not self.is_corpus:
+            rows = self.pairing(method, self.seeds[0], "test", rule)
+            exact = router.evaluate(taus[self.seeds[0]], rows, level=self.level, resamples=self.resamples)
+            found[:2] = [exact.deferral_rate, exact.quality]
+        return OperatingPoint(dict(taus), promised_rate, *found)
+
+    def _columns(self, method, seed, tau, rule) -> np.ndarray:
+        """[n, q] of the test rows: deferred, cost, cost of L, then quality (or counts) mixed, then of L."""
+        rows = self.pairing(method, seed, "test", rule)
+        deferred = router.route(rows.confidence, tau)
+        cost = rows.small_flops + np.where(deferred, rows.large_flops, 0)
+        if self.is_corpus:
+            run = self.run(method, seed, "test", rule)
+            small, large = run.small, run.large
+        else:
+            small, large = rows.small_quality[:, None], rows.large_quality[:, None]
+        mixed = np.where(deferred[:, None], large, small)
+        return np.column_stack([deferred, cost, rows.large_flops, mixed, large]).astype(np.float64)
+
+    def _summary(self, sums, n, method, seed, score) -> np.ndarray:
+        """[b, 4] deferral rate, quality, gap to L, saving, from summed columns [b, q] of n [b] items."""
+        width = (sums.shape[1] - 3) // 2
+        mixed, large = sums[:, 3 : 3 + width], sums[:, 3 + width :]
+        if self.is_corpus:
+            metric = self.run(method, seed).metric
+            quality, best = (score(metric, np.rint(part).astype(np.int64)) for part in (mixed, large))
+        else:
+            quality, best = mixed[:, 0] / n, large[:, 0] / n
+        return np.stack([sums[:, 0] / n, quality, quality - best, 1 - sums[:, 1] / sums[:, 2]], axis=1)
+
+    def _once(self, key, make):
+        """What `make` gives, made once."""
+        if key not in self._cache:
+            self._cache[key] = make()
+        return self._cache[key]
+
+
+def with_confidence(run: Pairing | CorpusRun, confidence) -> Pairing | CorpusRun:
+    """The same answers with other confidences [n]; constant ones make deferral random."""
+    if isinstance(run, Pairing):
+        return replace(run, confidence=np.asarray(confidence, dtype=np.float64))
+    other = copy.copy(run)  # the counts are shared, they are never changed
+    other.confidence, other.ranking = np.asarray(confidence, dtype=np.float64), rank(confidence)
+    return other
+
+
+def _metric_of(small: pd.DataFrame) -> str:
+    """The metric of the rows; shares mix with each other, corpus metrics with nothing."""
+    metrics = sorted(small["metric"].unique())
+    if len(metrics) == 1:
+        return metrics[0]
+    if set(metrics) <= {"accuracy", "exact_match"}:
+        return "accuracy"
+    raise OutcomeError(
+        f"the rows have the metrics {', '.join(metrics)}, which have no common mean: choose one task"
+    )
+
+
+def _ends(band) -> tuple[Interval, Interval]:
+    """A band's intervals at deferral rates 0 and 1."""
+    return tuple(
+        Interval(*(float(part[i]) for part in (band.estimate, band.low, band.high))) for i in (0, -1)
+    )

@@ -1,0 +1,217 @@
+"""What a page shows before the cascade: where it runs, the suite, how training went, which tokens who
+gets right.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cat_core import figures
+from cat_core.curves import Ledger, ledger
+from cat_core.fingerprints import versions
+from cat_core.manifest import git_state
+from cat_core.styles import METHOD_STYLE, method_style
+from cat_core.tables import PERCENT, Table, Undefined, show_number
+
+PLATEAU = 0.05  # at its plateau: the last quarter of the steps brought at most this share of the fall in loss
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a page runs, as its captions state it."""
+
+    edition: str
+    device: str
+    threads: int
+    commit: str
+    versions: dict[str, str]
+
+    @classmethod
+    def here(cls, edition: str = "", device: str = "auto") -> Setting:
+        """The setting of this process; `device` as `experiment.resolve_device` takes it."""
+        import torch
+
+        from cat_core.experiment import resolve_device
+
+        resolved = resolve_device(device)
+        name = (
+            torch.cuda.get_device_name(resolved) if resolved.type == "cuda" else f"CPU ({platform.machine()})"
+        )
+        state = git_state(Path.cwd())
+        commit = (state["commit"] or "")[:10] + ("+" if state["commit"] and state["dirty"] else "")
+        found = {"python": platform.python_version(), **versions("torch", "transformers")}
+        return cls(edition or "none (run by hand)", name, torch.get_num_threads(), commit, found)
+
+    def table(self) -> Table:
+        """The setting as a table."""
+        rows = [(name, number) for name, number in self.versions.items()]
+        rows += [("device", self.device), ("threads", str(self.threads)), ("cores", str(os.cpu_count()))]
+        rows += [("commit", self.commit or "not known"), ("edition", self.edition)]
+        note = "A + after the commit: files were changed after it." if self.commit.endswith("+") else ""
+        return Table(("", "this run"), rows, "Versions and machine", note)
+
+    def caption(self, text: str, n: int, seeds: Sequence[int], unit: str = "test items") -> str:
+        """`text` followed by n, seeds, device, commit and edition."""
+        return figures.caption(
+            text, n=n, seeds=seeds, device=self.device, commit=self.commit, edition=self.edition, unit=unit
+        )
+
+
+def drawn(method: str) -> str:
+    """The name whose style a method is drawn in: the random mask of a Dist loss is the random mask."""
+    return "random" if method == "random-dist" and method not in METHOD_STYLE else method
+
+
+def name(method: str) -> str:
+    """The method's name for readers."""
+    return method_style(drawn(method)).label
+
+
+# ---------------------------------------------------------------- suite and training
+
+
+def suite_table(suite) -> Table:
+    """How many examples each task has in each split, and how it is scored."""
+    rows = []
+    for task in suite.tasks:
+        splits = [[e for e in suite.split(s) if e.task == task] for s in ("train", "calibration", "test")]
+        example = next(e for part in splits for e in part)
+        options = {len(e.options) for part in splits for e in part}
+        shown = "free text" if options == {0} else " to ".join(map(str, sorted({min(options), max(options)})))
+        rows.append((task, *map(len, splits), shown, example.metric))
+    columns = ("Task", "train", "calibration", "test", "options", "metric")
+    return Table(columns, rows, f"Suite {suite.name}: examples by split")
+
+
+def examples_table(suite, each: int = 2, longest: int = 240) -> Table:
+    """The first training examples of every task, as text; longer ones are cut, and say so."""
+
+    def cut(text):
+        return text if len(text) <= longest else f"{text[:longest]} ... ({len(text)} characters)"
+
+    rows = []
+    for task in suite.tasks:
+        for e in [e for e in suite.split("train") if e.task == task][:each]:
+            rows.append((task, cut(e.prompt), cut(" | ".join(e.options)) or "(free text)", cut(e.target)))
+    return Table(("Task", "Prompt", "Options", "Target"), rows, f"Training examples of {suite.name}")
+
+
+def training_curves(logs: Mapping[tuple[str, int], list[dict]], quantity: str) -> list[figures.Curve]:
+    """`quantity` ("loss", "keep_rate") against the step by method: mean over seeds, band from least to most.
+
+    logs: of `Experiment.logs`. Steps at which a seed lacks the quantity are left out. Raises ValueError if no
+    method has it.
+    """
+    curves = []
+    for method in dict.fromkeys(method for method, _ in logs):
+        seeds = [{row["step"]: row[quantity] for row in log if quantity in row and "step" in row}
+                 for (m, _), log in logs.items() if m == method]  # fmt: skip
+        steps = sorted(set.intersection(*map(set, seeds)))
+        if steps:
+            values = np.array([[seed[step] for step in steps] for seed in seeds], dtype=float)
+            band = (values.min(axis=0), values.max(axis=0)) if len(seeds) > 1 else (None, None)
+            curves.append(figures.Curve(drawn(method), steps, values.mean(axis=0), *band))
+    if not curves:
+        raise ValueError(f"no training log holds {quantity!r}")
+    return curves
+
+
+def training_figure(logs, quantity: str, setting: Setting, number: str, n: int) -> figures.Shown:
+    """`training_curves` as a figure. number: such as "Figure 1"; n: training examples."""
+    curves = training_curves(logs, quantity)
+    texts = {
+        "loss": (
+            "Loss (nats per target token)",
+            "Training loss of S by method. The methods minimise different quantities: compare each line with "
+            "itself, not with the others.",
+        ),
+        "keep_rate": (
+            "Keep-rate",
+            "Share of target tokens that keep their loss, over training; 1 where there is no mask.",
+        ),
+    }
+    label, text = texts[quantity]
+    fig = figures.training_figure(curves, y_label=label)
+    alt = figures.alt_text("Line chart", curves, x_label="training step", y_label=label)
+    seeds = sorted({seed for _, seed in logs})
+    return figures.show(fig, alt, setting.caption(f"{number}: {text}", n, seeds, "training examples"))
+
+
+def last_quarter_share(log: Sequence[Mapping]) -> float | Undefined:
+    """Share of the whole fall in loss that came in the last quarter of the logged steps (negative: it rose).
+
+    Each end is the mean of a tenth of the log, so that one noisy batch does not decide.
+    """
+    losses = [row["loss"] for row in log if "loss" in row]
+    width = max(1, len(losses) // 10)
+    if len(losses) < 4:
+        return Undefined("fewer than 4 steps were logged")
+    first, last = np.mean(losses[:width]), np.mean(losses[-width:])
+    begin = 3 * len(losses) // 4
+    before = np.mean(losses[max(0, begin - width) : begin])
+    return float((before - last) / (first - last)) if first > last else Undefined("the loss did not fall")
+
+
+def plateau_table(logs: Mapping[tuple[str, int], list[dict]]) -> Table:
+    """Whether S was at its plateau at the end, by a stated rule; one row a method."""
+    rows = []
+    for method in dict.fromkeys(method for method, _ in logs):
+        mine = [log for (m, _), log in logs.items() if m == method]
+        shares = [last_quarter_share(log) for log in mine]
+        gaps = [s.reason for s in shares if isinstance(s, Undefined)]
+        mean = Undefined(gaps[0]) if gaps else float(np.mean(shares))
+        verdict = (
+            "cannot be said"
+            if gaps
+            else "yes"
+            if abs(mean) <= PLATEAU
+            else "no: more steps may change the result"
+        )
+        losses = [[row["loss"] for row in log if "loss" in row] for log in mine]
+        ends = [float(np.mean([part[i] for part in losses])) for i in (0, -1)]
+        rows.append((name(method), *ends, show_number(mean, PERCENT), verdict))
+    columns = ("Method", "first loss", "last loss", "share of the fall in the last quarter", "at its plateau")
+    note = (
+        "Rule (ours): at its plateau if the loss moved by at most "
+        f"{100 * PLATEAU:g} % of its whole fall in the last quarter of the steps."
+    )
+    return Table(columns, rows, "Was the small model trained long enough?", note)
+
+
+def token_ledger(experiment, method: str = "xent", split: str = "test") -> Ledger:
+    """The 2x2 ledger over held-out target tokens (teacher forcing), summed over the seeds of S."""
+    total = np.zeros(4, dtype=int)
+    for seed in experiment.seeds:
+        right = [
+            experiment.token_right(config, split)
+            for config in (
+                experiment.small_config(method, seed),
+                experiment.large_config(experiment.large_seed(seed)),
+            )
+        ]
+        part = ledger(*right)
+        total += (part.both, part.only_small, part.only_large, part.neither)
+    return Ledger(*map(int, total))
+
+
+def ledger_figure(ledgers: Mapping[str, Ledger], setting: Setting, text: str, n: int, seeds, unit: str):
+    """Stacked bars of 2x2 ledgers, one a name."""
+    fig = figures.ledger_figure({k: v.shares for k, v in ledgers.items()}, axis_label=f"Share of {unit} (%)")
+    parts = ("both right", "only S right", "only L right", "neither right")
+    said = [
+        f"{k}: " + ", ".join(f"{part} {share:.0%}" for part, share in zip(parts, v.shares))
+        for k, v in ledgers.items()
+    ]
+    return figures.show(fig, f"Stacked bars. {'; '.join(said)}.", setting.caption(text, n, seeds, unit))
+
+
+def ledger_table(ledgers: Mapping[str, Ledger], caption: str, note: str = "") -> Table:
+    """The same ledgers as numbers."""
+    rows = [(k, *(show_number(s, PERCENT) for s in v.shares), v.n) for k, v in ledgers.items()]
+    return Table(("", "both right", "only S", "only L", "neither", "n"), rows, caption, note)

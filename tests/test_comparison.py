@@ -1,0 +1,395 @@
+"""Comparisons of methods: numbers against known answers and against a naive second computation."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import sacrebleu
+
+from cat_core import curves, router
+from cat_core.comparison import PAIRS, Comparison, publish, with_confidence
+from cat_core.outcomes import OutcomeError, paired, read_outcomes
+from cat_core.ranking import Interval
+from cat_core.tables import Undefined
+
+WORDS = "the cat a dog sat ran on by mat house blue red old new tree river".split()
+
+
+def rows_of(method, seed, split, quality, confidence=None, *, flops=1, task="t", metric="accuracy",
+            predictions=None, targets=None, clusters=None, suite="s"):  # fmt: skip
+    """Rows of one model; `confidence` None for L."""
+    n = len(quality)
+    frame = pd.DataFrame({
+        "edition": "e", "suite": suite, "task": task, "metric": metric, "split": split,
+        "item_id": [f"{task}-{split}-{i:03d}" for i in range(n)],
+        "cluster_id": clusters or [f"{task}-{split}-{i:03d}" for i in range(n)],
+        "method": method, "seed": seed, "model": "large" if method == "large" else "small",
+        "quality": np.asarray(quality, dtype=float), "prediction": predictions or ["p"] * n,
+        "target": targets or ["p"] * n, "n_prompt": 5, "n_generated": 2, "truncated": False,
+        "flops": np.broadcast_to(np.asarray(flops, dtype=np.int64), n),
+    })  # fmt: skip
+    for rule in ("chow_sum", "chow_average", "chow_quantile_0", "option_probability", "option_margin"):
+        frame[f"confidence_{rule}"] = np.nan if confidence is None else np.asarray(confidence, dtype=float)
+    if confidence is not None:  # so that a rule in another one's place is noticed
+        frame["confidence_chow_quantile_0"] = frame["confidence_chow_average"].to_numpy()[::-1] - 1.0
+    return frame
+
+
+def table(methods=("xent", "dist", "cat-xent", "cat-dist", "random-dist"), seeds=(0, 1), large_seeds=(0,),
+          n=60, tasks=("t",), rng=0):  # fmt: skip
+    """An accuracy table with random answers; flops differ from item to item."""
+    rng, parts = np.random.default_rng(rng), []
+    for task in tasks:
+        for split in ("calibration", "test"):
+            hard = rng.random(n)
+            for seed in large_seeds:
+                parts.append(
+                    rows_of("large", seed, split, hard < 0.8, flops=rng.integers(80, 120, n), task=task)
+                )
+            for seed in seeds:
+                for method in methods:
+                    right = hard + 0.2 * rng.normal(size=n) < 0.6
+                    confidence = np.round(-hard + 0.3 * rng.normal(size=n), 1)  # rounded: ties
+                    flops = rng.integers(8, 12, n)
+                    parts.append(rows_of(method, seed, split, right, confidence, flops=flops, task=task))
+    return pd.concat(parts, ignore_index=True)
+
+
+def text_table(seeds=(0, 1), n=30):
+    """A table of translations scored by BLEU."""
+    rng, parts = np.random.default_rng(1), []
+
+    def spoil(text, share):
+        return " ".join(w if rng.random() > share else str(rng.choice(WORDS)) for w in text.split())
+
+    def scored(predictions, targets):
+        found = [sacrebleu.sentence_bleu(p, [t]).score / 100 for p, t in zip(predictions, targets)]
+        return np.clip(found, 0, 1)
+
+    for split in ("calibration", "test"):
+        targets = [" ".join(rng.choice(WORDS, size=rng.integers(5, 12))) for _ in range(n)]
+        for method, seed, share in [
+            ("large", 0, 0.1),
+            *((m, s, 0.4) for m in ("dist", "cat-dist") for s in seeds),
+        ]:
+            texts = [spoil(t, share) for t in targets]
+            confidence = None if method == "large" else rng.normal(size=n)
+            flops = 100 if method == "large" else 10
+            parts.append(rows_of(method, seed, split, scored(texts, targets), confidence, flops=flops,
+                                 metric="bleu", predictions=texts, targets=targets))  # fmt: skip
+    frame = pd.concat(parts, ignore_index=True)
+    frame[["confidence_option_probability", "confidence_option_margin"]] = np.nan
+    return frame
+
+
+def naive_area(small, large, q):
+    """AUDC as the mean over both ways of counting the next item, ties resolved by averaging random orders."""
+    rng, areas = np.random.default_rng(0), []
+    for _ in range(400):
+        order = np.lexsort((rng.random(len(q)), q))
+        points = [small.mean()]
+        for k in range(1, len(q) + 1):
+            deferred = np.zeros(len(q), bool)
+            deferred[order[:k]] = True
+            points.append(np.where(deferred, large, small).mean())
+        areas.append((np.sum(points) - (points[0] + points[-1]) / 2) / len(q))
+    return float(np.mean(areas))
+
+
+def test_reference_vector():
+    """Eight items with known answers: AUDC .65625, random .625, oracle .796875, AUROC .875."""
+    small, large = [1, 1, 0, 1, 0, 0, 1, 0], [1, 1, 1, 1, 1, 0, 0, 1]
+    q = [0.95, 0.90, 0.35, 0.80, 0.85, 0.30, 0.50, 0.40]
+    parts = []
+    for split in ("calibration", "test"):
+        parts += [rows_of("large", 0, split, large, flops=10), rows_of("xent", 0, split, small, q, flops=1)]
+    c = Comparison(pd.concat(parts, ignore_index=True), resamples=50)
+    assert (c.methods, c.seeds, c.metric, c.scale, c.n, c.large_flops) == (
+        ("xent",),
+        (0,),
+        "accuracy",
+        100,
+        8,
+        10,
+    )
+    assert c.audc("xent").estimate == pytest.approx(0.65625)
+    assert c.random_audc("xent").estimate == pytest.approx(0.625)
+    assert c.over_random("xent").estimate == pytest.approx(0.03125)
+    assert curves.audc(c.oracle("xent")) == pytest.approx(0.796875)
+    assert c.normalised_audc("xent") == pytest.approx(0.181818, abs=1e-6)
+    assert c.auroc("xent") == pytest.approx(0.875)
+    assert c.alone("xent").estimate == 0.5 and c.large_alone().estimate == 0.75
+    ledger = c.sequence_ledger("xent")
+    assert (ledger.both, ledger.only_small, ledger.only_large, ledger.neither) == (3, 1, 3, 1)
+    # cost 1 + 10 r and C_L = 10: 10 % pays for S alone, 25 % for r = .15, 50 % for r = .4
+    assert c.quality_at_budgets("xent") == pytest.approx([0.5, 0.525, 0.725])
+    point = c.iso_quality("xent")
+    assert point.saving.estimate == pytest.approx(0.525) and point.deferral_rate.estimate == 0.375
+    assert point.gap.estimate == 0 and point.quality.estimate == 0.75
+    assert isinstance(c.difference("cat-dist", "dist"), Undefined)
+
+
+def test_means_over_seeds_match_a_naive_computation():
+    frame = table(large_seeds=(3, 7), seeds=(0, 1))
+    c = Comparison(frame, {0: 3, 1: 7}, resamples=200)
+    assert c.pairs == PAIRS[:3]
+    for method in ("dist", "cat-dist"):
+        runs = [paired(frame, method, s, "test", large_seed=g) for s, g in ((0, 3), (1, 7))]
+        areas = [naive_area(r.small_quality, r.large_quality, r.confidence) for r in runs]
+        assert c.audc(method).estimate == pytest.approx(np.mean(areas), abs=4e-3)
+        assert curves.audc(c.curve(method)) == pytest.approx(c.audc(method).estimate)
+        k = 20  # threshold by hand: the cost is summed item by item
+        for run, seed in zip(runs, (0, 1)):
+            tau = np.sort(run.confidence)[k]
+            deferred = run.confidence <= tau
+            curve = c.seed_curve(method, seed)
+            mixed = np.where(deferred, run.large_quality, run.small_quality).mean()
+            assert curve.quality[deferred.sum()] == pytest.approx(mixed)
+        ends = np.mean(
+            [[r.small_flops.mean(), r.small_flops.mean() + r.large_flops.mean()] for r in runs], axis=0
+        )
+        assert c.cost(method)[[0, -1]] == pytest.approx(ends)
+    found = c.difference("cat-dist", "dist")
+    assert found.estimate == pytest.approx(c.audc("cat-dist").estimate - c.audc("dist").estimate)
+    assert found.low < found.estimate < found.high
+    assert c.alone_difference("cat-dist", "dist").estimate == pytest.approx(
+        c.alone("cat-dist").estimate - c.alone("dist").estimate
+    )
+
+
+def test_threshold_of_a_mean_curve_is_the_lower_median():
+    c = Comparison(table(seeds=(0, 1, 2, 3)), resamples=10)
+    every = np.sort([c.seed_curve("dist", s).threshold for s in range(4)], axis=0)
+    assert np.array_equal(c.curve("dist").threshold, every[1])
+    assert c.curve("dist").threshold[0] == -np.inf and (np.diff(c.curve("dist").threshold[1:]) >= 0).all()
+
+
+def test_identical_methods_differ_by_exactly_nothing():
+    frame = table(methods=("dist",))
+    twin = frame[frame["method"] == "dist"].assign(method="cat-dist")
+    c = Comparison(pd.concat([frame, twin], ignore_index=True), resamples=100)
+    assert c.difference("cat-dist", "dist") == Interval(0, 0, 0)
+    assert c.alone_difference("cat-dist", "dist") == Interval(0, 0, 0)
+
+
+def test_a_method_better_on_every_item_has_an_interval_above_zero():
+    frame = table(methods=("dist", "cat-dist"), n=100)
+    better = (frame["method"] == "cat-dist").to_numpy()
+    frame.loc[better, "quality"] = 1.0
+    number = Comparison(frame, resamples=300).difference("cat-dist", "dist")
+    assert 0 < number.low < number.estimate < number.high
+
+
+def test_clusters_widen_the_interval():
+    frame = table(methods=("xent",), n=60)
+    frame.loc[frame["method"] == "xent", "quality"] = np.tile(np.repeat([0.0, 1.0], 15), 8)
+    tied = frame.assign(
+        cluster_id=frame["item_id"].str[:-3] + (frame["item_id"].str[-3:].astype(int) // 15).astype(str)
+    )
+    width = [
+        np.ptp([i.low, i.high]) for i in (Comparison(f, resamples=500).alone("xent") for f in (frame, tied))
+    ]
+    assert width[1] > 1.5 * width[0]
+    points = [Comparison(f, resamples=500).at_thresholds("xent", {0: -9.0, 1: -9.0}, "chow_average", 0.0)
+              for f in (frame, tied)]  # fmt: skip
+    width = [np.ptp([p.quality.low, p.quality.high]) for p in points]
+    assert width[1] > 1.5 * width[0]
+
+
+def test_iso_quality_is_that_of_curves_for_one_seed():
+    frame = table(seeds=(4,))
+    c = Comparison(frame, resamples=50)
+    for method in c.methods:
+        wanted = curves.iso_quality_saving(*(paired(frame, method, 4, s) for s in ("calibration", "test")))
+        point = c.iso_quality(method)
+        assert point.taus == {4: wanted.tau} and point.promised_rate == wanted.calibration_deferral_rate
+        found = (
+            point.deferral_rate.estimate,
+            point.quality.estimate,
+            point.gap.estimate,
+            point.saving.estimate,
+        )
+        assert found == pytest.approx(
+            (wanted.deferral_rate, wanted.quality, wanted.quality_gap, wanted.saving)
+        )
+
+
+def test_calibrated_threshold_is_that_of_the_router():
+    frame = table(seeds=(0,))
+    c = Comparison(frame, resamples=400)
+    point = c.calibrated("dist", 0.3)
+    tau = router.calibrate(frame, budget=0.3, method="dist", seed=0)
+    achieved = router.evaluate(tau, frame, method="dist", seed=0, resamples=400)
+    assert point.taus == {0: tau.tau} and point.promised_rate == tau.deferral_rate <= 0.3
+    assert (point.deferral_rate, point.quality) == (achieved.deferral_rate, achieved.quality)
+    other = router.calibrate(frame, budget=0.3, method="dist", seed=0, confidence="chow_quantile_0")
+    point = c.calibrated("dist", 0.3, "chow_quantile_0")
+    achieved = router.evaluate(
+        other, frame, method="dist", seed=0, confidence="chow_quantile_0", resamples=400
+    )
+    assert point.taus == {0: other.tau} and point.quality == achieved.quality
+    assert c.iso_quality("dist").taus != c.iso_quality("dist", "chow_quantile_0").taus
+    two = Comparison(table(seeds=(0, 1)), resamples=400).calibrated("dist", 0.3)
+    assert (
+        set(two.taus) == {0, 1}
+        and two.deferral_rate.low < two.deferral_rate.estimate < two.deferral_rate.high
+    )
+    assert two.saving.estimate == pytest.approx(1 - (10 / 100 + two.deferral_rate.estimate), abs=0.02)
+
+
+def test_a_budget_that_no_threshold_meets_is_undefined_with_the_routers_reason():
+    frame = table(methods=("dist",), seeds=(0,))
+    frame.loc[frame["method"] == "dist", "confidence_chow_average"] = -1.0
+    found = Comparison(frame, resamples=10).calibrated("dist", 0.3)
+    assert isinstance(found, Undefined) and "confidences equal" in found.reason
+    with pytest.raises(ValueError, match=r"share in \[0, 1\]"):
+        Comparison(table(seeds=(0,)), resamples=10).calibrated("dist", 3)
+
+
+def test_bleu_is_the_corpus_score_of_the_mixed_texts():
+    frame = text_table()
+    c = Comparison(frame, resamples=60)
+    assert (c.metric, c.scale, c.rules) == ("bleu", 1, ("chow_average", "chow_quantile_0"))
+    for seed in (0, 1):
+        run = paired(frame, "dist", seed, "test")
+        for k in (0, 7, len(run)):
+            deferred = np.zeros(len(run), bool)
+            deferred[np.argsort(run.confidence)[:k]] = True
+            mixed = list(np.where(deferred, run.large_predictions, run.small_predictions))
+            wanted = sacrebleu.corpus_bleu(mixed, [list(run.targets)]).score
+            assert c.seed_curve("dist", seed).quality[k] == pytest.approx(wanted, abs=1e-9)
+            assert c.with_metric("chrf").seed_curve("dist", seed).quality[k] == pytest.approx(
+                sacrebleu.corpus_chrf(mixed, [list(run.targets)]).score, abs=1e-9
+            )
+    assert c.large_alone().estimate == pytest.approx(c.curve("dist").quality[-1])
+    assert c.random_audc("dist").estimate == pytest.approx(c.curve("dist").quality[[0, -1]].mean())
+    assert c.right_at == 0.5 and c.sequence_ledger("dist").n == 60
+    # the greedy oracle of both metrics lies above random deferral, where L is better
+    assert curves.audc(c.oracle("dist")) > c.random_audc("dist").estimate
+
+
+def test_operating_point_of_bleu():
+    frame = text_table()
+    c = Comparison(frame, resamples=200)
+    point = c.calibrated("dist", 0.5)
+    scores = []
+    for seed in (0, 1):
+        run = paired(frame, "dist", seed, "test")
+        deferred = run.confidence <= point.taus[seed]
+        mixed = list(np.where(deferred, run.large_predictions, run.small_predictions))
+        scores.append(sacrebleu.corpus_bleu(mixed, [list(run.targets)]).score)
+    assert point.quality.estimate == pytest.approx(np.mean(scores), abs=1e-9)
+    assert point.quality.low < point.quality.estimate < point.quality.high
+    assert point.gap.estimate == pytest.approx(np.mean(scores) - c.large_alone().estimate)
+    assert point.saving.estimate == pytest.approx(1 - 0.1 - point.deferral_rate.estimate)
+
+
+def test_undefined_numbers_say_why():
+    frame = table(methods=("xent",), seeds=(0,))
+    frame.loc[frame["method"] == "xent", "quality"] = 1.0
+    frame.loc[frame["method"] == "large", "quality"] = 1.0
+    frame.loc[frame["model"] == "small", "flops"] = 60
+    c = Comparison(frame, resamples=10)
+    assert "no better than random" in c.normalised_audc("xent").reason
+    assert "S alone costs more" in c.quality_at_budgets("xent")[0].reason
+    assert "all items" in c.auroc("xent").reason
+    assert c.difference("cat-dist", "xent").reason == "this run has no cat-dist"
+    assert c.difference("cat-dist", "dist").reason == "this run has no cat-dist and no dist"
+
+
+def test_tasks_and_mixed_metrics():
+    frame = table(tasks=("a", "b"), seeds=(0,))
+    c = Comparison(frame, resamples=20)
+    assert c.tasks == ("a", "b") and c.n == 120 and c.of_task("b").n == 60
+    assert c.alone("dist").estimate == pytest.approx(
+        np.mean([c.of_task(t).alone("dist").estimate for t in "ab"])
+    )
+    mixed = frame.assign(metric=np.where(frame["task"] == "a", "bleu", "accuracy"))
+    with pytest.raises(OutcomeError, match="no common mean: choose one task"):
+        Comparison(mixed)
+    assert Comparison(mixed, task="b").metric == "accuracy"
+    shares = frame.assign(metric=np.where(frame["task"] == "a", "exact_match", "accuracy"))
+    assert Comparison(shares).metric == "accuracy"
+
+
+def test_only_rules_defined_for_all_rows_are_offered():
+    frame = table(methods=("xent",), seeds=(0,))
+    assert Comparison(frame).rules == ("chow_average", "chow_quantile_0", "option_probability")
+    frame.loc[(frame["model"] == "small").idxmax(), "confidence_option_probability"] = np.nan
+    assert Comparison(frame).rules == ("chow_average", "chow_quantile_0")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: pd.concat([f, f.assign(suite="other")]), "suites other, s: compare one at a time"),
+        (lambda f: f[f["model"] == "large"], "no small model"),
+        (lambda f: f[(f["method"] != "dist") | (f["seed"] == 0)], "methods dist lack some of the seeds"),
+        (lambda f: f.assign(metric="bleu", prediction=None), "bleu needs the texts"),
+        (lambda f: f.assign(metric="rouge"), "unknown metric 'rouge'"),
+    ],
+)
+def test_tables_that_do_not_fit(change, message):
+    with pytest.raises(OutcomeError, match=message):
+        Comparison(change(table()).reset_index(drop=True))
+
+
+def test_names_that_are_not_there():
+    with pytest.raises(OutcomeError, match="no rows of method 'gatekeeper': the table holds xent, dist"):
+        Comparison(table(), methods=("gatekeeper",))
+    with pytest.raises(OutcomeError, match="no task 'x': the table holds t"):
+        Comparison(table(), task="x")
+    with pytest.raises(OutcomeError, match="give large_seed"):
+        Comparison(table(large_seeds=(0, 1))).audc("xent")
+    with pytest.raises(ValueError, match="not among the pairs compared"):
+        Comparison(table(), resamples=10).difference("cat-dist", "xent")
+
+
+def test_with_confidence_leaves_the_original_alone():
+    c = Comparison(text_table(), resamples=10)
+    run = c.run("dist", 0)
+    even = with_confidence(run, np.zeros(run.n))
+    assert even.ranking.tied and not run.ranking.tied and even.small is run.small
+
+
+def test_publish_writes_table_and_numbers(tmp_path):
+    frame = table(seeds=(0,))
+    metrics = {
+        "audc": Interval(0.5, 0.4, 0.6), "none": Undefined("no such method"),
+        "list": [1, np.float64(0.25), "a<b"],
+        "nested": {"n": np.int64(3), 0.1: True}, "array": np.array([1.0, 2.0]),
+    }  # fmt: skip
+    written = publish(tmp_path, "04_superglue", frame, metrics)
+    assert written["outcomes"] == tmp_path / "outcomes" / "04_superglue.parquet"
+    assert len(read_outcomes(written["outcomes"])) == len(frame)
+    found = json.loads(written["metrics"].read_text())
+    assert found == {"page": "04_superglue", "metrics": {
+        "audc": {"estimate": 0.5, "low": 0.4, "high": 0.6},
+        "none": {"value": None, "reason": "no such method"},
+        "list": [1, 0.25, "a<b"], "nested": {"n": 3, "0.1": True}, "array": [1.0, 2.0]}}  # fmt: skip
+    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == [
+        "04_superglue.json",
+        "04_superglue.parquet",
+    ]
+    publish(tmp_path, "04_superglue", frame, {}, texts=False)
+    assert read_outcomes(written["outcomes"])[["prediction", "target"]].isna().all().all()
+    assert "outcomes" not in publish(tmp_path, "03_flops", None, {"n": 1})
+
+
+@pytest.mark.parametrize(
+    "bad", [float("nan"), float("inf"), np.float64("nan"), Interval(0.1, float("nan"), 1.0)]
+)
+def test_publish_refuses_what_is_no_number_and_leaves_the_old_files(tmp_path, bad):
+    publish(tmp_path, "p", None, {"a": 1})
+    with pytest.raises(ValueError, match=r"metric 'x\.y\[0\].*give Undefined\(reason\)"):
+        publish(tmp_path, "p", table(seeds=(0,)), {"x": {"y": [bad]}})
+    assert json.loads((tmp_path / "metrics" / "p.json").read_text())["metrics"] == {"a": 1}
+    assert not (tmp_path / "outcomes").exists()
+
+
+def test_publish_refuses_other_things(tmp_path):
+    with pytest.raises(TypeError, match="metric 'x' is a DataFrame"):
+        publish(tmp_path, "p", None, {"x": table(seeds=(0,))})
+    with pytest.raises(ValueError, match="notebook's name without ending"):
+        publish(tmp_path, "../p", None, {})

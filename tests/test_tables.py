@@ -1,0 +1,54 @@
+"""Tables escape what they show, show numbers in their unit, and never a number that is none."""
+
+import re
+
+import pytest
+
+from cat_core.ranking import Interval
+from cat_core.tables import PERCENT, PLAIN, POINTS, Table, Undefined, Unit, show_number
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (0.6123, PERCENT, "61.2\u00a0%"),
+        (-0.004, POINTS, "\u22120.40"),
+        (0.0, POINTS, "0.00"),
+        (-1e-9, POINTS, "0.00"),
+        (Interval(0.5, 0.25, 0.75), PERCENT, "50.0\u00a0% [25.0,\u00a075.0]"),
+        (Interval(0.01, -0.02, 0.03), POINTS, "+1.00 [\u22122.00,\u00a0+3.00]"),
+        (Undefined("no such row"), PLAIN, "\u2013 (no such row)"),
+        (1234.5, Unit(1, 0), "1234"),
+    ],
+)
+def test_numbers(value, unit, text):
+    assert show_number(value, unit) == text
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), None, "1", True, Interval(0.1, float("nan"), 1)])
+def test_no_number_is_refused(bad):
+    with pytest.raises(ValueError, match=r"not a finite number: give Undefined\(reason\)"):
+        show_number(bad)
+
+
+def test_table_is_escaped_and_whole():
+    nasty = "<script>alert('x')</script> & \"$y$\""
+    table = Table((nasty, "n"), [(nasty, 1500), ("a", 0.25), ("b", Interval(1, 0, 2))], nasty, nasty)
+    html = table._repr_html_()
+    assert "<script>" not in html and html.count("&lt;script&gt;") == 5
+    assert re.findall(r"<td>(.*?)</td>", html) == ["1,500", "0.25", "1.00 [0.00,\u00a02.00]"]
+    assert html.count('scope="row"') == 3 and html.count('scope="col"') == 2 and "<caption>" in html
+    for name in ("div", "table", "tr", "th", "td", "p", "caption"):
+        assert len(re.findall(f"<{name}[ >]", html)) == html.count(f"</{name}>")
+    assert repr(table).splitlines()[1] == f"{nasty} | n"
+
+
+def test_bad_tables():
+    with pytest.raises(ValueError, match="row 1 has 1 cells, expected 2"):
+        Table(("a", "b"), [("x", 1), ("y",)], "caption")
+    with pytest.raises(ValueError, match="needs columns and a caption"):
+        Table((), [], "caption")
+    with pytest.raises(ValueError, match="needs columns and a caption"):
+        Table(("a",), [], " ")
+    with pytest.raises(ValueError, match="needs a reason in words"):
+        Undefined("")
