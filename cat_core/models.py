@@ -90,6 +90,8 @@ def build_model(size: ModelSize, tokenizer: PreTrainedTokenizerBase, seed: int) 
         num_key_value_heads=size.kv_heads or size.heads,
         intermediate_size=size.intermediate or 4 * size.hidden,
         max_position_embeddings=size.context,
+        # The usual 0.02 is 1 / sqrt(hidden) of a model 2,500 wide; a narrow one would hardly start to learn with it.
+        initializer_range=size.hidden**-0.5,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,

@@ -33,7 +33,7 @@ class MiniWmt:
     adjectives: int = 160
     adverbs: int = 40
     zipf: float = 1.0
-    free_choice: float = 0.7
+    free_choice: float = 0.6
     synonyms: int = 3
     train: int = 48_000
     calibration: int = 600
@@ -64,8 +64,7 @@ class MiniSuperGlue:
 def mini_wmt(config: MiniWmt = MiniWmt()) -> list[Example]:
     """Sentences `[adverb] [adjective] noun verb [adjective] noun` and their translations, every prompt once.
 
-    In the target language the adjective follows its noun and takes one of two forms by the noun's class, the adverb
-    follows the object, and the verb closes the sentence.
+    In the target language the adjective follows its noun and takes one of two forms by the noun's class.
     """
     draw = _Draw(f"mini-wmt {config.seed}")
     counts = {
@@ -97,9 +96,10 @@ def mini_wmt(config: MiniWmt = MiniWmt()) -> list[Example]:
 
     def sentence() -> tuple[str, str]:
         given, wanted = [], []
-        adverb = pick("adverb") if draw.chance(0.4) else None
-        if adverb is not None:
+        if draw.chance(0.4):
+            adverb = pick("adverb")
             given.append(source["adverb"][adverb])
+            wanted.append(translate("adverb", adverb))
         for role in ("subject", "object"):
             adjective = pick("adjective") if draw.chance(0.5) else None
             noun = pick("noun")
@@ -112,9 +112,7 @@ def mini_wmt(config: MiniWmt = MiniWmt()) -> list[Example]:
             if role == "subject":
                 verb = pick("verb")
                 given.append(source["verb"][verb])
-        if adverb is not None:
-            wanted.append(translate("adverb", adverb))
-        wanted.append(translate("verb", verb))
+                wanted.append(translate("verb", verb))
         return " ".join(given) + " =", " ".join(wanted)
 
     def translation() -> dict:
