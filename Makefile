@@ -56,7 +56,7 @@ test:
 lint:
 	@$(call bootstrap,book$(comma)dev)
 	@$(VENV_PYTHON) -m ruff check .
-	@$(VENV_PYTHON) -m nbstripout --verify --extra-keys "$(STRIPPED_KEYS)" book/*.ipynb
+	@$(VENV_PYTHON) -m nbstripout --verify --keep-id --extra-keys "$(STRIPPED_KEYS)" book/*.ipynb
 
 venv:
 	@$(call bootstrap,book$(comma)test$(comma)dev)

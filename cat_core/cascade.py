@@ -218,8 +218,7 @@ class CascadeRunner:
         for response in small:
             if rule not in response.confidences:
                 raise ValueError(
-                    f"item {response.item_id!r} has no confidence {rule!r}: it has "
-                    f"{', '.join(response.confidences)}"
+                    f"item {response.item_id!r} has no confidence {rule!r}: it has {', '.join(response.confidences)}"
                 )
         confidence = np.array([response.confidences[rule] for response in small], dtype=np.float64)
         deferred = np.asarray(route(confidence, tau), dtype=bool)
@@ -249,9 +248,7 @@ class CascadeRunner:
             if not isinstance(request.prompt, str) or not all(isinstance(option, str) for option in options):
                 raise ValueError(f"item {name!r}: prompt and options must be text")
             if len(options) == 1:
-                raise ValueError(
-                    f"item {name!r} has one option: give two or more, or none for free generation"
-                )
+                raise ValueError(f"item {name!r} has one option: give two or more, or none for free generation")
             if not all(option.strip() for option in options):
                 raise ValueError(f"item {name!r} has an empty option")
             if len(set(options)) < len(options):

@@ -51,9 +51,7 @@ class ClaimRow:
     @property
     def sentence(self) -> str:
         """The row in one sentence."""
-        return (
-            f"{self.measure} ({self.claim}): {show_number(self.number, self.unit)}; verdict: {self.verdict}."
-        )
+        return f"{self.measure} ({self.claim}): {show_number(self.number, self.unit)}; verdict: {self.verdict}."
 
 
 def verdict(number: Interval | Undefined, direction: int, seeds: int) -> str:
@@ -69,9 +67,7 @@ def verdict(number: Interval | Undefined, direction: int, seeds: int) -> str:
     if isinstance(number, Undefined):
         return UNTESTED
     if not number.low <= number.high:
-        raise ValueError(
-            f"the interval runs from {number.low} to {number.high}, expected numbers in rising order"
-        )
+        raise ValueError(f"the interval runs from {number.low} to {number.high}, expected numbers in rising order")
     if number.low > 0 or number.high < 0:
         text = SAME if (number.low > 0) == (direction > 0) else OPPOSITE
     else:
@@ -141,9 +137,7 @@ def alone_claims(c: Comparison) -> list[ClaimRow]:
                 measure, number, n = f"S alone, {name(a)} − {name(b)}", chosen, c.n
             else:
                 part = c.of_task(chosen[place])
-                measure = (
-                    f"S alone on {chosen[place]} ({('easiest', 'hardest')[place]}), {name(a)} − {name(b)}"
-                )
+                measure = f"S alone on {chosen[place]} ({('easiest', 'hardest')[place]}), {name(a)} − {name(b)}"
                 number, n = part.alone_difference(a, b), part.n
             rows.append(ClaimRow(claim, measure, direction, number, n, len(c.seeds), gain_unit(c)))
     return rows

@@ -94,24 +94,18 @@ class Comparison:
             raise OutcomeError(f"the table holds the suites {', '.join(suites)}: compare one at a time")
         if self.task is not None:
             if self.task not in set(frame["task"]):
-                raise OutcomeError(
-                    f"no task {self.task!r}: the table holds {', '.join(sorted(set(frame['task'])))}"
-                )
+                raise OutcomeError(f"no task {self.task!r}: the table holds {', '.join(sorted(set(frame['task'])))}")
             frame = frame[frame["task"] == self.task]
         small = frame[frame["model"] == "small"]
         found = {m: set(rows["seed"]) for m, rows in small.groupby("method", sort=False)}
         methods = tuple(self.methods) or tuple(found)
         for method in methods:
             if method not in found:
-                raise OutcomeError(
-                    f"no rows of method {method!r}: the table holds {', '.join(found) or 'none'}"
-                )
+                raise OutcomeError(f"no rows of method {method!r}: the table holds {', '.join(found) or 'none'}")
         if not methods:
             raise OutcomeError("the table holds no small model: nothing to compare")
         seeds = tuple(self.seeds) or tuple(sorted(found[methods[0]]))
-        lacking = [
-            m for m in methods if not set(seeds) <= found[m] or (not self.seeds and set(seeds) != found[m])
-        ]
+        lacking = [m for m in methods if not set(seeds) <= found[m] or (not self.seeds and set(seeds) != found[m])]
         if lacking:
             raise OutcomeError(
                 f"methods {', '.join(lacking)} lack some of the seeds {sorted(seeds)} or have others: "
@@ -121,9 +115,7 @@ class Comparison:
         if metric not in METRIC_LABELS:
             raise OutcomeError(f"unknown metric {metric!r}: expected one of {', '.join(METRIC_LABELS)}")
         if metric in CORPUS and frame[["prediction", "target"]].isna().any().any():
-            raise OutcomeError(
-                f"{metric} needs the texts, but the table was written without some: score it before"
-            )
+            raise OutcomeError(f"{metric} needs the texts, but the table was written without some: score it before")
         right_at = self.right_at if self.right_at is not None else (0.5 if metric in CORPUS else 1.0)
         for name, value in (("frame", frame), ("methods", methods), ("seeds", tuple(map(int, seeds))),
                             ("metric", metric), ("right_at", right_at)):  # fmt: skip
@@ -184,9 +176,7 @@ class Comparison:
         return self._once(("pairing", method, seed, split, rule), lambda: paired(
             self.frame, method, seed, split, rule, large_seed=large))  # fmt: skip
 
-    def run(
-        self, method: str, seed: int, split: str = "test", rule: str = "chow_average"
-    ) -> Pairing | CorpusRun:
+    def run(self, method: str, seed: int, split: str = "test", rule: str = "chow_average") -> Pairing | CorpusRun:
         """One method and seed, ready for curves and the bootstrap in this metric."""
         rows = self.pairing(method, seed, split, rule)
         if not self.is_corpus:
@@ -200,9 +190,7 @@ class Comparison:
 
         return with_confidence(self._once(("counts", method, seed, split), counted), rows.confidence)
 
-    def seed_curve(
-        self, method: str, seed: int, split: str = "test", rule: str = "chow_average"
-    ) -> DeferralCurve:
+    def seed_curve(self, method: str, seed: int, split: str = "test", rule: str = "chow_average") -> DeferralCurve:
         """The deferral curve of one seed, [n+1] points."""
         run = self.run(method, seed, split, rule)
         if self.is_corpus:
@@ -232,9 +220,7 @@ class Comparison:
     def cost(self, method: str, rule: str = "chow_average") -> np.ndarray:
         """[n+1] mean FLOPs per query of the cascade along `curve`, S included, averaged over the seeds."""
         rows = [self.pairing(method, seed, rule=rule) for seed in self.seeds]
-        return np.mean(
-            [curves.cascade_cost(r.small_flops, r.large_flops, r.confidence) for r in rows], axis=0
-        )
+        return np.mean([curves.cascade_cost(r.small_flops, r.large_flops, r.confidence) for r in rows], axis=0)
 
     @property
     def large_flops(self) -> float:
@@ -249,9 +235,7 @@ class Comparison:
         for seed in self.seeds:
             run = self.run(method, seed)
             parts.append(
-                run.greedy_oracle()
-                if self.is_corpus
-                else curves.oracle_curve(run.small_quality, run.large_quality)
+                run.greedy_oracle() if self.is_corpus else curves.oracle_curve(run.small_quality, run.large_quality)
             )
         never = np.append(-np.inf, np.full(len(parts[0].quality) - 1, np.nan))
         quality = np.mean([c.quality for c in parts], axis=0)
@@ -266,9 +250,7 @@ class Comparison:
 
         def draw():
             runs = {m: [self.run(m, seed, rule=rule) for seed in self.seeds] for m in self.methods}
-            even = {
-                RANDOM + m: [with_confidence(run, np.zeros(self.n)) for run in runs[m]] for m in self.methods
-            }
+            even = {RANDOM + m: [with_confidence(run, np.zeros(self.n)) for run in runs[m]] for m in self.methods}
             pairs = [*self.pairs, *((m, RANDOM + m) for m in self.methods)]
             return paired_bootstrap(runs | even, pairs=pairs, resamples=self.resamples, level=self.level)
 
@@ -357,9 +339,7 @@ class Comparison:
             rates.append(curve.deferral_rate[k])
         return self.at_thresholds(method, taus, rule, float(np.mean(rates)))
 
-    def calibrated(
-        self, method: str, budget: float, rule: str = "chow_average"
-    ) -> OperatingPoint | Undefined:
+    def calibrated(self, method: str, budget: float, rule: str = "chow_average") -> OperatingPoint | Undefined:
         """Each seed's threshold for a deferral-rate budget (`router.calibrate` on calibration rows),
         applied to test.
         """
@@ -375,9 +355,7 @@ class Comparison:
         rate = float(np.mean([threshold.deferral_rate for threshold in chosen.values()]))
         return self.at_thresholds(method, {s: t.tau for s, t in chosen.items()}, rule, rate)
 
-    def at_thresholds(
-        self, method: str, taus: Mapping[int, float], rule: str, promised_rate: float
-    ) -> OperatingPoint:
+    def at_thresholds(self, method: str, taus: Mapping[int, float], rule: str, promised_rate: float) -> OperatingPoint:
         """What thresholds, one per seed, give on the test rows.
 
         Intervals: two-level bootstrap as in `paired_bootstrap`; with one seed and a mean metric
@@ -453,13 +431,9 @@ def _metric_of(small: pd.DataFrame) -> str:
         return metrics[0]
     if set(metrics) <= {"accuracy", "exact_match"}:
         return "accuracy"
-    raise OutcomeError(
-        f"the rows have the metrics {', '.join(metrics)}, which have no common mean: choose one task"
-    )
+    raise OutcomeError(f"the rows have the metrics {', '.join(metrics)}, which have no common mean: choose one task")
 
 
 def _ends(band) -> tuple[Interval, Interval]:
     """A band's intervals at deferral rates 0 and 1."""
-    return tuple(
-        Interval(*(float(part[i]) for part in (band.estimate, band.low, band.high))) for i in (0, -1)
-    )
+    return tuple(Interval(*(float(part[i]) for part in (band.estimate, band.low, band.high))) for i in (0, -1))

@@ -51,8 +51,7 @@ def _checked(logprobs: Tensor, mask: Tensor, what: str = "logprobs") -> tuple[Te
         raise TypeError(f"the mask of {what} must be boolean (True = a real entry), got {mask.dtype}")
     if mask.shape != logprobs.shape:
         raise ValueError(
-            f"the mask has shape {tuple(mask.shape)} but {what} has {tuple(logprobs.shape)}: "
-            "give one flag an entry"
+            f"the mask has shape {tuple(mask.shape)} but {what} has {tuple(logprobs.shape)}: give one flag an entry"
         )
     empty = (~mask.any(-1)).nonzero().flatten()
     if len(empty):
@@ -62,9 +61,7 @@ def _checked(logprobs: Tensor, mask: Tensor, what: str = "logprobs") -> tuple[Te
         )
     bad = ((logprobs.isnan() | (logprobs == float("inf"))) & mask).any(-1).nonzero().flatten()
     if len(bad):
-        raise ValueError(
-            f"row {int(bad[0])} of {what} holds NaN or +inf: look at the logits of the model behind it"
-        )
+        raise ValueError(f"row {int(bad[0])} of {what} holds NaN or +inf: look at the logits of the model behind it")
     return logprobs, mask
 
 
@@ -134,9 +131,7 @@ def option_confidence(
     scores = option_logprobs.double().masked_fill(~option_mask, float("-inf"))
     if chosen is None:
         # the mask decides among rows whose real options are all -inf
-        chosen = torch.where(
-            option_mask, scores.clamp_min(-torch.finfo(scores.dtype).max), float("-inf")
-        ).argmax(-1)
+        chosen = torch.where(option_mask, scores.clamp_min(-torch.finfo(scores.dtype).max), float("-inf")).argmax(-1)
     chosen = torch.as_tensor(chosen).long()
     if chosen.shape != scores.shape[:1]:
         raise ValueError(f"chosen must have shape ({scores.shape[0]},), got {tuple(chosen.shape)}")

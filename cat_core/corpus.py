@@ -33,13 +33,13 @@ def sentence_counts(metric, predictions, references) -> np.ndarray:
     """
     predictions, references = list(predictions), list(references)
     if len(predictions) != len(references) or not predictions:
-        raise ValueError(f"{len(predictions)} predictions for {len(references)} references: give one each, "
-                         "at least one")
+        raise ValueError(
+            f"{len(predictions)} predictions for {len(references)} references: give one each, at least one"
+        )
     for name, texts in (("predictions", predictions), ("references", references)):
         bad = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
         if bad is not None:
-            raise ValueError(f"{name}[{bad}] is {texts[bad]!r}, expected text (was the table written without "
-                             "texts?)")
+            raise ValueError(f"{name}[{bad}] is {texts[bad]!r}, expected text (was the table written without texts?)")
     return np.array(metric._extract_corpus_statistics(predictions, [references]), dtype=np.int64)
 
 
@@ -61,11 +61,13 @@ def fast_scores(metric, counts: np.ndarray) -> np.ndarray:
 def _bleu(metric, counts):
     """BLEU = bp exp(mean over orders of log p_n), with sacrebleu's smoothing of orders without a match."""
     if metric.smooth_method not in ("exp", "none", "floor") or metric.effective_order:
-        raise ValueError("resampling BLEU supports smooth_method exp, none or floor without effective_order, "
-                         f"got {metric.smooth_method!r} and effective_order={metric.effective_order}")
+        raise ValueError(
+            "resampling BLEU supports smooth_method exp, none or floor without effective_order, "
+            f"got {metric.smooth_method!r} and effective_order={metric.effective_order}"
+        )
     orders = metric.max_ngram_order
     length, reference = counts[..., 0], counts[..., 1]
-    match, total = counts[..., 2:2 + orders], counts[..., 2 + orders:]
+    match, total = counts[..., 2 : 2 + orders], counts[..., 2 + orders :]
     missing = (match == 0) & (total > 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         if metric.smooth_method == "exp":  # each further order without a match counts half as much
@@ -76,7 +78,7 @@ def _bleu(metric, counts):
         geometric = np.exp(np.log(precision).sum(axis=-1) / orders)
         brevity = np.where(length < reference, np.exp(1 - reference / length), 1.0)
     # as sacrebleu: no match of any order is 0, whatever the smoothing
-    return np.where(counts[..., 2:2 + orders].any(axis=-1) & (length > 0), brevity * geometric, 0.0)
+    return np.where(counts[..., 2 : 2 + orders].any(axis=-1) & (length > 0), brevity * geometric, 0.0)
 
 
 def _chrf(metric, counts):
@@ -102,8 +104,19 @@ class CorpusRun:
     `outcomes.Pairing`.
     """
 
-    def __init__(self, small_predictions, large_predictions, references, confidence, metric: str = "bleu", *,
-                 item_ids=None, cluster_ids=None, seed=None, **options):
+    def __init__(
+        self,
+        small_predictions,
+        large_predictions,
+        references,
+        confidence,
+        metric: str = "bleu",
+        *,
+        item_ids=None,
+        cluster_ids=None,
+        seed=None,
+        **options,
+    ):
         self.metric = corpus_metric(metric, **options)
         self.small = sentence_counts(self.metric, small_predictions, references)
         self.large = sentence_counts(self.metric, large_predictions, references)
@@ -111,8 +124,11 @@ class CorpusRun:
         self.n = len(self.small)
         sizes = (self.n, len(self.large), len(self.confidence))
         if len(set(sizes)) > 1:
-            raise ValueError("got {} small predictions, {} large ones and {} confidences: "
-                             "align all arrays item by item".format(*sizes))
+            raise ValueError(
+                "got {} small predictions, {} large ones and {} confidences: align all arrays item by item".format(
+                    *sizes
+                )
+            )
         self.item_ids, self.cluster_ids, self.seed = item_ids, cluster_ids, seed
         self.ranking: Ranking = rank(self.confidence)
 
@@ -133,8 +149,10 @@ class CorpusRun:
         """
         single = self.metric
         if hasattr(single, "effective_order") and not single.effective_order:
-            options = {name: getattr(single, name) for name in
-                       ("lowercase", "smooth_method", "smooth_value", "max_ngram_order")}
+            options = {
+                name: getattr(single, name)
+                for name in ("lowercase", "smooth_method", "smooth_value", "max_ngram_order")
+            }
             single = corpus_metric("bleu", effective_order=True, **options)
         return self._curve(rank(exact_scores(single, self.small) - exact_scores(single, self.large)))
 

@@ -23,17 +23,48 @@ from cat_core.ranking import DeferralCurve, along, check_confidence, check_value
 from cat_core.resampling import Bootstrap, CurveBand, Interval, holm, paired_bootstrap, sign_flip_test
 
 __all__ = [
-    "Bootstrap", "CorpusRun", "CurveBand", "DeferralCurve", "Interval", "IsoQuality", "Ledger", "aiq", "apgr",
-    "audc", "auroc", "bleu_curve", "cascade_cost", "chrf_curve", "cpt", "deferral_curve",
-    "expected_calibration_error", "gatekeeper_ideal", "gatekeeper_sd", "holm", "ibc", "iso_quality_saving",
-    "ledger", "normalised_audc", "oracle_curve", "paired_bootstrap", "pgr", "prr", "qnc", "quality_at_budget",
-    "random_curve", "random_quality", "rescue_auroc", "router_cost", "sign_flip_test",
+    "Bootstrap",
+    "CorpusRun",
+    "CurveBand",
+    "DeferralCurve",
+    "Interval",
+    "IsoQuality",
+    "Ledger",
+    "aiq",
+    "apgr",
+    "audc",
+    "auroc",
+    "bleu_curve",
+    "cascade_cost",
+    "chrf_curve",
+    "cpt",
+    "deferral_curve",
+    "expected_calibration_error",
+    "gatekeeper_ideal",
+    "gatekeeper_sd",
+    "holm",
+    "ibc",
+    "iso_quality_saving",
+    "ledger",
+    "normalised_audc",
+    "oracle_curve",
+    "paired_bootstrap",
+    "pgr",
+    "prr",
+    "qnc",
+    "quality_at_budget",
+    "random_curve",
+    "random_quality",
+    "rescue_auroc",
+    "router_cost",
+    "sign_flip_test",
 ]
 
 ROUNDING = 1e-12  # two means of the same numbers in another order may differ by this much
 
 
 # ---------------------------------------------------------------- curves and their areas
+
 
 def deferral_curve(small_quality, large_quality, confidence) -> DeferralCurve:
     """A(r) at all n + 1 deferral rates, deferring low `confidence` first.
@@ -89,8 +120,9 @@ def oracle_curve(small_quality, large_quality, kind: str = "exact") -> DeferralC
     if kind == "exact":
         return exact
     if kind == "at_most":
-        return DeferralCurve(exact.deferral_rate, np.maximum.accumulate(exact.quality), exact.threshold,
-                             exact.realisable)
+        return DeferralCurve(
+            exact.deferral_rate, np.maximum.accumulate(exact.quality), exact.threshold, exact.realisable
+        )
     raise ValueError(f"kind must be 'exact' or 'at_most', got {kind!r}")
 
 
@@ -114,11 +146,11 @@ def gatekeeper_ideal(curve: DeferralCurve) -> DeferralCurve:
     """
     small, large = curve.quality[0], curve.quality[-1]
     if not small < large <= 1 + ROUNDING:
-        raise ValueError(f"Gatekeeper's ideal needs A_S < A_L in [0, 1], got A_S = {small:g} and A_L = "
-                         f"{large:g}")
+        raise ValueError(f"Gatekeeper's ideal needs A_S < A_L in [0, 1], got A_S = {small:g} and A_L = {large:g}")
     r = np.array([0.0, 1 - small, 1.0])
-    return DeferralCurve(r, np.array([small, large, large]), np.array([-np.inf, np.nan, np.inf]),
-                         np.array([True, False, True]))
+    return DeferralCurve(
+        r, np.array([small, large, large]), np.array([-np.inf, np.nan, np.inf]), np.array([True, False, True])
+    )
 
 
 def gatekeeper_sd(curve: DeferralCurve) -> float:
@@ -129,6 +161,7 @@ def gatekeeper_sd(curve: DeferralCurve) -> float:
 
 
 # ---------------------------------------------------------------- gap recovered (RouteLLM)
+
 
 def pgr(curve: DeferralCurve) -> np.ndarray:
     """Performance gap recovered at every point, (A - A_S) / (A_L - A_S) (RouteLLM, arXiv 2406.18665).
@@ -156,6 +189,7 @@ def cpt(curve: DeferralCurve, share: float) -> float | None:
 
 
 # ---------------------------------------------------------------- cost
+
 
 def cascade_cost(small_flops, large_flops, confidence) -> np.ndarray:
     """[n+1] cost per query of a cascade along its curve: mean c_S + (1/n) sum over deferred of c_L,i.
@@ -237,8 +271,10 @@ def iso_quality_saving(calibration, test, target: float | None = None) -> IsoQua
     wanted = curve.quality[-1] if target is None else target
     reached = np.flatnonzero(curve.realisable & (curve.quality >= wanted - ROUNDING))
     if not len(reached):
-        raise ValueError(f"no threshold reaches quality {wanted:g} on the calibration rows (best: "
-                         f"{curve.quality.max():g}): lower the target")
+        raise ValueError(
+            f"no threshold reaches quality {wanted:g} on the calibration rows (best: "
+            f"{curve.quality.max():g}): lower the target"
+        )
     k = int(reached[0])
     tau = float(curve.threshold[k])
 
@@ -246,13 +282,21 @@ def iso_quality_saving(calibration, test, target: float | None = None) -> IsoQua
     n = len(deferred)
     small, large = (check_values(name, getattr(test, name), n) for name in ("small_quality", "large_quality"))
     quality = float(np.where(deferred, large, small).mean())
-    small_flops, large_flops = (check_values(name, getattr(test, name), n, unit=False)
-                                for name in ("small_flops", "large_flops"))
+    small_flops, large_flops = (
+        check_values(name, getattr(test, name), n, unit=False) for name in ("small_flops", "large_flops")
+    )
     large_cost = float(large_flops.mean())
     spent = float(small_flops.mean() + np.where(deferred, large_flops, 0).mean())
     expected_saving = float(1 - cost[k] / np.mean(calibration.large_flops))
-    return IsoQuality(tau, float(curve.deferral_rate[k]), expected_saving,
-                      float(deferred.mean()), quality, quality - float(large.mean()), 1 - spent / large_cost)
+    return IsoQuality(
+        tau,
+        float(curve.deferral_rate[k]),
+        expected_saving,
+        float(deferred.mean()),
+        quality,
+        quality - float(large.mean()),
+        1 - spent / large_cost,
+    )
 
 
 def aiq(curve: DeferralCurve, cost) -> float:
@@ -281,6 +325,7 @@ def ibc(quality: float, cost: float, small_quality: float, small_cost: float) ->
 
 
 # ---------------------------------------------------------------- confidence
+
 
 def auroc(score, positive) -> float:
     """Probability that a positive item scores above a negative one, ties counting one half (Mann-Whitney).
@@ -329,8 +374,7 @@ def prr(confidence, small_quality) -> float:
     NaN where S makes no errors.
     """
     perfect = np.ones(len(np.asarray(small_quality)))
-    return normalised_audc(deferral_curve(small_quality, perfect, confidence),
-                           oracle_curve(small_quality, perfect))
+    return normalised_audc(deferral_curve(small_quality, perfect, confidence), oracle_curve(small_quality, perfect))
 
 
 @dataclass(frozen=True)
@@ -363,6 +407,7 @@ def ledger(small_right, large_right) -> Ledger:
 
 # ---------------------------------------------------------------- helpers
 
+
 def _area(x, y) -> float:
     """Area of the trapezoids under the points (x, y)."""
     return float(np.sum(np.diff(x) * (y[1:] + y[:-1])) / 2)
@@ -376,8 +421,7 @@ def _checked_cost(curve, cost):
     """`cost` as an array that fits the curve: as many points, none falling, the last one positive."""
     cost = check_values("cost", cost, len(curve.quality), unit=False)
     if (np.diff(cost) < 0).any() or cost[-1] == 0:
-        raise ValueError("cost must not fall along the curve and must end above 0: use cascade_cost or "
-                         "router_cost")
+        raise ValueError("cost must not fall along the curve and must end above 0: use cascade_cost or router_cost")
     return cost
 
 
@@ -401,9 +445,7 @@ def _right(name, values, n):
     """`values` as a boolean array [n]; 0/1 numbers are taken, others refused."""
     values = np.asarray(values)
     if values.ndim != 1 or values.size == 0 or (n is not None and values.size != n):
-        raise ValueError(f"{name} has shape {values.shape}, expected "
-                         f"{'a non-empty list' if n is None else (n,)}")
+        raise ValueError(f"{name} has shape {values.shape}, expected {'a non-empty list' if n is None else (n,)}")
     if values.dtype != bool and not np.isin(values, (0, 1)).all():
-        raise ValueError(f"{name} must be boolean (right or wrong): compare bounded quality with a threshold "
-                         "first")
+        raise ValueError(f"{name} must be boolean (right or wrong): compare bounded quality with a threshold first")
     return values.astype(bool)

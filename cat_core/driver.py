@@ -105,9 +105,7 @@ class Display:
     def heartbeat(self, workers):
         if self.moving:
             self._clear()
-            line = f"{self._clock()} " + "   ".join(
-                f"{worker.page.name} {worker.progress()}" for worker in workers
-            )
+            line = f"{self._clock()} " + "   ".join(f"{worker.page.name} {worker.progress()}" for worker in workers)
             line = line[: shutil.get_terminal_size().columns - 1]
             print(line, end="", file=self.stream, flush=True)
             self._width = len(line)
@@ -153,9 +151,7 @@ class Worker:
                 encoding="utf-8",
                 **group,
             )
-        parameters = {
-            name: list(value) if isinstance(value, tuple) else value for name, value in page.given.items()
-        }
+        parameters = {name: list(value) if isinstance(value, tuple) else value for name, value in page.given.items()}
         job = {
             "input": str(page.path),
             "output": str(self.temporary),
@@ -220,9 +216,7 @@ def locked(path, what, wait=True):
         lock.acquire(timeout=0)
     except Timeout:
         if not wait:
-            raise EditionError(
-                f"{what} is being worked on by another process: wait until it has ended"
-            ) from None
+            raise EditionError(f"{what} is being worked on by another process: wait until it has ended") from None
         print(f"Another process is working on {what}: waiting for it (Ctrl-C to give up) ...", flush=True)
         lock.acquire()
     try:
@@ -235,9 +229,7 @@ def choose_pages(edition, wanted):
     """The pages meant by `wanted` (names or unambiguous beginnings such as 05); all pages if it is empty."""
     chosen = []
     for name in wanted or edition.pages:
-        found = [page for page in edition.pages if page == name] or [
-            p for p in edition.pages if p.startswith(name)
-        ]
+        found = [page for page in edition.pages if page == name] or [p for p in edition.pages if p.startswith(name)]
         if len(found) != 1:
             raise EditionError(f"--page {name}: no such page{suggest(name, edition.pages)}")
         chosen += [edition.pages[found[0]]]
@@ -265,13 +257,10 @@ def run(root, edition, wanted=(), jobs=None, force=False):
         manifest |= {"description": edition.description, "needs": edition.needs}
         shared = library_digests(root)
         digests = {page.name: page_digest(root, page, shared) for page in pages}
-        states = {
-            name: page_state(root, edition.name, manifest, name, digest) for name, digest in digests.items()
-        }
+        states = {name: page_state(root, edition.name, manifest, name, digest) for name, digest in digests.items()}
         todo = [page for page in pages if force or states[page.name] != "up to date"]
         print(
-            f"Edition '{edition.name}': {len(todo)} of {len(pages)} pages to run, "
-            f"{len(pages) - len(todo)} unchanged.",
+            f"Edition '{edition.name}': {len(todo)} of {len(pages)} pages to run, {len(pages) - len(todo)} unchanged.",
             flush=True,
         )
         if not todo:
@@ -296,19 +285,13 @@ def _run_pages(root, edition, manifest, todo, digests, jobs, cores):
                 manifest["unfinished"][page.name] = begun
                 write_manifest(root, edition.name, manifest)
                 running.append(Worker(root, edition, page, threads, reports))
-                again = (
-                    ", going on where it was interrupted"
-                    if before.get("digest") == digests[page.name]
-                    else ""
-                )
+                again = ", going on where it was interrupted" if before.get("digest") == digests[page.name] else ""
                 display.event(page.name, f"started with {threads} thread{'s' * (threads > 1)}{again}")
             with contextlib.suppress(queue.Empty):
                 worker, report = reports.get(timeout=0.5)
                 if worker.take(report):
                     running.remove(worker)
-                    if not _conclude(
-                        root, edition, manifest, worker, digests[worker.page.name], common, display
-                    ):
+                    if not _conclude(root, edition, manifest, worker, digests[worker.page.name], common, display):
                         failed.append(worker.page.name)
             display.heartbeat(running)
     except BaseException:

@@ -98,9 +98,7 @@ def read_yaml(path):
             for key_node, _ in node.value:
                 key = self.construct_object(key_node, deep=True)
                 if isinstance(key, str | int | float) and key in seen:
-                    raise EditionError(
-                        f"{path.name}, line {key_node.start_mark.line + 1}: '{key}' is given twice"
-                    )
+                    raise EditionError(f"{path.name}, line {key_node.start_mark.line + 1}: '{key}' is given twice")
                 seen.add(key if isinstance(key, str | int | float) else str(key))
             return super().construct_mapping(node, deep)
 
@@ -109,9 +107,7 @@ def read_yaml(path):
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise EditionError(
-            f"{path.name}{where}: not valid YAML: {getattr(error, 'problem', error)}"
-        ) from None
+        raise EditionError(f"{path.name}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
     if not isinstance(content, dict):
         raise EditionError(f"{path.name}: expected a mapping of keys to values")
     return content
@@ -148,9 +144,7 @@ def toc_files(root):
         bare = name.removesuffix(".ipynb").removesuffix(".md")
         found = [path for path in (book / f"{bare}.ipynb", book / f"{bare}.md") if path.is_file()]
         if not found:
-            raise FileNotFoundError(
-                f"_toc.yml names '{name}', but there is no book/{bare}.ipynb and no book/{bare}.md"
-            )
+            raise FileNotFoundError(f"_toc.yml names '{name}', but there is no book/{bare}.ipynb and no book/{bare}.md")
         paths.append(found[0])
     return paths
 
@@ -197,14 +191,10 @@ def declared_parameters(path):
     try:
         statements = ast.parse(cells[0]["source"]).body
     except SyntaxError as error:
-        raise EditionError(
-            f"{path.name}: parameters cell, line {error.lineno}: {error.msg}; {rule}"
-        ) from None
+        raise EditionError(f"{path.name}: parameters cell, line {error.lineno}: {error.msg}; {rule}") from None
     declared = {}
     for statement in statements:
-        target = (
-            statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
-        )
+        target = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
         try:
             default = ast.literal_eval(statement.value)
             if inspected[target.id]["name"] in declared:
@@ -213,9 +203,7 @@ def declared_parameters(path):
             declared[target.id] = Parameter(target.id, default, annotation, inspected[target.id]["help"])
         except (AttributeError, KeyError, ValueError, TypeError):
             line = cells[0]["source"].splitlines()[statement.lineno - 1]
-            raise EditionError(
-                f"{path.name}: parameters cell, line {statement.lineno}: `{line}`; {rule}"
-            ) from None
+            raise EditionError(f"{path.name}: parameters cell, line {statement.lineno}: `{line}`; {rule}") from None
     return declared
 
 
@@ -242,9 +230,7 @@ def checked(value, default):
             hint = f": this is text in YAML, write {written}"
         except ValueError:
             pass
-    raise ValueError(
-        f"is {value!r} ({type(value).__name__}), expected {wanted} like the page's {default!r}{hint}"
-    )
+    raise ValueError(f"is {value!r} ({type(value).__name__}), expected {wanted} like the page's {default!r}{hint}")
 
 
 def parse_text(text, default):
@@ -262,9 +248,7 @@ def parse_text(text, default):
             return type(default)(text)
         value = yaml.safe_load(text)
     except (ValueError, yaml.YAMLError):
-        raise ValueError(
-            f"is {text!r}, expected {type(default).__name__} like the page's {default!r}"
-        ) from None
+        raise ValueError(f"is {text!r}, expected {type(default).__name__} like the page's {default!r}") from None
     return checked(value, default)
 
 
@@ -314,9 +298,7 @@ def load_edition(root, base, overrides=(), name=None):
     label = path.name
     _check_keys(content, ("edition", "description", "needs", "defaults", "pages"), label, problems)
     if content.get("edition") != base:
-        problems.append(
-            f"{label}: 'edition' is {content.get('edition')!r}, expected '{base}' as in the file's name"
-        )
+        problems.append(f"{label}: 'edition' is {content.get('edition')!r}, expected '{base}' as in the file's name")
     needs = content.get("needs") or {}
     if _check_keys(needs, ("core_seconds", "memory_gib", "disk_gib"), f"{label}: needs", problems):
         keys = ("core_seconds", "memory_gib", "disk_gib")
@@ -325,27 +307,21 @@ def load_edition(root, base, overrides=(), name=None):
     defaults = content.get("defaults") or {}
     entries = content.get("pages") or {}
     if _check_keys(defaults, everything, f"{label}: defaults", problems):
-        problems += [
-            f"{label}: defaults: '{key}' is set by the driver" for key in RESERVED if key in defaults
-        ]
+        problems += [f"{label}: defaults: '{key}' is set by the driver" for key in RESERVED if key in defaults]
     else:
         defaults = {}
     if not isinstance(entries, dict):
         problems.append(f"{label}: pages: expected a mapping, got {entries!r}")
         entries = {}
     problems += [
-        f"{label}: pages: unknown page '{page}'{suggest(page, paths)}"
-        for page in entries
-        if page not in paths
+        f"{label}: pages: unknown page '{page}'{suggest(page, paths)}" for page in entries if page not in paths
     ]
     changed = _parse_overrides(overrides, everything, problems)
     folder = base
     if changed or name:
         if name is not None and not NAME.fullmatch(name):
             problems.append(f"--name {name!r}: use letters, digits, '_', '-' and '.' only")
-        folder = (
-            f"{base}+{name or hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]}"
-        )
+        folder = f"{base}+{name or hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]}"
     pages = {}
     for page, notebook in paths.items():
         entry = entries.get(page) or {}
@@ -370,9 +346,7 @@ def load_edition(root, base, overrides=(), name=None):
         pages[page] = Page(page, notebook, declared[page], seconds, given)
     if problems:
         raise EditionError("\n".join(dict.fromkeys(problems)))
-    return Edition(
-        folder, base, str(content.get("description") or ""), needs, pages, tuple(sorted(overrides))
-    )
+    return Edition(folder, base, str(content.get("description") or ""), needs, pages, tuple(sorted(overrides)))
 
 
 def _reserved(folder):

@@ -137,12 +137,14 @@ def parse_size(text: str, context: int) -> ModelSize:
         fields[name] = int(value)
     missing = [name for name in _SIZE_FIELDS[:3] if name not in fields]
     if missing:
-        raise ValueError(f"model {text!r}: {', '.join(missing)} missing; expected such as 'hidden 96, layers 2, heads 4'")
+        raise ValueError(
+            f"model {text!r}: {', '.join(missing)} missing; expected such as 'hidden 96, layers 2, heads 4'"
+        )
     return ModelSize(**fields, context=context)
 
 
 def resolve_device(device: str) -> torch.device:
-    """"auto" is the first GPU where there is one, else the CPU."""
+    """ "auto" is the first GPU where there is one, else the CPU."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -261,9 +263,9 @@ class Experiment:
                 "as they must share one tokenizer"
             )
         resolve_device(self.device)
-        for config in self._first_pair():
-            if config.from_scratch:
-                config.size  # a size that cannot be read is refused before anything is computed
+        for model in (self.small, self.large):
+            if describes_size(model):
+                parse_size(model, self.context)  # a size that cannot be read is refused before anything is computed
 
     @classmethod
     def of(
@@ -282,29 +284,36 @@ class Experiment:
         calibration_limit: int = 0,
         test_limit: int = 0,
         batch_size: int = 128,
+        large_batch_size: int = 128,
         label_weight: float = 0.5,
         temperature: float = 1.0,
         normalize: str = "tokens",
         precision: str = "fp32",
         **fields,
     ) -> Experiment:
-        """An experiment from the flat parameters of a page; a limit of 0 is none. `fields` are those of `Experiment`."""
+        """An experiment from the flat parameters of a page; a limit of 0 is none. `fields`: those of `Experiment`."""
         limits = {"train": train_limit, "calibration": calibration_limit, "test": test_limit}
-        common = {"batch_size": batch_size, "precision": precision}
         small_settings = TrainSettings(
             steps=steps,
             learning_rate=learning_rate,
             label_weight=label_weight,
             temperature=temperature,
             normalize=normalize,
-            **common,
+            batch_size=batch_size,
+            precision=precision,
+        )
+        large_settings = TrainSettings(
+            steps=large_steps,
+            learning_rate=large_learning_rate,
+            batch_size=large_batch_size,
+            precision=precision,
         )
         return cls(
             data=DataConfig(suite, dict(suite_options or {}), data_root, {k: v for k, v in limits.items() if v}),
             small=small,
             large=large,
             small_settings=small_settings,
-            large_settings=TrainSettings(steps=large_steps, learning_rate=large_learning_rate, **common),
+            large_settings=large_settings,
             **fields,
         )
 
@@ -386,7 +395,7 @@ class Experiment:
         return json.loads((folder / "answers.json").read_text(encoding="utf-8"))
 
     def token_right(self, config: TrainConfig, split: str = "test", progress: Progress = None) -> np.ndarray:
-        """Whether the model's argmax is the label, for every target token of a split (teacher forcing): bool [tokens]."""
+        """Whether the model's argmax is the label on the target tokens of a split (teacher forcing): bool [tokens]."""
         suite = self.data.load()
         trained = train_or_load(config, progress)
 
@@ -402,8 +411,9 @@ class Experiment:
 
     def outcomes(self, edition: str = "", progress: Progress = None):
         """Train what is not trained, let every model answer, and return the outcome table (pandas; see `outcomes`)."""
-        from cat_core.outcomes import validate
         import pandas as pd
+
+        from cat_core.outcomes import validate
 
         suite = self.data.load()
         examples = {e.item_id: e for split in EVALUATED for e in suite.split(split)}
@@ -442,7 +452,7 @@ class Experiment:
         return validate(frame)
 
     def logs(self, progress: Progress = None) -> dict[tuple[str, int], list[dict]]:
-        """Training logs of the small models by (method, seed): loss, keep_rate and the token ledger against the step."""
+        """Training logs of the small models by (method, seed): loss, keep_rate and the token ledger by step."""
         small = {key: config for key, config in self.configs().items() if key[0] != "large"}
         return {key: artifacts.result(train_or_load(config, progress))["log"] for key, config in small.items()}
 

@@ -54,9 +54,7 @@ class Series:
 
     def __post_init__(self) -> None:
         if not isinstance(self.method, str) or not self.method or not isinstance(self.rule, str):
-            raise ValueError(
-                f"Series needs a method and a rule as text, got {self.method!r} and {self.rule!r}"
-            )
+            raise ValueError(f"Series needs a method and a rule as text, got {self.method!r} and {self.rule!r}")
         who = f"series {self.method!r} under {self.rule!r}"
         for field in ("deferral_rate", "threshold", "quality", "flops"):
             value = getattr(self, field)
@@ -67,9 +65,7 @@ class Series:
             except (TypeError, ValueError):
                 raise ValueError(f"{who}: {field} is not an array of numbers") from None
             if array.ndim != 1 or not array.size:
-                raise ValueError(
-                    f"{who}: {field} has shape {array.shape}, expected one row of at least one number"
-                )
+                raise ValueError(f"{who}: {field} has shape {array.shape}, expected one row of at least one number")
             if np.isnan(array).any() or (field != "threshold" and np.isinf(array).any()):
                 raise ValueError(f"{who}: {field} holds NaN or infinity; drop or repair those rows first")
             array.setflags(write=False)
@@ -85,13 +81,9 @@ class Series:
         if (np.diff(rate) < 0).any():
             raise ValueError(f"{who}: deferral_rate falls somewhere; sort the rows by rising threshold")
         if abs(rate[0]) > _SLACK or abs(rate[-1] - 1) > _SLACK:
-            raise ValueError(
-                f"{who}: deferral_rate runs from {rate[0]:g} to {rate[-1]:g}, expected from 0 to 1"
-            )
+            raise ValueError(f"{who}: deferral_rate runs from {rate[0]:g} to {rate[-1]:g}, expected from 0 to 1")
         if self.threshold is not None and (self.threshold[1:] < self.threshold[:-1]).any():
-            raise ValueError(
-                f"{who}: threshold falls while the deferral rate rises; defer iff confidence <= tau"
-            )
+            raise ValueError(f"{who}: threshold falls while the deferral rate rises; defer iff confidence <= tau")
         if (self.flops < 0).any():
             raise ValueError(f"{who}: flops holds a negative number")
 
@@ -107,9 +99,7 @@ class Series:
         wanted = np.asarray(positions) + _SLACK
         found = np.searchsorted(self.deferral_rate[points], wanted, side="right") - 1
         if (found < 0).any():  # the first threshold already defers a group of equal confidences
-            raise ValueError(
-                f"series {self.method!r} under {self.rule!r}: no row that defers nothing (tau = -inf)"
-            )
+            raise ValueError(f"series {self.method!r} under {self.rule!r}: no row that defers nothing (tau = -inf)")
         return points[found]
 
 
@@ -224,9 +214,7 @@ def threshold_explorer(
     drawing = f"{axes}<g>{''.join(lines + curves)}</g><g>{''.join(dots)}</g>"
 
     keys = dict.fromkeys([*methods, *(line.method for line in references)])
-    legend = "".join(
-        f"<li>{markup.sample(style)} {escape(style.label)}</li>" for style in map(method_style, keys)
-    )
+    legend = "".join(f"<li>{markup.sample(style)} {escape(style.label)}</li>" for style in map(method_style, keys))
     labels = {**RULE_LABELS, **(rule_labels or {})}
     options = "".join(
         f'<option value="{i}" data-rule="{escape(rule)}">{escape(labels.get(rule, rule))}</option>'
@@ -329,9 +317,7 @@ def coloured_tokens(tokens: Sequence[str], classes: Sequence[str], *, title: str
     """
     tokens, classes = list(tokens), list(classes)
     if len(tokens) != len(classes) or not tokens:
-        raise ValueError(
-            f"got {len(tokens)} tokens and {len(classes)} classes, expected as many of each, at least one"
-        )
+        raise ValueError(f"got {len(tokens)} tokens and {len(classes)} classes, expected as many of each, at least one")
     for i, (token, kind) in enumerate(zip(tokens, classes, strict=True)):
         if not isinstance(token, str):
             raise ValueError(f"token {i} is {token!r}, expected text")
@@ -376,9 +362,7 @@ def _arrange(series: Sequence[Series]) -> tuple[list[str], list[str], dict[tuple
         if not isinstance(one, Series):
             raise TypeError(f"series holds a {type(one).__name__}, expected explorer.Series")
         if one.threshold is None:
-            raise ValueError(
-                f"series {one.method!r} has no thresholds; lines without them go into references="
-            )
+            raise ValueError(f"series {one.method!r} has no thresholds; lines without them go into references=")
         if (one.method, one.rule) in table:
             raise ValueError(f"method {one.method!r} under rule {one.rule!r} is given twice")
         table[one.method, one.rule] = one

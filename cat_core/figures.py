@@ -135,9 +135,7 @@ def difference_figure(
     return fig
 
 
-def ledger_figure(
-    ledger: Mapping[str, Sequence[float]], *, axis_label: str = "Share of target tokens (%)"
-) -> Figure:
+def ledger_figure(ledger: Mapping[str, Sequence[float]], *, axis_label: str = "Share of target tokens (%)") -> Figure:
     """Stacked bars of who is right, one per task: (both, only S, only L, neither) as counts or shares.
 
     Each bar is drawn to 100 %; a part of at least 6 % carries its number.

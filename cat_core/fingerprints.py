@@ -48,11 +48,7 @@ def data_fingerprints(root, parameters):
     found = {}
     texts = [value for value in parameters.values() if isinstance(value, str)]
     texts += [
-        each
-        for value in parameters.values()
-        if isinstance(value, list)
-        for each in value
-        if isinstance(each, str)
+        each for value in parameters.values() if isinstance(value, list) for each in value if isinstance(each, str)
     ]
     texts.append(os.environ.get("CAT_DATA_ROOT", ""))
     for text in filter(None, texts):
@@ -66,8 +62,7 @@ def data_fingerprints(root, parameters):
             else:
                 files = sorted(each for each in path.rglob("*") if each.is_file())
                 facts = [
-                    (each.relative_to(path).as_posix(), each.stat().st_size, each.stat().st_mtime_ns)
-                    for each in files
+                    (each.relative_to(path).as_posix(), each.stat().st_size, each.stat().st_mtime_ns) for each in files
                 ]
                 found[text] = sha256(repr(facts).encode())
         except (OSError, ValueError, RuntimeError):
@@ -81,9 +76,7 @@ def page_digest(root, page, shared):
     Cells of the notebook (type, source, tags), effective parameters, fingerprints of data they name, `shared`
     (from `library_digests`), and the versions of torch, transformers and Python (minor).
     """
-    cells = [
-        [cell["cell_type"], cell["source"], sorted(tags(cell))] for cell in read_notebook(page.path)["cells"]
-    ]
+    cells = [[cell["cell_type"], cell["source"], sorted(tags(cell))] for cell in read_notebook(page.path)["cells"]]
     parts = {
         "cells": cells,
         "parameters": page.effective,

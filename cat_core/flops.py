@@ -48,9 +48,7 @@ def shape_of(config) -> Shape:
     """The cost-deciding sizes of a transformers configuration; ValueError for what was never checked."""
     kind = getattr(config, "model_type", None)
     if kind not in FAMILIES:
-        raise ValueError(
-            f"no exact FLOPs formula for model type {kind!r}: supported are {', '.join(sorted(FAMILIES))}"
-        )
+        raise ValueError(f"no exact FLOPs formula for model type {kind!r}: supported are {', '.join(sorted(FAMILIES))}")
     if getattr(config, "sliding_window", None) is not None:
         raise ValueError(
             f"no exact FLOPs formula for sliding-window attention (window {config.sliding_window}): "

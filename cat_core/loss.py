@@ -248,9 +248,7 @@ def _check_tensors(logits, labels, teacher_logits, teacher_correct, mask):
         )
     for name, tensor in (("labels", labels), ("teacher_logits", teacher_logits)):
         if tensor is not None and tensor.device != logits.device:
-            raise ValueError(
-                f"{name} are on {tensor.device} but logits on {logits.device}; move them to one device"
-            )
+            raise ValueError(f"{name} are on {tensor.device} but logits on {logits.device}; move them to one device")
     for name, tensor in (("teacher_correct", teacher_correct), ("mask", mask)):
         if tensor is None or (name == "mask" and isinstance(tensor, str)):
             continue
@@ -266,9 +264,7 @@ def _check_options(label_weight, temperature, mask, normalize, reduction, has_te
     if not _is_number(label_weight) or not 0 <= label_weight <= 1:
         raise ValueError(f"label_weight is {label_weight!r}; expected a number in [0, 1]")
     if label_weight < 1 and not has_teacher_logits:
-        raise ValueError(
-            f"label_weight {label_weight} < 1 uses L's distribution: give teacher_logits, or set it to 1"
-        )
+        raise ValueError(f"label_weight {label_weight} < 1 uses L's distribution: give teacher_logits, or set it to 1")
     if not _is_number(temperature) or not 0 < temperature < float("inf"):
         raise ValueError(f"temperature is {temperature!r}; expected a finite number > 0")
     if not isinstance(mask, torch.Tensor) and not (isinstance(mask, str) and mask in MASKS):

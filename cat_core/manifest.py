@@ -95,9 +95,7 @@ def device():
         return "cpu"
     code = "import torch; c = torch.cuda; print(', '.join(map(c.get_device_name, range(c.device_count()))))"
     try:
-        answer = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
-        )
+        answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     except (OSError, subprocess.SubprocessError):
         return "cpu"
     return answer.stdout.strip() or "cpu"

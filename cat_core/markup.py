@@ -102,9 +102,7 @@ def y_axis(name: str, ticks: Sequence[tuple[float, str]]) -> str:
     return f'<g>{marks}<text class="cx-name" x="4" y="17">{escape(name)}</text></g>'
 
 
-def x_axis(
-    which: str, name: str, ticks: Sequence[tuple[float, str]], mark: float, note: str, hide: bool
-) -> str:
+def x_axis(which: str, name: str, ticks: Sequence[tuple[float, str]], mark: float, note: str, hide: bool) -> str:
     """Ticks and title of one horizontal axis, with a vertical line: the slider's place or the cost of L."""
     bottom = TOP + HEIGHT
     marks = "".join(

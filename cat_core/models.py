@@ -108,9 +108,7 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     """A tokenizer from a folder or the Hub, never running code that comes with it."""
     tokenizer = _load(AutoTokenizer, name_or_path, "tokenizer")
     if tokenizer.eos_token_id is None:
-        raise ValueError(
-            f"the tokenizer of {name_or_path!r} has no EOS token; set eos_token, as answers end with it"
-        )
+        raise ValueError(f"the tokenizer of {name_or_path!r} has no EOS token; set eos_token, as answers end with it")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -194,16 +192,12 @@ def _load(auto_class, name_or_path: str, what: str, **options):
     if folder.is_dir():
         config = folder / "config.json"
         if what == "model" and not config.is_file():
-            raise FileNotFoundError(
-                f"{folder} has no config.json; expected a folder written by save_pretrained()"
-            )
+            raise FileNotFoundError(f"{folder} has no config.json; expected a folder written by save_pretrained()")
         if what == "model":
             try:
                 json.loads(config.read_text(encoding="utf-8"))
             except (UnicodeDecodeError, json.JSONDecodeError) as error:
-                raise ValueError(
-                    f"{config} is not readable JSON ({error}); the folder is damaged: delete it"
-                ) from None
+                raise ValueError(f"{config} is not readable JSON ({error}); the folder is damaged: delete it") from None
     elif folder.is_absolute() or len(folder.parts) > 2 or str(name_or_path).startswith((".", "~")):
         raise FileNotFoundError(f"there is no folder {folder} to load the {what} from; check the path")
     try:

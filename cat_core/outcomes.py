@@ -23,10 +23,22 @@ KEY = ["suite", "task", "split", "item_id", "method", "seed", "model"]
 TEXT = ["prediction", "target"]  # may be null: the texts of some data must not be passed on
 
 _TYPES = {
-    "edition": pa.string(), "suite": pa.string(), "task": pa.string(), "metric": pa.string(),
-    "split": pa.string(), "item_id": pa.string(), "cluster_id": pa.string(), "method": pa.string(),
-    "seed": pa.int64(), "model": pa.string(), "quality": pa.float64(), "prediction": pa.string(),
-    "target": pa.string(), "n_prompt": pa.int64(), "n_generated": pa.int64(), "truncated": pa.bool_(),
+    "edition": pa.string(),
+    "suite": pa.string(),
+    "task": pa.string(),
+    "metric": pa.string(),
+    "split": pa.string(),
+    "item_id": pa.string(),
+    "cluster_id": pa.string(),
+    "method": pa.string(),
+    "seed": pa.int64(),
+    "model": pa.string(),
+    "quality": pa.float64(),
+    "prediction": pa.string(),
+    "target": pa.string(),
+    "n_prompt": pa.int64(),
+    "n_generated": pa.int64(),
+    "truncated": pa.bool_(),
     "flops": pa.int64(),
 }
 _CONFIDENCES = ("chow_sum", "chow_average", "chow_quantile_0", "option_probability", "option_margin")
@@ -40,6 +52,7 @@ class OutcomeError(ValueError):
 
 
 # ---------------------------------------------------------------- reading and writing
+
 
 def write_outcomes(path, table) -> Path:
     """Check `table` and write it to `path` as Parquet; returns the path.
@@ -72,8 +85,7 @@ def read_outcomes(path) -> pd.DataFrame:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no outcome table at {path}: run the edition that writes it, or correct the "
-                                "path")
+        raise FileNotFoundError(f"no outcome table at {path}: run the edition that writes it, or correct the path")
     try:
         arrow = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
@@ -88,6 +100,7 @@ def drop_text(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 # ---------------------------------------------------------------- checking
+
 
 def validate(table, source: str = "the outcome table") -> pd.DataFrame:
     """`table` (DataFrame or pyarrow Table) as a DataFrame in SCHEMA's order, or a one-line OutcomeError.
@@ -107,14 +120,20 @@ def validate(table, source: str = "the outcome table") -> pd.DataFrame:
     missing = [name for name in SCHEMA.names if name not in names]
     extra = [name for name in names if name not in SCHEMA.names and not name.startswith("confidence_")]
     twice = sorted({name for name in names if names.count(name) > 1})
-    problems = [f"{what} columns {', '.join(found)}"
-                for what, found in (("missing", missing), ("unknown", extra), ("repeated", twice)) if found]
+    problems = [
+        f"{what} columns {', '.join(found)}"
+        for what, found in (("missing", missing), ("unknown", extra), ("repeated", twice))
+        if found
+    ]
     require(not problems, "; ".join(problems), "give the columns of cat_core.outcomes.SCHEMA")
     require(len(frame), "no rows", "a table needs at least one")
 
     schema = _schema(names)
-    wrong = [f"{name} (expected {kind})" for name, kind in zip(schema.names, schema.types)
-             if not _has_type(frame[name], kind, name)]
+    wrong = [
+        f"{name} (expected {kind})"
+        for name, kind in zip(schema.names, schema.types)
+        if not _has_type(frame[name], kind, name)
+    ]
     require(not wrong, f"wrongly typed columns {', '.join(wrong)}", "convert them before writing")
     frame = frame[schema.names].reset_index(drop=True)
     confidences = [name for name in schema.names if name.startswith("confidence_")]
@@ -137,11 +156,17 @@ def validate(table, source: str = "the outcome table") -> pd.DataFrame:
         require(not bad.any(), f"{name} is -inf in {_rows(frame, bad)}", "write null where undefined")
     for name, allowed in (("split", SPLITS), ("model", MODELS)):
         bad = ~frame[name].isin(allowed)
-        require(not bad.any(), f"{name} is {frame[name][bad.argmax()]!r} in {_rows(frame, bad)}",
-                f"expected one of {', '.join(allowed)}")
+        require(
+            not bad.any(),
+            f"{name} is {frame[name][bad.argmax()]!r} in {_rows(frame, bad)}",
+            f"expected one of {', '.join(allowed)}",
+        )
     bad = (frame["method"] == "large") != (frame["model"] == "large")
-    require(not bad.any(), f"method and model disagree about the large model in {_rows(frame, bad)}",
-            "rows of the large model, and only they, have method 'large'")
+    require(
+        not bad.any(),
+        f"method and model disagree about the large model in {_rows(frame, bad)}",
+        "rows of the large model, and only they, have method 'large'",
+    )
 
     bad = frame.duplicated(KEY)
     if bad.any():
@@ -154,8 +179,12 @@ def validate(table, source: str = "the outcome table") -> pd.DataFrame:
         row = splits[bad].iloc[0]
         same = (splits["suite"] == row.suite) & (splits["item_id"] == row.item_id)
         both = sorted(splits.loc[same, "split"])
-        require(False, f"{int(bad.sum())} items are in two splits, first {row.item_id!r} of suite "
-                f"{row.suite!r} in {' and '.join(both)}", "splits must not share items")
+        require(
+            False,
+            f"{int(bad.sum())} items are in two splits, first {row.item_id!r} of suite "
+            f"{row.suite!r} in {' and '.join(both)}",
+            "splits must not share items",
+        )
     return frame
 
 
@@ -165,8 +194,7 @@ def _frame(table):
         return table
     if isinstance(table, list | tuple) and all(isinstance(row, dict) for row in table):
         return pd.DataFrame(list(table))
-    raise TypeError("table must be a DataFrame, a pyarrow Table or a list of dicts, got "
-                    f"{type(table).__name__}")
+    raise TypeError(f"table must be a DataFrame, a pyarrow Table or a list of dicts, got {type(table).__name__}")
 
 
 def _schema(names) -> pa.Schema:
@@ -195,6 +223,7 @@ def _rows(frame, bad) -> str:
 
 # ---------------------------------------------------------------- pairing S with L
 
+
 @dataclass(frozen=True)
 class Pairing:
     """The answers of S (one method and seed) and of L to the same items; arrays [n], sorted by item_id.
@@ -222,8 +251,17 @@ class Pairing:
         return len(self.item_ids)
 
 
-def paired(frame: pd.DataFrame, method: str, seed: int, split: str, confidence: str = "chow_average", *,
-           suite: str | None = None, task: str | None = None, large_seed: int | None = None) -> Pairing:
+def paired(
+    frame: pd.DataFrame,
+    method: str,
+    seed: int,
+    split: str,
+    confidence: str = "chow_average",
+    *,
+    suite: str | None = None,
+    task: str | None = None,
+    large_seed: int | None = None,
+) -> Pairing:
     """The rows of small model (`method`, `seed`) in `split`, each with L's row of the same item.
 
     confidence: name of the rule, a column confidence_<name> of S's rows. suite, task: keep these rows only;
@@ -235,8 +273,9 @@ def paired(frame: pd.DataFrame, method: str, seed: int, split: str, confidence: 
         raise OutcomeError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
     column = f"confidence_{confidence}"
     if column not in frame.columns:
-        known = ", ".join(str(name).removeprefix("confidence_") for name in frame.columns
-                          if str(name).startswith("confidence_"))
+        known = ", ".join(
+            str(name).removeprefix("confidence_") for name in frame.columns if str(name).startswith("confidence_")
+        )
         raise OutcomeError(f"confidence {confidence!r} is not in the table: expected one of {known}")
     frame = _one_suite(frame, suite)
     if task is not None:
@@ -252,31 +291,40 @@ def paired(frame: pd.DataFrame, method: str, seed: int, split: str, confidence: 
     for rows, model in ((small, "small"), (large, "large")):
         if rows["item_id"].duplicated().any():
             item = rows["item_id"][rows["item_id"].duplicated()].iloc[0]
-            raise OutcomeError(f"item {item!r} has several rows of the {model} model: select one task or "
-                               "edition first")
+            raise OutcomeError(f"item {item!r} has several rows of the {model} model: select one task or edition first")
     small = small.sort_values("item_id", kind="stable")
     lacking = ~small["item_id"].isin(large["item_id"])
     if lacking.any():
-        raise OutcomeError(f"the large model lacks {int(lacking.sum())} of {len(small)} {split} items that "
-                           f"{method!r} (seed {seed}) answered, first {small['item_id'][lacking].iloc[0]!r}: "
-                           "run it on them")
+        raise OutcomeError(
+            f"the large model lacks {int(lacking.sum())} of {len(small)} {split} items that "
+            f"{method!r} (seed {seed}) answered, first {small['item_id'][lacking].iloc[0]!r}: "
+            "run it on them"
+        )
     large = large.set_index("item_id").loc[small["item_id"]]
     score = small[column].to_numpy(dtype=np.float64)
     if np.isnan(score).any():
-        raise OutcomeError(f"{column} is undefined for {int(np.isnan(score).sum())} of {len(small)} rows of "
-                           f"{method!r}: choose another confidence or one task")
+        raise OutcomeError(
+            f"{column} is undefined for {int(np.isnan(score).sum())} of {len(small)} rows of "
+            f"{method!r}: choose another confidence or one task"
+        )
     ids = small["item_id"].to_numpy(dtype=object)
     clusters = small["cluster_id"].to_numpy(dtype=object)
     return Pairing(
-        item_ids=ids, cluster_ids=np.where(clusters == "", ids, clusters),
+        item_ids=ids,
+        cluster_ids=np.where(clusters == "", ids, clusters),
         small_quality=small["quality"].to_numpy(np.float64),
         large_quality=large["quality"].to_numpy(np.float64),
         confidence=score,
-        small_flops=small["flops"].to_numpy(np.int64), large_flops=large["flops"].to_numpy(np.int64),
-        split=split, method=method, seed=int(seed), rule=confidence,
+        small_flops=small["flops"].to_numpy(np.int64),
+        large_flops=large["flops"].to_numpy(np.int64),
+        split=split,
+        method=method,
+        seed=int(seed),
+        rule=confidence,
         small_predictions=small["prediction"].to_numpy(dtype=object),
         large_predictions=large["prediction"].to_numpy(dtype=object),
-        targets=small["target"].to_numpy(dtype=object))
+        targets=small["target"].to_numpy(dtype=object),
+    )
 
 
 def _only(frame, name, value):

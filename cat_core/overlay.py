@@ -61,11 +61,7 @@ def overlay(root, copies, notes):
     pages = {path for path in toc_files(root) if path.suffix == ".ipynb"}
     for path in sorted(book.rglob("*")):
         relative = path.relative_to(book)
-        if (
-            not path.is_file()
-            or relative.parts[0] == "params"
-            or any(part.startswith(".") for part in relative.parts)
-        ):
+        if not path.is_file() or relative.parts[0] == "params" or any(part.startswith(".") for part in relative.parts):
             continue
         if path in pages:
             source = copies.get(path.stem, path)

@@ -80,13 +80,14 @@ def check_confidence(confidence) -> np.ndarray:
     """
     confidence = np.asarray(confidence, dtype=np.float64)
     if confidence.ndim != 1 or confidence.size == 0:
-        raise ValueError("confidence must be a non-empty one-dimensional array, got shape "
-                         f"{confidence.shape}")
+        raise ValueError(f"confidence must be a non-empty one-dimensional array, got shape {confidence.shape}")
     bad = np.isnan(confidence) | (confidence == -np.inf)
     if bad.any():
-        raise ValueError(f"confidence holds {int(bad.sum())} NaN or -inf among {confidence.size} values "
-                         f"(first at position {int(bad.argmax())}): drop those items or repair the scores "
-                         "that made them")
+        raise ValueError(
+            f"confidence holds {int(bad.sum())} NaN or -inf among {confidence.size} values "
+            f"(first at position {int(bad.argmax())}): drop those items or repair the scores "
+            "that made them"
+        )
     return confidence
 
 
@@ -100,8 +101,7 @@ def check_values(name: str, values, n: int | None = None, *, unit: bool = True) 
     if values.ndim != 1 or values.size == 0:
         raise ValueError(f"{name} must be a non-empty one-dimensional array, got shape {values.shape}")
     if n is not None and values.size != n:
-        raise ValueError(f"{name} has {values.size} items where {n} are expected: align all arrays item by "
-                         "item")
+        raise ValueError(f"{name} has {values.size} items where {n} are expected: align all arrays item by item")
     high = 1.0 if unit else np.inf
     bad = ~(np.isfinite(values) & (values >= 0) & (values <= high))
     if bad.any():

@@ -76,9 +76,7 @@ def find_task(source: str) -> TaskSpec:
         if source.startswith(f"{path.stem}-"):
             spec = read_spec(path)
             if (variant := source.removeprefix(f"{path.stem}-")) in spec.variants:
-                return dataclasses.replace(
-                    spec, name=source, splits={**spec.splits, **spec.variants[variant]}
-                )
+                return dataclasses.replace(spec, name=source, splits={**spec.splits, **spec.variants[variant]})
     if not FOLDER.is_dir():
         raise ValueError(
             f"unknown suite {source!r}: the registry data/tasks is not beside the installed package; work "
@@ -114,9 +112,7 @@ def read_spec(path: Path) -> TaskSpec:
     for key, value in given.items():
         if key in ("options", "skip_labels"):
             if not isinstance(value, list) or key == "options" and not all(isinstance(o, str) for o in value):
-                raise ValueError(
-                    f"{path}: {key} must be a list, of texts in quotes for options, got {brief(value)}"
-                )
+                raise ValueError(f"{path}: {key} must be a list, of texts in quotes for options, got {brief(value)}")
             given[key] = tuple(value)
         elif key not in ("splits", "variants") and not isinstance(value, str):
             raise ValueError(f"{path}: {key} must be text (in quotes), got {brief(value)}")
@@ -130,28 +126,20 @@ def _check_spec(spec: TaskSpec, path: str) -> None:
         raise ValueError(f"{path}: unknown metric {spec.metric!r}{nearest(spec.metric, METRICS)}")
     if spec.metric == "accuracy":
         if bool(spec.options) == bool(spec.options_field) or not spec.label or spec.target:
-            raise ValueError(
-                f"{path}: metric 'accuracy' needs label, and one of options and options_field; no target"
-            )
+            raise ValueError(f"{path}: metric 'accuracy' needs label, and one of options and options_field; no target")
     elif not spec.target or spec.options or spec.options_field or spec.label:
         raise ValueError(f"{path}: metric {spec.metric!r} needs target; no options, options_field or label")
     if not isinstance(spec.variants, dict):
-        raise ValueError(
-            f"{path}: variants must be a mapping of suffix to splits, got {brief(spec.variants)}"
-        )
+        raise ValueError(f"{path}: variants must be a mapping of suffix to splits, got {brief(spec.variants)}")
     for owner, splits in (
         ("splits", spec.splits),
         *((f"variant {name!r}", s) for name, s in spec.variants.items()),
     ):
         if not isinstance(splits, dict) or not set(splits) <= set(SPLITS):
-            raise ValueError(
-                f"{path}: {owner} must map some of {', '.join(SPLITS)} to Hub splits, got {brief(splits)}"
-            )
+            raise ValueError(f"{path}: {owner} must map some of {', '.join(SPLITS)} to Hub splits, got {brief(splits)}")
         for value in splits.values():
             inner = value if isinstance(value, dict) else {"split": value}
-            if not set(inner) <= set(_SPLIT_KEYS) or not all(
-                isinstance(v, str) and v for v in inner.values()
-            ):
+            if not set(inner) <= set(_SPLIT_KEYS) or not all(isinstance(v, str) and v for v in inner.values()):
                 raise ValueError(
                     f"{path}: {owner}: a Hub split is its name, or a mapping of {', '.join(_SPLIT_KEYS)}, "
                     f"got {brief(value)}"
@@ -161,13 +149,9 @@ def _check_spec(spec: TaskSpec, path: str) -> None:
                 if not re.fullmatch(r"[\w.-]*", place[key]) or place[key].startswith("."):
                     raise ValueError(f"{path}: {key} {place[key]!r} must be a plain name")
             if not place["split"] or not _HUB_ID.fullmatch(place["hub_id"]):
-                raise ValueError(
-                    f"{path}: {owner}: needs a split and a hub_id such as owner/name, got {brief(place)}"
-                )
+                raise ValueError(f"{path}: {owner}: needs a split and a hub_id such as owner/name, got {brief(place)}")
     if not {"train", "test"} <= set(spec.splits):
-        raise ValueError(
-            f"{path}: splits must name train and test; calibration comes out of train if it is left out"
-        )
+        raise ValueError(f"{path}: splits must name train and test; calibration comes out of train if it is left out")
     for key in ("prompt", "target"):
         _template(getattr(spec, key), f"{path}: {key}")
     for option in spec.options:
@@ -228,9 +212,7 @@ def _choices(spec: TaskSpec, options: list, row: Mapping, where: str) -> tuple[s
         return tuple(_fill(option, row, where) for option in options)
     values = _look_up(row, spec.options_field, where)
     if not isinstance(values, list):
-        raise ValueError(
-            f"{where}: field {spec.options_field!r} must be a list of options, got {brief(values)}"
-        )
+        raise ValueError(f"{where}: field {spec.options_field!r} must be a list of options, got {brief(values)}")
     return tuple(_text(value, spec.options_field, where) for value in values)
 
 
@@ -257,17 +239,12 @@ def _answer(spec: TaskSpec, label: object, choices: tuple[str, ...], row: Mappin
 def _template(template: str, where: str) -> list[tuple[str, str]]:
     """Pieces (text, field after it or ""). Only plain names may stand in braces: no attributes or formats."""
     try:
-        pieces = [
-            (text, name, spec, conversion)
-            for text, name, spec, conversion in string.Formatter().parse(template)
-        ]
+        pieces = [(text, name, spec, conversion) for text, name, spec, conversion in string.Formatter().parse(template)]
     except ValueError as error:
         raise ValueError(f"{where}: not a template ({error}); write {{{{ and }}}} for braces") from None
     for _, name, spec, conversion in pieces:
         if name is not None and (spec or conversion or not _FIELD.fullmatch(name)):
-            raise ValueError(
-                f"{where}: {brief(name)} must be the plain name of a field such as {{translation.de}}"
-            )
+            raise ValueError(f"{where}: {brief(name)} must be the plain name of a field such as {{translation.de}}")
     return [(text, name or "") for text, name, _, _ in pieces]
 
 

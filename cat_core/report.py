@@ -17,7 +17,7 @@ from cat_core.comparison import BUDGETS, Comparison
 from cat_core.curves import audc
 from cat_core.resampling import GRID
 from cat_core.tables import PERCENT, PLAIN, Table, Undefined, Unit, show_number
-from cat_core.training_report import Setting, drawn, name
+from cat_core.training_report import Setting, name
 
 
 def quality_unit(c: Comparison) -> Unit:
@@ -92,9 +92,7 @@ def budgets_table(c: Comparison, rule: str = "chow_average") -> Table:
         rows.append((name(m), *at, saved, gap, show_number(c.auroc(m, rule), PLAIN)))
     budgets = [f"at {100 * b:g} % of L's FLOPs" for b in BUDGETS]
     columns = ("Method", *budgets, "iso-quality saving", "and its distance to L", "AUROC(q; S right)")
-    right = (
-        f" Right: sentence-level score of at least {100 * c.right_at:g} (our choice)." if c.is_corpus else ""
-    )
+    right = f" Right: sentence-level score of at least {100 * c.right_at:g} (our choice)." if c.is_corpus else ""
     note = (
         "Iso-quality saving: the threshold that reaches L's quality on calibration items, used on test "
         f"items, which need not reach it: hence the distance.{right} {intervals(c)}"
@@ -164,9 +162,7 @@ def quality_figure(c: Comparison, setting: Setting, number: str, axis: str = "fl
     for m in c.methods:
         curve = c.curve(m, rule)
         x = c.cost(m, rule) if axis == "flops" else curve.deferral_rate
-        lines.append(
-            figures.Curve(drawn(m), *(np.interp(GRID, curve.deferral_rate, v) for v in (x, curve.quality)))
-        )
+        lines.append(figures.Curve(m, *(np.interp(GRID, curve.deferral_rate, v) for v in (x, curve.quality))))
     for line in _references(c, c.methods[0]):
         x = line.flops if axis == "flops" else line.deferral_rate
         at = (np.interp(GRID, line.deferral_rate, v) for v in (x, line.quality))
@@ -183,14 +179,12 @@ def quality_figure(c: Comparison, setting: Setting, number: str, axis: str = "fl
     return figures.show(fig, alt, setting.caption(text, c.n, c.seeds))
 
 
-def difference_figure(
-    c: Comparison, setting: Setting, number: str, rule: str = "chow_average"
-) -> figures.Shown:
+def difference_figure(c: Comparison, setting: Setting, number: str, rule: str = "chow_average") -> figures.Shown:
     """The primary difference curves with their bands, one panel for each pair."""
     boot, panels = c.bootstrap(rule), {}
     for a, b in c.pairs:
         band = boot.difference_curve[a, b]
-        line = figures.Curve(drawn(a), band.deferral_rate, band.estimate, band.low, band.high)
+        line = figures.Curve(a, band.deferral_rate, band.estimate, band.low, band.high)
         panels[f"{name(a)} − {name(b)}"] = [line]
     if not panels:
         raise ValueError("no pair of methods to compare: run a CAT method and its unmasked counterpart")
@@ -199,9 +193,7 @@ def difference_figure(
     )
     for ax in fig.axes:  # each panel has a baseline of its own, named in its title
         ax.set_ylabel(f"Difference,\npoints of {c.label}")
-    alt = figures.alt_text(
-        "Line chart", panels, x_label="deferral rate", y_label="difference", y_scale=c.scale
-    )
+    alt = figures.alt_text("Line chart", panels, x_label="deferral rate", y_label="difference", y_scale=c.scale)
     text = (
         f"{number}: difference between two training methods along the deferral rate, points of {c.label}, "
         f"with pointwise {100 * c.level:g} % bands ({c.resamples:,} paired resamples), {label(rule)}"
@@ -221,7 +213,7 @@ def slider(c: Comparison, page: str, start: float = 0.3, rules: Sequence[str] = 
         for m in c.methods:
             curve = c.curve(m, rule)
             points = (curve.deferral_rate, curve.threshold, curve.quality, c.cost(m, rule))
-            series.append(explorer.Series(drawn(m), rule, *points))
+            series.append(explorer.Series(m, rule, *points))
     seeds = "" if len(c.seeds) == 1 else f", mean of {len(c.seeds)} seeds (threshold: their median)"
     return explorer.threshold_explorer(
         series, name=f"p{page.replace('_', '-')}-{c.metric.replace('_', '-')}", large_flops=c.large_flops,
@@ -266,9 +258,7 @@ def page_metrics(c: Comparison, claims: Sequence[ClaimRow], budget: float, rules
             "auroc": c.auroc(m), "sequence_ledger": c.sequence_ledger(m).shares,
             "iso_quality": _point(iso), "calibrated": _point(point),
         }  # fmt: skip
-    differences = {
-        rule: {f"{a} - {b}": c.difference(a, b, rule) for a, b in c.pairs} for rule in rules or c.rules
-    }
+    differences = {rule: {f"{a} - {b}": c.difference(a, b, rule) for a, b in c.pairs} for rule in rules or c.rules}
     rows = [
         {"claim": r.claim, "measure": r.measure, "direction": r.direction, "number": r.number, "n": r.n,
          "seeds": r.seeds, "verdict": r.verdict}

@@ -65,8 +65,9 @@ class MeanRun:
         self.gain = (large - small)[self.ranking.order]
         self.whole = bool((self.gain == np.rint(self.gain)).all())  # 0/1 quality: integer running sums
 
-    def resample(self, counts: np.ndarray, grid: np.ndarray | None,
-                 scratch: "Scratch") -> tuple[np.ndarray, np.ndarray | None]:
+    def resample(
+        self, counts: np.ndarray, grid: np.ndarray | None, scratch: "Scratch"
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """Areas [b] and values at the deferral rates `grid` [b, g] (None without one) for `counts` [b, n].
 
         counts: how often each item (in input order) is drawn in each of b resamples, int32. scratch: reused
@@ -85,8 +86,9 @@ class MeanRun:
         deferred[:, 0] = 0
         np.cumsum(weight, axis=1, out=deferred[:, 1:])
         total = deferred[:, -1].astype(np.float64)
-        twice_middle = np.add(deferred[:, 1:], deferred[:, :-1], dtype=np.float64,
-                              out=scratch("m", (b, groups), np.float64))
+        twice_middle = np.add(
+            deferred[:, 1:], deferred[:, :-1], dtype=np.float64, out=scratch("m", (b, groups), np.float64)
+        )
         late = 0.5 * (gains[:, None, :] @ twice_middle[:, :, None]).ravel()  # gain that comes too late
         area = (small_sum + gains.sum(axis=1) - late / total) / total
         if grid is None:
@@ -147,9 +149,16 @@ def cluster_numbers(cluster_ids) -> np.ndarray:
     return position[inverse.reshape(-1)]
 
 
-def paired_bootstrap(methods: Mapping[str, object], *, pairs: Sequence[tuple[str, str]] = (), clusters=None,
-                     resamples: int = 2000, level: float = 0.95, seed: int = 0,
-                     grid: np.ndarray | None = GRID) -> Bootstrap:
+def paired_bootstrap(
+    methods: Mapping[str, object],
+    *,
+    pairs: Sequence[tuple[str, str]] = (),
+    clusters=None,
+    resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+    grid: np.ndarray | None = GRID,
+) -> Bootstrap:
     """Percentile intervals of every method's curve and area, and of the paired differences between methods.
 
     methods: name -> one run, or a sequence of runs, one per training seed, in the same order of seeds for
@@ -200,14 +209,17 @@ def paired_bootstrap(methods: Mapping[str, object], *, pairs: Sequence[tuple[str
 
     def both(table, which):
         single = {name: interval(point[name][which], draws) for name, draws in table.items()}
-        double = {(a, b): interval(point[a][which] - point[b][which], table[a] - table[b])
-                  for a, b in map(tuple, pairs)} if table else {}
+        double = (
+            {(a, b): interval(point[a][which] - point[b][which], table[a] - table[b]) for a, b in map(tuple, pairs)}
+            if table
+            else {}
+        )
         return single, double
 
-    area, difference = ({key: Interval(*map(float, found)) for key, found in part.items()}
-                        for part in both(areas, 0))
-    curve, difference_curve = ({key: CurveBand(grid, *found) for key, found in part.items()}
-                               for part in both(curves, 1))
+    area, difference = ({key: Interval(*map(float, found)) for key, found in part.items()} for part in both(areas, 0))
+    curve, difference_curve = (
+        {key: CurveBand(grid, *found) for key, found in part.items()} for part in both(curves, 1)
+    )
     return Bootstrap(area, difference, curve, difference_curve, n, int(labels.max()) + 1, k, resamples, level)
 
 
@@ -229,8 +241,9 @@ def _aligned(methods, clusters):
     given = {name: list(runs) if isinstance(runs, list | tuple) else [runs] for name, runs in methods.items()}
     lengths = {name: len(runs) for name, runs in given.items()}
     if len(set(lengths.values())) > 1 or 0 in lengths.values():
-        raise ValueError("every method needs the same training seeds in the same order, got numbers of "
-                         f"seeds {lengths}")
+        raise ValueError(
+            f"every method needs the same training seeds in the same order, got numbers of seeds {lengths}"
+        )
     seeds = {name: [getattr(run, "seed", None) for run in runs] for name, runs in given.items()}
     known = [found for found in seeds.values() if None not in found]
     if any(found != known[0] for found in known):
@@ -239,18 +252,23 @@ def _aligned(methods, clusters):
     ids = [(name, run.item_ids) for name, run in every if getattr(run, "item_ids", None) is not None]
     for name, found in ids[1:]:
         if not np.array_equal(found, ids[0][1]):
-            raise ValueError(f"method {name!r} holds other items than {ids[0][0]!r} (or another order): "
-                             "a paired comparison needs the same items for all")
-    runs = {name: [run if hasattr(run, "resample") else
-                   MeanRun(run.small_quality, run.large_quality, run.confidence) for run in found]
-            for name, found in given.items()}
+            raise ValueError(
+                f"method {name!r} holds other items than {ids[0][0]!r} (or another order): "
+                "a paired comparison needs the same items for all"
+            )
+    runs = {
+        name: [
+            run if hasattr(run, "resample") else MeanRun(run.small_quality, run.large_quality, run.confidence)
+            for run in found
+        ]
+        for name, found in given.items()
+    }
     sizes = {name: [run.n for run in found] for name, found in runs.items()}
     n = next(iter(sizes.values()))[0]
     if any(size != n for found in sizes.values() for size in found):
         raise ValueError(f"all runs must hold the same items, got numbers of items {sizes}")
     if clusters is None:
-        clusters = next((run.cluster_ids for _, run in every
-                         if getattr(run, "cluster_ids", None) is not None), None)
+        clusters = next((run.cluster_ids for _, run in every if getattr(run, "cluster_ids", None) is not None), None)
     labels = np.arange(n) if clusters is None else cluster_numbers(clusters)
     if len(labels) != n:
         raise ValueError(f"clusters has {len(labels)} labels for {n} items: give one an item")

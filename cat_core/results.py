@@ -27,9 +27,7 @@ def publish(output_dir, page: str, outcomes, metrics: Mapping, *, texts: bool = 
     ValueError; so is a page that is no plain name.
     """
     if not isinstance(page, str) or not page.replace("_", "").replace("-", "").isalnum():
-        raise ValueError(
-            f"page is {page!r}, expected the notebook's name without ending, such as '04_superglue'"
-        )
+        raise ValueError(f"page is {page!r}, expected the notebook's name without ending, such as '04_superglue'")
     content = {"page": page, "metrics": {str(k): _plain(v, str(k)) for k, v in metrics.items()}}
     text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     written = {}
@@ -67,10 +65,6 @@ def _plain(value, name: str):
         return value
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise ValueError(
-                f"metric {name!r} is {value}: give Undefined(reason) in place of a number that is none"
-            )
+            raise ValueError(f"metric {name!r} is {value}: give Undefined(reason) in place of a number that is none")
         return value
-    raise TypeError(
-        f"metric {name!r} is a {type(value).__name__}, expected numbers, texts, intervals or Undefined"
-    )
+    raise TypeError(f"metric {name!r} is a {type(value).__name__}, expected numbers, texts, intervals or Undefined")

@@ -70,9 +70,17 @@ def route(confidence, tau: float) -> np.ndarray:
 
 # ---------------------------------------------------------------- calibration
 
-def calibrate(outcomes, *, budget: float | None = None, budget_kind: str = "deferral_rate",
-              quality: float | None = None, delta: float = 0.1, bound: str = "auto",
-              **selection) -> Threshold:
+
+def calibrate(
+    outcomes,
+    *,
+    budget: float | None = None,
+    budget_kind: str = "deferral_rate",
+    quality: float | None = None,
+    delta: float = 0.1,
+    bound: str = "auto",
+    **selection,
+) -> Threshold:
     """Choose tau on calibration rows, for a budget or for a quality target (give exactly one).
 
     outcomes: calibration rows as described at the top of this module; of a table, `selection` (method, seed,
@@ -97,8 +105,10 @@ def calibrate(outcomes, *, budget: float | None = None, budget_kind: str = "defe
         raise ValueError(f"give either budget= or quality=, got budget={budget} and quality={quality}")
     ranking = rank(rows.confidence)
     if len(ranking.ends) == 1:
-        raise ValueError(f"all {n} calibration confidences equal {ranking.threshold[0]:g}: no threshold can "
-                         "tell queries apart; choose another confidence")
+        raise ValueError(
+            f"all {n} calibration confidences equal {ranking.threshold[0]:g}: no threshold can "
+            "tell queries apart; choose another confidence"
+        )
     # possible thresholds: never, then after each group of equal confidences; all of them means always
     taus = np.concatenate(([-np.inf], ranking.threshold[:-1], [np.inf]))
     rates = np.concatenate(([0], ranking.ends)) / n
@@ -112,8 +122,18 @@ def calibrate(outcomes, *, budget: float | None = None, budget_kind: str = "defe
     else:
         choice, units, bound = _certified(quality, delta, bound, rows, taus)
         kind, requested = "quality", quality
-    return Threshold(float(taus[choice]), kind, float(requested), float(rates[choice]),
-                     float(qualities[choice]), float(costs[choice]), n, units, delta, bound)
+    return Threshold(
+        float(taus[choice]),
+        kind,
+        float(requested),
+        float(rates[choice]),
+        float(qualities[choice]),
+        float(costs[choice]),
+        n,
+        units,
+        delta,
+        bound,
+    )
 
 
 def _within(budget, kind, rates, costs, n) -> int:
@@ -129,14 +149,18 @@ def _within(budget, kind, rates, costs, n) -> int:
     else:
         spent, unit = costs, "mean FLOPs per query"
         if not costs[0] <= budget:
-            raise ValueError(f"a budget of {budget:g} FLOPs per query does not pay for the small model alone "
-                             f"({costs[0]:g}): raise it")
+            raise ValueError(
+                f"a budget of {budget:g} FLOPs per query does not pay for the small model alone "
+                f"({costs[0]:g}): raise it"
+            )
     # 1e-9: a share such as 0.3 is not exactly the 3/10 it stands for
     choice = int(np.searchsorted(spent, budget * (1 + 1e-9), side="right")) - 1
     if choice == 0:
-        raise ValueError(f"a budget of {budget:g} {unit} defers none of {n} calibration items: the first "
-                         f"threshold that defers any spends {spent[1]:g}; raise the budget (or use tau=-inf "
-                         "to never defer)")
+        raise ValueError(
+            f"a budget of {budget:g} {unit} defers none of {n} calibration items: the first "
+            f"threshold that defers any spends {spent[1]:g}; raise the budget (or use tau=-inf "
+            "to never defer)"
+        )
     return choice
 
 
@@ -153,8 +177,7 @@ def _certified(target, delta, bound, rows, taus) -> tuple[int, int, str]:
     sizes = np.bincount(labels)
     binary = units == len(labels) and bool(np.isin((rows.small_quality, rows.large_quality), (0, 1)).all())
     if bound == "binomial" and not binary:
-        raise ValueError("bound 'binomial' needs 0/1 quality and items that share no clusters: use "
-                         "'hoeffding_bentkus'")
+        raise ValueError("bound 'binomial' needs 0/1 quality and items that share no clusters: use 'hoeffding_bentkus'")
     if bound == "auto":
         bound = "binomial" if binary else "hoeffding_bentkus"
 
@@ -169,10 +192,12 @@ def _certified(target, delta, bound, rows, taus) -> tuple[int, int, str]:
     certified = int(refused[0]) if len(refused) else len(p)
     if not certified:
         best = 1 - loss / units
-        raise ValueError(f"quality {target:g} cannot be certified with probability {1 - delta:g}: even "
-                         f"always deferring gives {best:.4g} on {units} calibration units (p = {p[0]:.3g}, "
-                         f"needs <= {delta:g}); lower "
-                         "the target, raise delta or calibrate on more items")
+        raise ValueError(
+            f"quality {target:g} cannot be certified with probability {1 - delta:g}: even "
+            f"always deferring gives {best:.4g} on {units} calibration units (p = {p[0]:.3g}, "
+            f"needs <= {delta:g}); lower "
+            "the target, raise delta or calibrate on more items"
+        )
     return len(taus) - certified, units, bound
 
 
@@ -197,8 +222,10 @@ def p_values(losses, n: int, alpha: float, bound: str = "hoeffding_bentkus") -> 
 
 # ---------------------------------------------------------------- evaluation
 
-def evaluate(threshold, outcomes, *, level: float = 0.95, resamples: int = 2000, seed: int = 0,
-             **selection) -> Achieved:
+
+def evaluate(
+    threshold, outcomes, *, level: float = 0.95, resamples: int = 2000, seed: int = 0, **selection
+) -> Achieved:
     """What `threshold` (a Threshold or a number) achieves on test rows, with intervals of coverage `level`.
 
     outcomes, selection: as `calibrate`, but test rows. Shares of independent items (the deferral rate; 0/1
@@ -225,16 +252,22 @@ def evaluate(threshold, outcomes, *, level: float = 0.95, resamples: int = 2000,
             return Interval(mean, *clopper_pearson(int(values.sum()), len(values), level))
         return Interval(mean, float(ends[0, column]), float(ends[1, column]))
 
-    return Achieved(tau, len(deferred), interval(deferred.astype(float), 0), interval(quality, 1),
-                    interval(flops, 2), float(rows.small_quality.mean()), float(rows.large_quality.mean()),
-                    level)
+    return Achieved(
+        tau,
+        len(deferred),
+        interval(deferred.astype(float), 0),
+        interval(quality, 1),
+        interval(flops, 2),
+        float(rows.small_quality.mean()),
+        float(rows.large_quality.mean()),
+        level,
+    )
 
 
 def clopper_pearson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Exact two-sided interval for a share, each end leaving (1 - level)/2 in its tail (Clopper 1934)."""
     if not (0 <= successes <= n and n > 0 and 0 < level < 1):
-        raise ValueError(f"need 0 <= successes <= n, n > 0 and level in (0, 1), got {successes}, {n}, "
-                         f"{level}")
+        raise ValueError(f"need 0 <= successes <= n, n > 0 and level in (0, 1), got {successes}, {n}, {level}")
     tail = (1 - level) / 2
 
     def solve(k, wanted):
@@ -248,11 +281,14 @@ def clopper_pearson(successes: int, n: int, level: float = 0.95) -> tuple[float,
                 high = middle
         return (low + high) / 2
 
-    return (0.0 if successes == 0 else solve(successes - 1, 1 - tail),
-            1.0 if successes == n else solve(successes, tail))
+    return (
+        0.0 if successes == 0 else solve(successes - 1, 1 - tail),
+        1.0 if successes == n else solve(successes, tail),
+    )
 
 
 # ---------------------------------------------------------------- helpers
+
 
 @dataclass(frozen=True)
 class _Rows:
@@ -275,18 +311,18 @@ def _rows(outcomes, split, selection) -> _Rows:
     given = getattr(outcomes, "split", "") or split
     if given != split:
         purpose = "calibrate on" if split == "calibration" else "evaluate on"
-        raise ValueError(f"got {len(outcomes.confidence)} rows of split {given!r}, expected split {split!r}: "
-                         f"{purpose} {split} rows only")
+        raise ValueError(
+            f"got {len(outcomes.confidence)} rows of split {given!r}, expected split {split!r}: "
+            f"{purpose} {split} rows only"
+        )
     confidence = check_confidence(outcomes.confidence)
     n = len(confidence)
     quality = [check_values(name, getattr(outcomes, name), n) for name in ("small_quality", "large_quality")]
-    costs = [check_values(name, getattr(outcomes, name), n, unit=False)
-             for name in ("small_flops", "large_flops")]
+    costs = [check_values(name, getattr(outcomes, name), n, unit=False) for name in ("small_flops", "large_flops")]
     clusters = getattr(outcomes, "cluster_ids", None)
     clusters = np.arange(n) if clusters is None else np.asarray(clusters)
     if len(clusters) != n:
-        raise ValueError(f"cluster_ids has {len(clusters)} items where {n} are expected: align all arrays "
-                         "item by item")
+        raise ValueError(f"cluster_ids has {len(clusters)} items where {n} are expected: align all arrays item by item")
     return _Rows(confidence, *quality, *costs, clusters)
 
 
@@ -305,8 +341,7 @@ def _select(frame, split, selection):
             continue
         found = sorted(set(small[name]))
         if len(found) != 1:
-            raise ValueError(f"the table holds the {name}s {', '.join(map(str, found)) or '(none)'}: give "
-                             f"{name}=")
+            raise ValueError(f"the table holds the {name}s {', '.join(map(str, found)) or '(none)'}: give {name}=")
         selection[name] = found[0]
     return paired(frame, split=split, **selection)
 

@@ -44,15 +44,10 @@ def build(root, edition, *, strict=False, allow_missing=False, out=None, force=F
     for page in edition.pages.values():
         if not has_run(root, edition.name, manifest, page.name):
             missing.append(page.name)
-            notes[page.name] = (
-                f"This page has not been run in edition `{edition.name}`: its results are missing."
-            )
+            notes[page.name] = f"This page has not been run in edition `{edition.name}`: its results are missing."
             continue
         copies[page.name] = root / RUNS / edition.name / f"{page.name}.ipynb"
-        if (
-            page_state(root, edition.name, manifest, page.name, page_digest(root, page, shared))
-            != "up to date"
-        ):
+        if page_state(root, edition.name, manifest, page.name, page_digest(root, page, shared)) != "up to date":
             stale.append(page.name)
     if missing and not allow_missing:
         raise EditionError(
@@ -60,9 +55,7 @@ def build(root, edition, *, strict=False, allow_missing=False, out=None, force=F
             f"`python -m cat_core.runs run --edition {edition.base}`, or build with --allow-missing"
         )
     if stale and strict:
-        raise EditionError(
-            f"out of date in edition '{edition.name}': {', '.join(stale)}; run them again first"
-        )
+        raise EditionError(f"out of date in edition '{edition.name}': {', '.join(stale)}; run them again first")
     if stale:
         print(f"warning: built from runs that are out of date: {', '.join(stale)}", flush=True)
     with locked(folder / "build.lock", f"{folder}"):
@@ -81,9 +74,7 @@ def show(root, names):
     for name in names or [*edition_names(root), *variants]:
         edition = stored_edition(root, name)
         manifest, shared, needs = read_manifest(root, name), library_digests(root), edition.needs
-        changes = (
-            f" (variant of {edition.base}: {' '.join(edition.overrides)})" if name != edition.base else ""
-        )
+        changes = f" (variant of {edition.base}: {' '.join(edition.overrides)})" if name != edition.base else ""
         print(f"{name}: {edition.description}{changes}")
         memory, disk = needs["memory_gib"], needs["disk_gib"]
         print(f"  {needs['core_seconds']:.0f} core-seconds, {memory:g} GiB memory, {disk:g} GiB disk")
@@ -132,11 +123,7 @@ def clean(root, names=(), html=False, artifacts=False):
         with locked(runs / name / ".lock", f"edition '{name}'", wait=False):
             patterns = ("*.ipynb", ".*.tmp.ipynb", "*.failed.log", "*.tmp")
             whole = "+" in name
-            copies = (
-                [runs / name]
-                if whole
-                else {path for pattern in patterns for path in (runs / name).glob(pattern)}
-            )
+            copies = [runs / name] if whole else {path for pattern in patterns for path in (runs / name).glob(pattern)}
             own = [runs / name / ARTIFACTS] if artifacts and (runs / name / ARTIFACTS).is_dir() else []
             _remove(root, [*copies, *own], tracked)
     if artifacts and (runs / ARTIFACTS).is_dir():
@@ -155,14 +142,10 @@ def _parser():
         if name != "build":
             command.add_argument("--jobs", type=int, help="pages side by side (default: the number of cores)")
         if name != "run":
-            command.add_argument(
-                "--strict", action="store_true", help="refuse pages whose run is out of date"
-            )
+            command.add_argument("--strict", action="store_true", help="refuse pages whose run is out of date")
             command.add_argument("--out", help="folder for src/ and html/ (default: _build)")
         if name == "run":
-            command.add_argument(
-                "--page", action="append", default=[], help="only this page; may be repeated"
-            )
+            command.add_argument("--page", action="append", default=[], help="only this page; may be repeated")
             command.add_argument(
                 "-p",
                 action="append",
@@ -173,14 +156,10 @@ def _parser():
             )
             command.add_argument("--name", help="name of the variant (default: a digest of its values)")
         if name == "build":
-            command.add_argument(
-                "--allow-missing", action="store_true", help="pages not run appear without results"
-            )
+            command.add_argument("--allow-missing", action="store_true", help="pages not run appear without results")
     command = commands.add_parser("list", help="editions, pages, parameters, what is up to date")
     command.add_argument("--edition", action="append", default=[], help="only this one; may be repeated")
-    command = commands.add_parser(
-        "clean", help="remove the HTML and executed copies; manifests and tables stay"
-    )
+    command = commands.add_parser("clean", help="remove the HTML and executed copies; manifests and tables stay")
     command.add_argument("--edition", action="append", default=[], help="only the copies of this one")
     command.add_argument("--html", action="store_true", help="only the HTML (with --edition: the HTML, too)")
     command.add_argument("--artifacts", action="store_true", help="stored models, too")

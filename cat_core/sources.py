@@ -100,9 +100,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict]]:
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file (looked from {Path.cwd()})") from None
     except (EOFError, OSError, zlib.error) as error:
-        raise ValueError(
-            f"{path}, after line {number}: cannot be read on ({error}); fetch or write it again"
-        ) from None
+        raise ValueError(f"{path}, after line {number}: cannot be read on ({error}); fetch or write it again") from None
 
 
 def _parse(raw: bytes, where: str) -> dict:
@@ -111,17 +109,13 @@ def _parse(raw: bytes, where: str) -> dict:
     except UnicodeDecodeError as error:
         raise ValueError(f"{where}: not UTF-8 at byte {error.start + 1}; save the file as UTF-8") from None
     except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{where}: not JSON ({error.msg} at column {error.colno}); write one object a line"
-        ) from None
+        raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno}); write one object a line") from None
     except RecursionError:
         raise ValueError(f"{where}: nested too deeply; a row is one flat object") from None
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     if not isinstance(row, dict):
-        raise ValueError(
-            f'{where}: must be an object such as {{"prompt": "...", "target": "..."}}, got {brief(row)}'
-        )
+        raise ValueError(f'{where}: must be an object such as {{"prompt": "...", "target": "..."}}, got {brief(row)}')
     return row
 
 
@@ -142,9 +136,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict:
 _DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_object)
 
 
-def hub_rows(
-    hub_id: str, config: str, split: str, *, revision: str = "", data_root: str | Path = ""
-) -> list[dict]:
+def hub_rows(hub_id: str, config: str, split: str, *, revision: str = "", data_root: str | Path = "") -> list[dict]:
     """All rows of one split, from `<data_root>/<hub_id>/<config>/<split>` with one of ROW_ENDINGS (the first
     there is).
 
@@ -177,9 +169,7 @@ def _from_parquet(path: Path) -> list[dict]:
     try:
         return pyarrow.parquet.read_table(path).to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise ValueError(
-            f"{path}: not a readable Parquet file ({_first_line(error)}); fetch it again"
-        ) from None
+        raise ValueError(f"{path}: not a readable Parquet file ({_first_line(error)}); fetch it again") from None
 
 
 def _from_hub(hub_id: str, config: str, split: str, revision: str) -> list[dict]:
@@ -189,14 +179,11 @@ def _from_hub(hub_id: str, config: str, split: str, revision: str) -> list[dict]
         import datasets
     except ImportError:
         raise ImportError(
-            f"{tried}: loading from the Hub needs the package datasets (extra 'book'); install it or give "
-            f"data_root"
+            f"{tried}: loading from the Hub needs the package datasets (extra 'book'); install it or give data_root"
         ) from None
     try:
         return datasets.load_dataset(hub_id, config or None, split=split, revision=revision or None).to_list()
-    except (
-        Exception
-    ) as error:  # the Hub, the network, the cache and the builders each have errors of their own
+    except Exception as error:  # the Hub, the network, the cache and the builders each have errors of their own
         raise FileNotFoundError(
             f"{tried} cannot be loaded from the Hub ({type(error).__name__}: {_first_line(error)}); check "
             f"the network, "

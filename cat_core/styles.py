@@ -1,9 +1,9 @@
 """One look for every figure and every slider: colour, dash pattern, marker and label per method.
 
 Colours are those of Okabe and Ito (2008), which stay apart under the common kinds of colour blindness; the
-five methods take the ones with a contrast of at least 3:1 on white. Colour is never the only sign: each
-method has its own dash pattern and marker, each class of token its own symbol and hatching. Standard library
-only.
+methods take the ones with a contrast of at least 3:1 on white, and the sixth a brown of its own. Colour is
+never the only sign: each method has its own dash pattern and marker, each class of token its own symbol and
+hatching. Standard library only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class MethodStyle:
     label: str
     colour: str
     dash: tuple[float, ...]
-    marker: str  # matplotlib's letter: o s ^ v D, or "" for a reference line without a marker
+    marker: str  # matplotlib's letter: o s ^ v D P, or "" for a reference line without a marker
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ METHOD_STYLE: dict[str, MethodStyle] = {
     "dist": MethodStyle("Dist", "#0072B2", (1.2, 1.2), "s"),
     "cat-xent": MethodStyle("CAT-Xent", "#009E73", (4.5, 1.4, 1.0, 1.4), "^"),
     "cat-dist": MethodStyle("CAT-Dist", "#D55E00", (), "D"),
-    "random": MethodStyle("Random mask", "#CC79A7", (7.0, 1.6), "v"),
+    "random-xent": MethodStyle("Random mask, Xent", "#A6761D", (2.2, 1.2, 0.8, 1.2), "P"),
+    "random-dist": MethodStyle("Random mask", "#CC79A7", (7.0, 1.6), "v"),
     "random-deferral": MethodStyle("Random deferral", "#767676", (1.0, 2.2), ""),
     "oracle": MethodStyle("Oracle", "#595959", (6.0, 1.8, 1.0, 1.8, 1.0, 1.8), ""),
 }

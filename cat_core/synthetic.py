@@ -124,7 +124,8 @@ def mini_wmt(config: MiniWmt = MiniWmt()) -> list[Example]:
 
 def mini_superglue(config: MiniSuperGlue = MiniSuperGlue()) -> list[Example]:
     """Questions with options: `reading` (is the passage good on balance, a negation turning the next word),
-    `entailment` (does the claim follow, given the noun's category and all / no / perhaps), `choice` (the more plausible cause or effect of an event)."""
+    `entailment` (does the claim follow, given the noun's category and all / no / perhaps),
+    `choice` (the more plausible cause or effect of an event)."""
     draw = _Draw(f"mini-superglue {config.seed}")
     lexicon, names = draw.words(config.words), draw.words(config.names)
     nouns, categories = draw.words(config.nouns), draw.words(config.categories)

@@ -60,14 +60,10 @@ class Suite:
     examples: tuple[Example, ...]
 
     def __post_init__(self):
-        examples = tuple(
-            e if e.cluster_id else dataclasses.replace(e, cluster_id=e.item_id) for e in self.examples
-        )
+        examples = tuple(e if e.cluster_id else dataclasses.replace(e, cluster_id=e.item_id) for e in self.examples)
         object.__setattr__(self, "examples", examples)
         if not examples:
-            raise ValueError(
-                f"suite {self.name!r} is empty: at least one example in each of {', '.join(SPLITS)}"
-            )
+            raise ValueError(f"suite {self.name!r} is empty: at least one example in each of {', '.join(SPLITS)}")
         seen: set[str] = set()
         metric_of: dict[str, str] = {}
         for example in examples:
@@ -75,9 +71,7 @@ class Suite:
             if problem := find_problem(example):
                 raise ValueError(f"{where}: {problem[1]}")
             if example.item_id in seen:
-                raise ValueError(
-                    f"{where}: this item_id occurs more than once; give every item its own, in all splits"
-                )
+                raise ValueError(f"{where}: this item_id occurs more than once; give every item its own, in all splits")
             seen.add(example.item_id)
             if metric_of.setdefault(example.task, example.metric) != example.metric:
                 raise ValueError(
@@ -87,9 +81,7 @@ class Suite:
                 )
         for split in SPLITS:
             if not self.split(split):
-                raise ValueError(
-                    f"suite {self.name!r} has no {split} items; it needs some of {', '.join(SPLITS)}"
-                )
+                raise ValueError(f"suite {self.name!r} has no {split} items; it needs some of {', '.join(SPLITS)}")
         for task, metric in metric_of.items():
             answers = {e.target for e in examples if e.task == task and e.split == "train"}
             if metric == "accuracy" and len(answers) == 1:
@@ -234,9 +226,7 @@ def load_suite(
     name = str(source)
     parts = [name] if "+" not in name or Path(name).is_file() else [part.strip() for part in name.split("+")]
     if options and (len(parts) > 1 or parts[0] not in BUILT_IN):
-        raise ValueError(
-            f"options are for a built-in suite alone ({', '.join(BUILT_IN)}), not for {name!r}; drop them"
-        )
+        raise ValueError(f"options are for a built-in suite alone ({', '.join(BUILT_IN)}), not for {name!r}; drop them")
     examples: list[Example] = []
     taken: dict[str, str] = {}
     for part in parts:
@@ -244,9 +234,7 @@ def load_suite(
         if len(parts) > 1:
             for task in dict.fromkeys(e.task for e in loaded):
                 if task in taken:
-                    raise ValueError(
-                        f"{name!r}: task {task!r} is in {taken[task]!r} and again in {part!r}; keep one"
-                    )
+                    raise ValueError(f"{name!r}: task {task!r} is in {taken[task]!r} and again in {part!r}; keep one")
                 taken[task] = part
             loaded = [_prefixed(e) for e in loaded]
         examples += loaded
@@ -299,11 +287,7 @@ def _built_in(name: str, options: Mapping[str, object], seed: int) -> list[Examp
         if field not in defaults:
             raise ValueError(f"{name}: unknown option {field!r}{nearest(field, defaults)}")
         whole = isinstance(defaults[field], int)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int if whole else (int, float))
-            or not math.isfinite(value)
-        ):
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not math.isfinite(value):
             raise TypeError(
                 f"{name}: option {field} must be a {'whole ' if whole else ''}number, got {value!r}"
                 + ("; YAML reads 1e-3 as text, write 1.0e-3" if isinstance(value, str) else "")
@@ -324,9 +308,7 @@ def _checked_limits(limits: Mapping[str, int] | None) -> dict[str, int]:
         if split not in SPLITS:
             raise ValueError(f"limits: unknown split {split!r}{nearest(split, SPLITS)}")
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ValueError(
-                f"limits: {split} must be a whole number >= 1, got {count!r}; leave it out for all rows"
-            )
+            raise ValueError(f"limits: {split} must be a whole number >= 1, got {count!r}; leave it out for all rows")
     return dict(limits or {})
 
 

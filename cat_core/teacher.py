@@ -120,7 +120,9 @@ def run_teacher(
     outputs.save(folder)
     for part in folder.glob("batch_*.safetensors"):
         part.unlink()
-    write_text(folder / "teacher.json", json.dumps({"tokens": int(offsets[-1]), "right": float(correct.float().mean())}))
+    write_text(
+        folder / "teacher.json", json.dumps({"tokens": int(offsets[-1]), "right": float(correct.float().mean())})
+    )
     return outputs
 
 

@@ -211,7 +211,7 @@ class CascadeAwareTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
     def _generator(self) -> torch.Generator:
-        """The random mask's generator: a function of (seed, step, micro-batch, process), so that a resumed run agrees."""
+        """The random mask's generator: a function of (seed, step, micro-batch, process), so a resumed run agrees."""
         step = self.state.global_step
         self._calls = (step, self._calls[1] + 1 if self._calls[0] == step else 0)
         seed = np.random.SeedSequence([self.settings.seed, step, self._calls[1], self.args.process_index])
@@ -299,7 +299,9 @@ class _Progress(TrainerCallback):
         now = time.monotonic()
         if self.report is not None and now >= self.next:
             self.next = now + 5
-            self.report(f"{self.settings.method} seed {self.settings.seed}: step {state.global_step} of {state.max_steps}")
+            self.report(
+                f"{self.settings.method} seed {self.settings.seed}: step {state.global_step} of {state.max_steps}"
+            )
 
 
 def _resume_point(folder: Path) -> str | None:
@@ -316,4 +318,3 @@ def _resume_point(folder: Path) -> str | None:
         warnings.warn(f"checkpoint {checkpoint} is not whole; continuing from the one before, if any", stacklevel=3)
         shutil.rmtree(checkpoint)
     return None
-

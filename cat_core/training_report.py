@@ -16,7 +16,7 @@ from cat_core import figures
 from cat_core.curves import Ledger, ledger
 from cat_core.fingerprints import versions
 from cat_core.manifest import git_state
-from cat_core.styles import METHOD_STYLE, method_style
+from cat_core.styles import method_style
 from cat_core.tables import PERCENT, Table, Undefined, show_number
 
 PLATEAU = 0.05  # at its plateau: the last quarter of the steps brought at most this share of the fall in loss
@@ -40,9 +40,7 @@ class Setting:
         from cat_core.experiment import resolve_device
 
         resolved = resolve_device(device)
-        name = (
-            torch.cuda.get_device_name(resolved) if resolved.type == "cuda" else f"CPU ({platform.machine()})"
-        )
+        name = torch.cuda.get_device_name(resolved) if resolved.type == "cuda" else f"CPU ({platform.machine()})"
         state = git_state(Path.cwd())
         commit = (state["commit"] or "")[:10] + ("+" if state["commit"] and state["dirty"] else "")
         found = {"python": platform.python_version(), **versions("torch", "transformers")}
@@ -63,14 +61,9 @@ class Setting:
         )
 
 
-def drawn(method: str) -> str:
-    """The name whose style a method is drawn in: the random mask of a Dist loss is the random mask."""
-    return "random" if method == "random-dist" and method not in METHOD_STYLE else method
-
-
 def name(method: str) -> str:
     """The method's name for readers."""
-    return method_style(drawn(method)).label
+    return method_style(method).label
 
 
 # ---------------------------------------------------------------- suite and training
@@ -116,7 +109,7 @@ def training_curves(logs: Mapping[tuple[str, int], list[dict]], quantity: str) -
         if steps:
             values = np.array([[seed[step] for step in steps] for seed in seeds], dtype=float)
             band = (values.min(axis=0), values.max(axis=0)) if len(seeds) > 1 else (None, None)
-            curves.append(figures.Curve(drawn(method), steps, values.mean(axis=0), *band))
+            curves.append(figures.Curve(method, steps, values.mean(axis=0), *band))
     if not curves:
         raise ValueError(f"no training log holds {quantity!r}")
     return curves
@@ -167,11 +160,7 @@ def plateau_table(logs: Mapping[tuple[str, int], list[dict]]) -> Table:
         gaps = [s.reason for s in shares if isinstance(s, Undefined)]
         mean = Undefined(gaps[0]) if gaps else float(np.mean(shares))
         verdict = (
-            "cannot be said"
-            if gaps
-            else "yes"
-            if abs(mean) <= PLATEAU
-            else "no: more steps may change the result"
+            "cannot be said" if gaps else "yes" if abs(mean) <= PLATEAU else "no: more steps may change the result"
         )
         losses = [[row["loss"] for row in log if "loss" in row] for log in mine]
         ends = [float(np.mean([part[i] for part in losses])) for i in (0, -1)]
@@ -205,8 +194,7 @@ def ledger_figure(ledgers: Mapping[str, Ledger], setting: Setting, text: str, n:
     fig = figures.ledger_figure({k: v.shares for k, v in ledgers.items()}, axis_label=f"Share of {unit} (%)")
     parts = ("both right", "only S right", "only L right", "neither right")
     said = [
-        f"{k}: " + ", ".join(f"{part} {share:.0%}" for part, share in zip(parts, v.shares))
-        for k, v in ledgers.items()
+        f"{k}: " + ", ".join(f"{part} {share:.0%}" for part, share in zip(parts, v.shares)) for k, v in ledgers.items()
     ]
     return figures.show(fig, f"Stacked bars. {'; '.join(said)}.", setting.caption(text, n, seeds, unit))
 

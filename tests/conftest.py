@@ -28,9 +28,7 @@ def tiny_pair():
     special = ["<pad>", "<s>", "</s>"]
     raw.train_from_iterator(
         lines,
-        trainers.BpeTrainer(
-            vocab_size=300, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-        ),
+        trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
     )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=raw,

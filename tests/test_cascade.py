@@ -82,9 +82,7 @@ def test_generation_equals_transformers_generate(runner, tiny_pair, which):
     requests = questions(60)
     found = runner.answer(requests, which)
     for request, response in zip(requests, found):
-        ids = torch.tensor(
-            [[tokenizer.bos_token_id, *tokenizer(request.prompt, add_special_tokens=False).input_ids]]
-        )
+        ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(request.prompt, add_special_tokens=False).input_ids]])
         made = model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
@@ -94,9 +92,7 @@ def test_generation_equals_transformers_generate(runner, tiny_pair, which):
             return_dict_in_generate=True,
         )
         tokens = made.sequences[0, ids.shape[1] :].tolist()
-        logprobs = [
-            score.double().log_softmax(-1)[0, token].item() for score, token in zip(made.scores, tokens)
-        ]
+        logprobs = [score.double().log_softmax(-1)[0, token].item() for score, token in zip(made.scores, tokens)]
         assert response.tokens == tokens
         np.testing.assert_allclose(response.token_logprobs, logprobs, rtol=0, atol=1e-5)
         assert response.prediction == tokenizer.decode(tokens, skip_special_tokens=True).strip()
@@ -111,9 +107,7 @@ def test_generation_equals_transformers_generate(runner, tiny_pair, which):
             "chow_quantile_0": chow_quantile(values, mask, 0).item(),
         }
     lengths = {response.n_generated for response in found}
-    assert {True, False} == {r.truncated for r in found} and len(
-        lengths
-    ) > 5  # rows did leave the batch early
+    assert {True, False} == {r.truncated for r in found} and len(lengths) > 5  # rows did leave the batch early
 
 
 @pytest.mark.parametrize("requests", [questions(40), choices(40)], ids=["generated", "options"])
@@ -264,9 +258,7 @@ def test_encoding_convention(tiny_pair):
     bare = tokenizer("the cat", add_special_tokens=False).input_ids
     assert encode_prompt(tokenizer, "the cat") == [tokenizer.bos_token_id, *bare]
     assert encode_target(tokenizer, "the cat") == [*bare, tokenizer.eos_token_id]
-    assert encode_prompts(tokenizer, ["the cat", "a"]) == [
-        encode_prompt(tokenizer, t) for t in ("the cat", "a")
-    ]
+    assert encode_prompts(tokenizer, ["the cat", "a"]) == [encode_prompt(tokenizer, t) for t in ("the cat", "a")]
     assert encode_targets(tokenizer, []) == [] == encode_prompts(tokenizer, ())
 
 
@@ -292,9 +284,7 @@ def test_progress_counts_items(runner, capsys):
 # ------------------------------------------------------------------ the cascade
 
 
-@pytest.mark.parametrize(
-    ("requests", "rule"), [(questions(30), "chow_average"), (choices(30), "option_probability")]
-)
+@pytest.mark.parametrize(("requests", "rule"), [(questions(30), "chow_average"), (choices(30), "option_probability")])
 def test_cascade_defers_whole_queries_and_pays_for_both(runner, requests, rule):
     small, large = runner.answer(requests), runner.answer(requests, "large")
     confidence = np.array([r.confidences[rule] for r in small])
@@ -369,9 +359,7 @@ def test_vocabularies(tiny_pair):
     size = len(tokenizer)
     shrunk = copy.deepcopy(large)
     shrunk.resize_token_embeddings(size - 5)
-    with pytest.raises(
-        ValueError, match=f"the large model has {size - 5} output columns but the tokenizer {size}"
-    ):
+    with pytest.raises(ValueError, match=f"the large model has {size - 5} output columns but the tokenizer {size}"):
         CascadeRunner(small, shrunk, tokenizer)
     grown = copy.deepcopy(large)
     grown.resize_token_embeddings(size + 9)
@@ -390,9 +378,7 @@ def test_bad_logits_name_the_item_and_are_not_stored(tiny_pair, tmp_path, reques
     with torch.no_grad():
         broken.model.embed_tokens.weight[special] = value
     requests = [Request(r.item_id, r.prompt.replace("zebra", "cat"), r.options) for r in requests]
-    requests = [
-        Request(r.item_id, r.prompt, tuple(o.replace("zebra", "mat") for o in r.options)) for r in requests
-    ]
+    requests = [Request(r.item_id, r.prompt, tuple(o.replace("zebra", "mat") for o in r.options)) for r in requests]
     requests[3] = Request("bad", "is the zebra", requests[3].options)
     runner = CascadeRunner(broken, *tiny_pair[1:], max_new_tokens=1)
     with pytest.raises(ValueError, match="small model gives NaN or infinite logits on item 'bad'"):
@@ -434,9 +420,7 @@ def test_other_rules_reuse_what_is_stored(tiny_pair, tmp_path, monkeypatch):
     CascadeRunner(*tiny_pair).answer(requests, "large", store=tmp_path)
     expected = CascadeRunner(*tiny_pair, prediction="average").answer(requests, "large")
     monkeypatch.setattr(CascadeRunner, "_compute", None)
-    assert (
-        CascadeRunner(*tiny_pair, prediction="average").answer(requests, "large", store=tmp_path) == expected
-    )
+    assert CascadeRunner(*tiny_pair, prediction="average").answer(requests, "large", store=tmp_path) == expected
 
 
 def test_another_run_in_the_same_folder_is_refused(tiny_pair, tmp_path):
@@ -522,9 +506,7 @@ def test_kill_and_resume_gives_the_same_bits(tiny_pair, runner, tmp_path):
     (tmp_path / "run" / "batch_000099.json.1.tmp").write_text("{")  # what a kill in mid-write leaves
     resumed = runner.answer(requests, "large", store=tmp_path / "run")
     assert resumed == uninterrupted  # floats compared exactly
-    assert {
-        path: path.stat().st_mtime_ns for path in kept
-    } == kept  # finished batches were not computed again
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept  # finished batches were not computed again
     for path in (tmp_path / "whole").glob("batch_*.json"):
         assert (tmp_path / "run" / path.name).read_bytes() == path.read_bytes()
 

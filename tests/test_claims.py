@@ -61,9 +61,7 @@ def test_table_states_rules_numbers_and_verdicts():
     assert "C1 | AUDC | above 0 | +1.20 [+0.40,\u00a0+2.00] | 1,500, 3 | same direction" in text
     assert "C6 | S alone | below 0 | \u2013 (one task) | 10, 3 | not testable here" in text
     assert text.endswith(claims.RULES)
-    assert rows[0].sentence == (
-        "AUDC (C1): +1.20 [+0.40,\u00a0+2.00]; verdict: same direction, interval excludes 0."
-    )
+    assert rows[0].sentence == ("AUDC (C1): +1.20 [+0.40,\u00a0+2.00]; verdict: same direction, interval excludes 0.")
 
 
 def two_tasks():

@@ -44,9 +44,7 @@ def table(methods=("xent", "dist", "cat-xent", "cat-dist", "random-dist"), seeds
         for split in ("calibration", "test"):
             hard = rng.random(n)
             for seed in large_seeds:
-                parts.append(
-                    rows_of("large", seed, split, hard < 0.8, flops=rng.integers(80, 120, n), task=task)
-                )
+                parts.append(rows_of("large", seed, split, hard < 0.8, flops=rng.integers(80, 120, n), task=task))
             for seed in seeds:
                 for method in methods:
                     right = hard + 0.2 * rng.normal(size=n) < 0.6
@@ -146,9 +144,7 @@ def test_means_over_seeds_match_a_naive_computation():
             curve = c.seed_curve(method, seed)
             mixed = np.where(deferred, run.large_quality, run.small_quality).mean()
             assert curve.quality[deferred.sum()] == pytest.approx(mixed)
-        ends = np.mean(
-            [[r.small_flops.mean(), r.small_flops.mean() + r.large_flops.mean()] for r in runs], axis=0
-        )
+        ends = np.mean([[r.small_flops.mean(), r.small_flops.mean() + r.large_flops.mean()] for r in runs], axis=0)
         assert c.cost(method)[[0, -1]] == pytest.approx(ends)
     found = c.difference("cat-dist", "dist")
     assert found.estimate == pytest.approx(c.audc("cat-dist").estimate - c.audc("dist").estimate)
@@ -187,9 +183,7 @@ def test_clusters_widen_the_interval():
     tied = frame.assign(
         cluster_id=frame["item_id"].str[:-3] + (frame["item_id"].str[-3:].astype(int) // 15).astype(str)
     )
-    width = [
-        np.ptp([i.low, i.high]) for i in (Comparison(f, resamples=500).alone("xent") for f in (frame, tied))
-    ]
+    width = [np.ptp([i.low, i.high]) for i in (Comparison(f, resamples=500).alone("xent") for f in (frame, tied))]
     assert width[1] > 1.5 * width[0]
     points = [Comparison(f, resamples=500).at_thresholds("xent", {0: -9.0, 1: -9.0}, "chow_average", 0.0)
               for f in (frame, tied)]  # fmt: skip
@@ -210,9 +204,7 @@ def test_iso_quality_is_that_of_curves_for_one_seed():
             point.gap.estimate,
             point.saving.estimate,
         )
-        assert found == pytest.approx(
-            (wanted.deferral_rate, wanted.quality, wanted.quality_gap, wanted.saving)
-        )
+        assert found == pytest.approx((wanted.deferral_rate, wanted.quality, wanted.quality_gap, wanted.saving))
 
 
 def test_calibrated_threshold_is_that_of_the_router():
@@ -225,16 +217,11 @@ def test_calibrated_threshold_is_that_of_the_router():
     assert (point.deferral_rate, point.quality) == (achieved.deferral_rate, achieved.quality)
     other = router.calibrate(frame, budget=0.3, method="dist", seed=0, confidence="chow_quantile_0")
     point = c.calibrated("dist", 0.3, "chow_quantile_0")
-    achieved = router.evaluate(
-        other, frame, method="dist", seed=0, confidence="chow_quantile_0", resamples=400
-    )
+    achieved = router.evaluate(other, frame, method="dist", seed=0, confidence="chow_quantile_0", resamples=400)
     assert point.taus == {0: other.tau} and point.quality == achieved.quality
     assert c.iso_quality("dist").taus != c.iso_quality("dist", "chow_quantile_0").taus
     two = Comparison(table(seeds=(0, 1)), resamples=400).calibrated("dist", 0.3)
-    assert (
-        set(two.taus) == {0, 1}
-        and two.deferral_rate.low < two.deferral_rate.estimate < two.deferral_rate.high
-    )
+    assert set(two.taus) == {0, 1} and two.deferral_rate.low < two.deferral_rate.estimate < two.deferral_rate.high
     assert two.saving.estimate == pytest.approx(1 - (10 / 100 + two.deferral_rate.estimate), abs=0.02)
 
 
@@ -302,9 +289,7 @@ def test_tasks_and_mixed_metrics():
     frame = table(tasks=("a", "b"), seeds=(0,))
     c = Comparison(frame, resamples=20)
     assert c.tasks == ("a", "b") and c.n == 120 and c.of_task("b").n == 60
-    assert c.alone("dist").estimate == pytest.approx(
-        np.mean([c.of_task(t).alone("dist").estimate for t in "ab"])
-    )
+    assert c.alone("dist").estimate == pytest.approx(np.mean([c.of_task(t).alone("dist").estimate for t in "ab"]))
     mixed = frame.assign(metric=np.where(frame["task"] == "a", "bleu", "accuracy"))
     with pytest.raises(OutcomeError, match="no common mean: choose one task"):
         Comparison(mixed)
@@ -377,9 +362,7 @@ def test_publish_writes_table_and_numbers(tmp_path):
     assert "outcomes" not in publish(tmp_path, "03_flops", None, {"n": 1})
 
 
-@pytest.mark.parametrize(
-    "bad", [float("nan"), float("inf"), np.float64("nan"), Interval(0.1, float("nan"), 1.0)]
-)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), np.float64("nan"), Interval(0.1, float("nan"), 1.0)])
 def test_publish_refuses_what_is_no_number_and_leaves_the_old_files(tmp_path, bad):
     publish(tmp_path, "p", None, {"a": 1})
     with pytest.raises(ValueError, match=r"metric 'x\.y\[0\].*give Undefined\(reason\)"):

@@ -38,12 +38,8 @@ def padded(draw):
 @given(padded(), st.floats(0, 1))
 def test_rules_equal_numpy_on_each_row_alone(case, q):
     rows, logprobs, mask = case
-    np.testing.assert_allclose(
-        chow_sum(logprobs, mask), [np.sum(row) for row in rows], rtol=1e-12, atol=1e-12
-    )
-    np.testing.assert_allclose(
-        chow_average(logprobs, mask), [np.mean(row) for row in rows], rtol=1e-12, atol=1e-12
-    )
+    np.testing.assert_allclose(chow_sum(logprobs, mask), [np.sum(row) for row in rows], rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(chow_average(logprobs, mask), [np.mean(row) for row in rows], rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(
         chow_quantile(logprobs, mask, q), [np.quantile(row, q) for row in rows], rtol=1e-12, atol=1e-12
     )
@@ -137,9 +133,7 @@ def test_nearly_certain_tokens_keep_distinct_values():
 
 def test_chosen_logprob_at_the_edges():
     inf, nan = math.inf, math.nan
-    rows = torch.tensor(
-        [[0.0, -inf, 0.0], [-inf, 0.0, 1.0], [nan, 0.0, 0.0], [inf, 0.0, 0.0], [0.0, -inf, nan]]
-    )
+    rows = torch.tensor([[0.0, -inf, 0.0], [-inf, 0.0, 1.0], [nan, 0.0, 0.0], [inf, 0.0, 0.0], [0.0, -inf, nan]])
     found = chosen_logprob(rows, torch.tensor([0, 0, 1, 0, 1]))
     expected = torch.tensor([math.log(0.5), -inf, nan, nan, nan])
     torch.testing.assert_close(found, expected, equal_nan=True)
@@ -168,9 +162,7 @@ def test_option_confidence_equals_numpy(rows, data):
         log_softmax = np.array(row) - np.logaddexp.reduce(row)
         assert found["option_probability"][i].item() == pytest.approx(log_softmax[best], rel=1e-9, abs=1e-12)
         assert found["option_margin"][i].item() == row[best] - max(np.delete(row, best))
-        assert forced["option_probability"][i].item() == pytest.approx(
-            log_softmax[picks[i]], rel=1e-9, abs=1e-12
-        )
+        assert forced["option_probability"][i].item() == pytest.approx(log_softmax[picks[i]], rel=1e-9, abs=1e-12)
         assert forced["option_margin"][i].item() == row[picks[i]] - max(np.delete(row, picks[i]))
 
 

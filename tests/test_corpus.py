@@ -31,7 +31,7 @@ def near(rng, references, share):
 def corpus(seed, n=40, ties=False):
     rng = np.random.default_rng(seed)
     references = texts(rng, n)
-    small, large = near(rng, references, .6), near(rng, references, .2)
+    small, large = near(rng, references, 0.6), near(rng, references, 0.2)
     small[0] = ""
     confidence = rng.integers(0, 5, n) * 1.0 if ties else rng.normal(size=n)
     return small, large, references, confidence
@@ -42,13 +42,16 @@ def mixed(small, large, confidence, tau):
 
 
 @pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize("curve_of, metric, options", [
-    (bleu_curve, BLEU, {}),
-    (bleu_curve, BLEU, {"tokenize": "char", "lowercase": True, "smooth_method": "floor"}),
-    (bleu_curve, BLEU, {"smooth_method": "add-k"}),
-    (chrf_curve, CHRF, {}),
-    (chrf_curve, CHRF, {"word_order": 2, "eps_smoothing": True}),
-])
+@pytest.mark.parametrize(
+    "curve_of, metric, options",
+    [
+        (bleu_curve, BLEU, {}),
+        (bleu_curve, BLEU, {"tokenize": "char", "lowercase": True, "smooth_method": "floor"}),
+        (bleu_curve, BLEU, {"smooth_method": "add-k"}),
+        (chrf_curve, CHRF, {}),
+        (chrf_curve, CHRF, {"word_order": 2, "eps_smoothing": True}),
+    ],
+)
 def test_every_threshold_equals_corpus_score_exactly(curve_of, metric, options, ties):
     small, large, references, confidence = corpus(0, ties=ties)
     curve = curve_of(small, large, references, confidence, **options)
@@ -63,21 +66,26 @@ def test_every_threshold_equals_corpus_score_exactly(curve_of, metric, options, 
     assert curve.signature == str(scorer.get_signature())
 
 
-@pytest.mark.parametrize("name, options", [
-    ("bleu", {}), ("bleu", {"smooth_method": "none"}), ("bleu", {"smooth_method": "floor"}),
-    ("bleu", {"smooth_method": "floor", "smooth_value": .3, "max_ngram_order": 2}),
-    ("chrf", {}), ("chrf", {"word_order": 2, "beta": 3}),
-])
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("bleu", {}),
+        ("bleu", {"smooth_method": "none"}),
+        ("bleu", {"smooth_method": "floor"}),
+        ("bleu", {"smooth_method": "floor", "smooth_value": 0.3, "max_ngram_order": 2}),
+        ("chrf", {}),
+        ("chrf", {"word_order": 2, "beta": 3}),
+    ],
+)
 def test_fast_scores_equal_sacrebleu(name, options):
     rng = np.random.default_rng(1)
     references = texts(rng, 300, low=0, high=7)
-    hypotheses = near(rng, references, .7)
+    hypotheses = near(rng, references, 0.7)
     metric = corpus_metric(name, **options)
     counts = sentence_counts(metric, hypotheses, references)  # single short sentences: every special case
     assert (counts.sum(axis=0) > 0).all() and (counts == 0).all(axis=1).any()
     for summed in (counts, counts[:150] + counts[150:]):
-        np.testing.assert_allclose(fast_scores(metric, summed), exact_scores(metric, summed), rtol=1e-12,
-                                   atol=1e-12)
+        np.testing.assert_allclose(fast_scores(metric, summed), exact_scores(metric, summed), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["bleu", "chrf"])
@@ -99,8 +107,7 @@ def test_resampling_equals_scoring_copied_texts(name, ties):
 
 def test_bootstrap_takes_corpus_runs():
     small, large, references, confidence = corpus(3)
-    runs = {"a": CorpusRun(small, large, references, confidence),
-            "b": CorpusRun(small, large, references, -confidence)}
+    runs = {"a": CorpusRun(small, large, references, confidence), "b": CorpusRun(small, large, references, -confidence)}
     found = paired_bootstrap(runs, pairs=[("a", "b")], resamples=100)
     assert found.area["a"].estimate == pytest.approx(audc(runs["a"].curve()))
     difference = found.difference["a", "b"]
@@ -115,30 +122,39 @@ def test_greedy_oracle_orders_by_sentence_gain(name):
     small, large, references, confidence = corpus(4)
     run = CorpusRun(small, large, references, confidence, name)
     scorer = BLEU(effective_order=True) if name == "bleu" else CHRF()
-    gain = [scorer.sentence_score(b, [r]).score - scorer.sentence_score(a, [r]).score
-            for a, b, r in zip(small, large, references)]
+    gain = [
+        scorer.sentence_score(b, [r]).score - scorer.sentence_score(a, [r]).score
+        for a, b, r in zip(small, large, references)
+    ]
     expected = CorpusRun(small, large, references, -np.array(gain), name).curve()
     np.testing.assert_array_equal(run.greedy_oracle().quality, expected.quality)
     assert audc(run.greedy_oracle()) > audc(run.curve())
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ((["a"], ["a"], ["a", "b"], [1]), "1 predictions for 2 references"),
-    (([], [], [], []), "at least one"),
-    ((["a"], [None], ["a"], [1]), r"predictions\[0\] is None, expected text"),
-    ((["a"], ["a"], ["a"], [1, 2]), "1 small predictions, 1 large ones and 2 confidences"),
-    ((["a"], ["a"], ["a"], [float("nan")]), "NaN"),
-    ((["a"], ["a"], ["a"], [1], "meteor"), "'bleu' or 'chrf', got 'meteor'"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((["a"], ["a"], ["a", "b"], [1]), "1 predictions for 2 references"),
+        (([], [], [], []), "at least one"),
+        ((["a"], [None], ["a"], [1]), r"predictions\[0\] is None, expected text"),
+        ((["a"], ["a"], ["a"], [1, 2]), "1 small predictions, 1 large ones and 2 confidences"),
+        ((["a"], ["a"], ["a"], [float("nan")]), "NaN"),
+        ((["a"], ["a"], ["a"], [1], "meteor"), "'bleu' or 'chrf', got 'meteor'"),
+    ],
+)
 def test_bad_input(arguments, message):
     with pytest.raises(ValueError, match=message):
         CorpusRun(*arguments)
 
 
-@pytest.mark.parametrize("name, options", [
-    ("bleu", {"smooth_method": "add-k"}), ("bleu", {"effective_order": True}),
-    ("chrf", {"eps_smoothing": True}),
-])
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("bleu", {"smooth_method": "add-k"}),
+        ("bleu", {"effective_order": True}),
+        ("chrf", {"eps_smoothing": True}),
+    ],
+)
 def test_resampling_refuses_settings_it_does_not_know(name, options):
     small, large, references, confidence = corpus(5, n=5)
     run = CorpusRun(small, large, references, confidence, name, **options)

@@ -14,7 +14,7 @@ from cat_core.curves import audc, deferral_curve
 
 S = np.array([1, 1, 0, 1, 0, 0, 1, 0])
 L = np.array([1, 1, 1, 1, 1, 0, 0, 1])
-Q = np.array([.95, .90, .35, .80, .85, .30, .50, .40])
+Q = np.array([0.95, 0.90, 0.35, 0.80, 0.85, 0.30, 0.50, 0.40])
 CURVE = deferral_curve(S, L, Q)
 
 
@@ -35,57 +35,59 @@ def naive_quality(small, large, order, k):
 
 # ---------------------------------------------------------------- the reference vector
 
+
 def test_reference_curve():
-    np.testing.assert_allclose(CURVE.quality, [.5, .5, .625, .75, .625, .625, .75, .75, .75])
+    np.testing.assert_allclose(CURVE.quality, [0.5, 0.5, 0.625, 0.75, 0.625, 0.625, 0.75, 0.75, 0.75])
     np.testing.assert_array_equal(CURVE.deferral_rate, np.arange(9) / 8)
-    np.testing.assert_array_equal(CURVE.threshold, [-np.inf, .30, .35, .40, .50, .80, .85, .90, .95])
+    np.testing.assert_array_equal(CURVE.threshold, [-np.inf, 0.30, 0.35, 0.40, 0.50, 0.80, 0.85, 0.90, 0.95])
     assert CURVE.realisable.all()
 
 
 def test_reference_areas():
     exact, at_most = curves.oracle_curve(S, L), curves.oracle_curve(S, L, "at_most")
     ideal = curves.gatekeeper_ideal(CURVE)
-    assert audc(CURVE) == pytest.approx(.65625)
-    assert audc(curves.random_curve(CURVE)) == pytest.approx(.625)
-    assert audc(exact) == pytest.approx(.796875)
-    assert audc(at_most) == pytest.approx(.8046875)
-    assert audc(ideal) == pytest.approx(.6875)
-    assert curves.normalised_audc(CURVE, exact) == pytest.approx(.181818, abs=1e-6)
-    assert curves.normalised_audc(CURVE, at_most) == pytest.approx(.173913, abs=1e-6)
-    assert curves.normalised_audc(CURVE, ideal) == pytest.approx(.5)
-    assert curves.gatekeeper_sd(CURVE) == pytest.approx(.5)
+    assert audc(CURVE) == pytest.approx(0.65625)
+    assert audc(curves.random_curve(CURVE)) == pytest.approx(0.625)
+    assert audc(exact) == pytest.approx(0.796875)
+    assert audc(at_most) == pytest.approx(0.8046875)
+    assert audc(ideal) == pytest.approx(0.6875)
+    assert curves.normalised_audc(CURVE, exact) == pytest.approx(0.181818, abs=1e-6)
+    assert curves.normalised_audc(CURVE, at_most) == pytest.approx(0.173913, abs=1e-6)
+    assert curves.normalised_audc(CURVE, ideal) == pytest.approx(0.5)
+    assert curves.gatekeeper_sd(CURVE) == pytest.approx(0.5)
     assert curves.gatekeeper_sd(exact) == pytest.approx(2.75)
 
 
 def test_reference_gap_recovered():
-    assert curves.apgr(CURVE) == pytest.approx(.625)
-    assert curves.apgr(curves.random_curve(CURVE)) == pytest.approx(.5)
+    assert curves.apgr(CURVE) == pytest.approx(0.625)
+    assert curves.apgr(curves.random_curve(CURVE)) == pytest.approx(0.5)
     assert curves.apgr(curves.oracle_curve(S, L)) == pytest.approx(1.1875)
-    assert curves.cpt(CURVE, .5) == pytest.approx(.25)
-    assert curves.cpt(CURVE, .8) == pytest.approx(.325)
+    assert curves.cpt(CURVE, 0.5) == pytest.approx(0.25)
+    assert curves.cpt(CURVE, 0.8) == pytest.approx(0.325)
 
 
 def test_reference_iso_quality_and_auroc():
-    run = SimpleNamespace(small_quality=S, large_quality=L, confidence=Q, small_flops=np.full(8, 1),
-                          large_flops=np.full(8, 10))
+    run = SimpleNamespace(
+        small_quality=S, large_quality=L, confidence=Q, small_flops=np.full(8, 1), large_flops=np.full(8, 10)
+    )
     found = curves.iso_quality_saving(run, run)
-    assert found.tau == .40 and found.deferral_rate == found.calibration_deferral_rate == .375
-    assert found.saving == pytest.approx(.525) and found.calibration_saving == pytest.approx(.525)
-    assert found.quality == .75 and found.quality_gap == 0
+    assert found.tau == 0.40 and found.deferral_rate == found.calibration_deferral_rate == 0.375
+    assert found.saving == pytest.approx(0.525) and found.calibration_saving == pytest.approx(0.525)
+    assert found.quality == 0.75 and found.quality_gap == 0
     cost = curves.cascade_cost(run.small_flops, run.large_flops, Q)
     assert cost[3] == pytest.approx(4.75)
-    assert curves.qnc(CURVE, cost, 10) == pytest.approx(.475)
-    assert curves.auroc(Q, S == 1) == pytest.approx(.875)
+    assert curves.qnc(CURVE, cost, 10) == pytest.approx(0.475)
+    assert curves.auroc(Q, S == 1) == pytest.approx(0.875)
 
 
 # ---------------------------------------------------------------- curves and ties
+
 
 @settings(max_examples=40, deadline=None)
 @given(items(max_size=6))
 def test_tied_groups_are_the_mean_over_all_orders(case):
     small, large, q = case
-    orders = [p for p in itertools.permutations(range(len(q)))
-              if all(q[a] <= q[b] for a, b in zip(p, p[1:]))]
+    orders = [p for p in itertools.permutations(range(len(q))) if all(q[a] <= q[b] for a, b in zip(p, p[1:]))]
     expected = [np.mean([naive_quality(small, large, p, k) for p in orders]) for k in range(len(q) + 1)]
     np.testing.assert_allclose(deferral_curve(small, large, q).quality, expected, atol=1e-12)
 
@@ -117,24 +119,27 @@ def test_all_tied_is_random():
     curve = deferral_curve(S, L, np.zeros(8))
     np.testing.assert_allclose(curve.quality, curves.random_quality(curve))
     np.testing.assert_array_equal(np.flatnonzero(curve.realisable), [0, 8])
-    assert curves.random_quality(curve, 0.25) == pytest.approx(.5625)
+    assert curves.random_quality(curve, 0.25) == pytest.approx(0.5625)
 
 
 def test_area_over_cost():
-    cost = np.array([1., 2., 11.])
+    cost = np.array([1.0, 2.0, 11.0])
     curve = deferral_curve([0, 1], [1, 1], [0.1, 0.2])
-    assert audc(curve, cost) == pytest.approx((.75 * 1 + 1 * 9) / 11)
+    assert audc(curve, cost) == pytest.approx((0.75 * 1 + 1 * 9) / 11)
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (([], [], []), "non-empty"),
-    (([1], [1], [math.nan]), "1 NaN or -inf among 1"),
-    (([1], [1], [-math.inf]), "NaN or -inf"),
-    (([1, 0], [1], [1, 2]), "large_quality has 1 items where 2 are expected"),
-    (([1.5], [1], [1]), r"small_quality\[0\] is 1.5"),
-    (([0], [math.nan], [1]), r"large_quality\[0\] is nan"),
-    (([[0]], [[1]], [[1]]), "one-dimensional"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (([], [], []), "non-empty"),
+        (([1], [1], [math.nan]), "1 NaN or -inf among 1"),
+        (([1], [1], [-math.inf]), "NaN or -inf"),
+        (([1, 0], [1], [1, 2]), "large_quality has 1 items where 2 are expected"),
+        (([1.5], [1], [1]), r"small_quality\[0\] is 1.5"),
+        (([0], [math.nan], [1]), r"large_quality\[0\] is nan"),
+        (([[0]], [[1]], [[1]]), "one-dimensional"),
+    ],
+)
 def test_bad_input(arguments, message):
     with pytest.raises(ValueError, match=message):
         deferral_curve(*arguments)
@@ -148,18 +153,19 @@ def test_more_bad_input():
     with pytest.raises(ValueError, match="cost has 3 items where 9"):
         curves.qnc(CURVE, [1, 2, 3], 10)
     with pytest.raises(ValueError, match="must be boolean"):
-        curves.ledger([.5, 1], [1, 1])
+        curves.ledger([0.5, 1], [1, 1])
     with pytest.raises(ValueError, match="A_S < A_L"):
         curves.gatekeeper_ideal(deferral_curve([1], [0], [0]))
 
 
 # ---------------------------------------------------------------- numbers that may be undefined
 
+
 def test_large_no_better_is_never_a_percentage():
-    curve = deferral_curve([1, 0], [0, 0], [.1, .2])
+    curve = deferral_curve([1, 0], [0, 0], [0.1, 0.2])
     assert math.isnan(curves.apgr(curve)) and math.isnan(curves.gatekeeper_sd(curve))
-    assert curves.cpt(curve, .5) is None
-    assert curves.cpt(CURVE, 1.2) is None and curves.cpt(CURVE, 1.0) == pytest.approx(.375)
+    assert curves.cpt(curve, 0.5) is None
+    assert curves.cpt(CURVE, 1.2) is None and curves.cpt(CURVE, 1.0) == pytest.approx(0.375)
     assert math.isnan(curves.normalised_audc(deferral_curve([1], [1], [0]), curves.oracle_curve([1], [1])))
 
 
@@ -168,6 +174,7 @@ def test_normalised_audc_is_not_clipped():
 
 
 # ---------------------------------------------------------------- cost
+
 
 @given(items(), st.randoms())
 def test_cascade_cost_item_by_item(case, random):
@@ -178,56 +185,59 @@ def test_cascade_cost_item_by_item(case, random):
     for k in np.flatnonzero(curve.realisable):
         gone = q <= curve.threshold[k]
         assert cost[k] == pytest.approx(c_small.mean() + np.where(gone, c_large, 0).mean())
-    router = curves.router_cost(c_small, c_large, [0, .5, 1])
+    router = curves.router_cost(c_small, c_large, [0, 0.5, 1])
     first, last = c_small.mean(), c_large.mean()
     np.testing.assert_allclose(router, [first, (first + last) / 2, last])
 
 
 def test_quality_at_budget():
     cost = curves.cascade_cost(np.ones(8), np.full(8, 10), Q)  # 1 + 10 r
-    found = curves.quality_at_budget(CURVE, cost, 10, (.05, .10, .25, .475, .50, 2))
+    found = curves.quality_at_budget(CURVE, cost, 10, (0.05, 0.10, 0.25, 0.475, 0.50, 2))
     # r = none, 0, .15, .375, .4, 1
-    expected = [math.nan, .5, .5 + .125 * .2, .75, .75 - .125 * .2, .75]
+    expected = [math.nan, 0.5, 0.5 + 0.125 * 0.2, 0.75, 0.75 - 0.125 * 0.2, 0.75]
     np.testing.assert_allclose(found, expected)
 
 
 def test_qnc():
-    good_small = deferral_curve([1, 1], [0, 1], [.1, .2])
+    good_small = deferral_curve([1, 1], [0, 1], [0.1, 0.2])
     assert curves.qnc(good_small, [1, 6, 11], 10) == 1.0  # S is the best single model
-    hard = deferral_curve([0, 0], [1, 1], [.1, .2])
+    hard = deferral_curve([0, 0], [1, 1], [0.1, 0.2])
     assert curves.qnc(hard, [1, 6, 11], 10) == pytest.approx(1.1)  # only deferring everything matches L
 
 
 def test_iso_quality_is_chosen_on_calibration():
     def run(small, large, q):
         n = len(q)
-        return SimpleNamespace(small_quality=small, large_quality=large, confidence=q,
-                               small_flops=np.ones(n), large_flops=np.full(n, 4))
+        return SimpleNamespace(
+            small_quality=small, large_quality=large, confidence=q, small_flops=np.ones(n), large_flops=np.full(n, 4)
+        )
 
-    found = curves.iso_quality_saving(run([0, 1, 1, 1], [1] * 4, [0, 1, 2, 3]),
-                                      run([0, 0, 1, 0], [1] * 4, [-1, 0, 5, 9]))
-    assert found.tau == 0 and found.calibration_deferral_rate == .25 and found.deferral_rate == .5
-    assert found.quality == .75 and found.quality_gap == -.25
-    assert found.calibration_saving == pytest.approx(.5) and found.saving == pytest.approx(.25)
+    found = curves.iso_quality_saving(
+        run([0, 1, 1, 1], [1] * 4, [0, 1, 2, 3]), run([0, 0, 1, 0], [1] * 4, [-1, 0, 5, 9])
+    )
+    assert found.tau == 0 and found.calibration_deferral_rate == 0.25 and found.deferral_rate == 0.5
+    assert found.quality == 0.75 and found.quality_gap == -0.25
+    assert found.calibration_saving == pytest.approx(0.5) and found.saving == pytest.approx(0.25)
     with pytest.raises(ValueError, match="no threshold reaches quality 1.1"):
         curves.iso_quality_saving(run([0], [1], [0]), run([0], [1], [0]), target=1.1)
 
 
 def test_comparison_metrics():
-    curve = deferral_curve([0, 0, 0], [1, 0, 1], [.1, .2, .3])  # 0, 1/3, 1/3, 2/3: the hull skips the third
+    curve = deferral_curve([0, 0, 0], [1, 0, 1], [0.1, 0.2, 0.3])  # 0, 1/3, 1/3, 2/3: the hull skips the third
     assert curves.aiq(curve, [1, 2, 3, 4]) == pytest.approx(7 / 18)
-    assert curves.aiq(deferral_curve([0, 0], [1, 0], [.1, .2]), [0, 1, 2]) == pytest.approx(.375)
+    assert curves.aiq(deferral_curve([0, 0], [1, 0], [0.1, 0.2]), [0, 1, 2]) == pytest.approx(0.375)
     assert math.isnan(curves.aiq(deferral_curve([0], [1], [0]), [2, 2]))
-    assert curves.ibc(.8, 5, .5, 2) == pytest.approx(.1) and math.isnan(curves.ibc(1, 1, 0, 1))
+    assert curves.ibc(0.8, 5, 0.5, 2) == pytest.approx(0.1) and math.isnan(curves.ibc(1, 1, 0, 1))
 
 
 # ---------------------------------------------------------------- confidence
 
+
 @given(items())
 def test_auroc_counts_pairs(case):
     right, _, q = case
-    right = right > .3
-    pairs = [(a > b) + .5 * (a == b) for a in q[right] for b in q[~right]]
+    right = right > 0.3
+    pairs = [(a > b) + 0.5 * (a == b) for a in q[right] for b in q[~right]]
     found = curves.auroc(q, right)
     assert found == pytest.approx(np.mean(pairs)) if pairs else math.isnan(found)
 
@@ -240,20 +250,21 @@ def test_rescue_auroc_looks_at_small_errors_only():
 
 
 def test_expected_calibration_error():
-    assert curves.expected_calibration_error([.05, .95, .95, .95], [0, 1, 1, 0], bins=10) == pytest.approx(
-        (.05 + 3 * abs(2 / 3 - .95)) / 4)
+    assert curves.expected_calibration_error([0.05, 0.95, 0.95, 0.95], [0, 1, 1, 0], bins=10) == pytest.approx(
+        (0.05 + 3 * abs(2 / 3 - 0.95)) / 4
+    )
     assert curves.expected_calibration_error([1.0, 0.0], [1, 0]) == 0
     with pytest.raises(ValueError, match="probability"):
-        curves.expected_calibration_error([-.2], [1])
+        curves.expected_calibration_error([-0.2], [1])
 
 
 def test_prr():
-    assert curves.prr([.1, .2, .3, .4], [0, 0, 1, 1]) == pytest.approx(1)
-    assert curves.prr([.4, .3, .2, .1], [0, 0, 1, 1]) == pytest.approx(-1)
+    assert curves.prr([0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1]) == pytest.approx(1)
+    assert curves.prr([0.4, 0.3, 0.2, 0.1], [0, 0, 1, 1]) == pytest.approx(-1)
     assert math.isnan(curves.prr([1, 2], [1, 1]))
 
 
 def test_ledger():
     found = curves.ledger(S, L == 1)
     assert (found.both, found.only_small, found.only_large, found.neither) == (3, 1, 3, 1)
-    assert found.n == 8 and found.shares == (.375, .125, .375, .125)
+    assert found.n == 8 and found.shares == (0.375, 0.125, 0.375, 0.125)

@@ -144,9 +144,7 @@ def test_a_variant_has_a_folder_of_its_own(root):
 )
 def test_a_parameter_papermill_cannot_set_is_refused(tmp_path, source):
     write_notebook(tmp_path / "x.ipynb", code(source, "parameters"))
-    with pytest.raises(
-        EditionError, match=r"x.ipynb: parameters cell, line \d: .*expected `name: type = literal"
-    ):
+    with pytest.raises(EditionError, match=r"x.ipynb: parameters cell, line \d: .*expected `name: type = literal"):
         declared_parameters(tmp_path / "x.ipynb")
 
 
@@ -167,9 +165,7 @@ def test_a_notebook_needs_one_parameters_cell_and_a_kernel(tmp_path):
 
 
 def test_multi_line_and_plain_parameters(tmp_path):
-    write_notebook(
-        tmp_path / "x.ipynb", code("# all\nseeds: list = [\n    1,\n    2,\n]\ntext = 'a'", "parameters")
-    )
+    write_notebook(tmp_path / "x.ipynb", code("# all\nseeds: list = [\n    1,\n    2,\n]\ntext = 'a'", "parameters"))
     declared = declared_parameters(tmp_path / "x.ipynb")
     assert {name: each.default for name, each in declared.items()} == {"seeds": [1, 2], "text": "a"}
 
@@ -179,11 +175,7 @@ def test_values_become_what_the_page_wants():
     assert value == 2.0 and isinstance(value, float)
     assert checked([1, 2.5], (1.0,)) == [1.0, 2.5]
     assert checked("x", None) == "x" and checked([], [1]) == [] and checked(["a", 1], []) == ["a", 1]
-    assert (
-        parse_text("1e-3", 1.0) == 1e-3
-        and parse_text("07", "a") == "07"
-        and parse_text("False", True) is False
-    )
+    assert parse_text("1e-3", 1.0) == 1e-3 and parse_text("07", "a") == "07" and parse_text("False", True) is False
     assert parse_text("[3, 4]", [1]) == [3, 4]
     with pytest.raises(ValueError, match="expected true or false"):
         parse_text("1", True)

@@ -102,7 +102,8 @@ def test_keys_move_slider_to_the_rows_python_computed(browser, tmp_path):
             assert table(page) == expected
             spoken = page.attribute("input[type=range]", "aria-valuetext")
             assert spoken == f"deferral rate {percent} %, " + ", ".join(
-                f"{METHOD_STYLE[m].label} {row[0]} %" for m, row in zip(METHODS, expected, strict=True))
+                f"{METHOD_STYLE[m].label} {row[0]} %" for m, row in zip(METHODS, expected, strict=True)
+            )
             best = max(range(3), key=lambda m: float(expected[m][0]))
             label = METHOD_STYLE[METHODS[best]].label
             summary = f"Highest here: {label} with {expected[best][0]} %, at {expected[best][2]} %"
@@ -229,7 +230,7 @@ def test_without_script_the_first_state_is_there(browser, tmp_path):
 
 
 def test_moves_are_fast_and_fragment_small(browser, tmp_path):
-    rows = [series(m, r, 1000) for m in ("xent", "dist", "cat-xent", "cat-dist", "random") for r in RULES]
+    rows = [series(m, r, 1000) for m in ("xent", "dist", "cat-xent", "cat-dist", "random-dist") for r in RULES]
     line = Series("oracle", "", rows[0].deferral_rate, None, rows[0].quality, rows[0].flops)
     text = fragment(series=rows, references=[line])
     assert len(text.encode()) <= 60_000
@@ -384,7 +385,7 @@ def test_coloured_tokens():
 
 
 def test_styles_differ_in_more_than_colour():
-    methods = ["xent", "dist", "cat-xent", "cat-dist", "random"]
+    methods = ["xent", "dist", "cat-xent", "cat-dist", "random-dist"]
     for field in ("label", "colour", "dash", "marker"):
         assert len({getattr(METHOD_STYLE[m], field) for m in methods}) == 5
     for method in METHOD_STYLE:  # WCAG contrast of graphics on white: at least 3

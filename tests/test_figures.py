@@ -16,7 +16,7 @@ from cat_core.figures import Curve, alt_text, caption, show
 from cat_core.styles import METHOD_STYLE, TOKEN_STYLE
 
 X = np.linspace(0, 1, 11)
-METHODS = ("xent", "dist", "cat-xent", "cat-dist", "random")
+METHODS = ("xent", "dist", "cat-xent", "cat-dist", "random-dist")
 
 
 def curves(scale=1.0, methods=METHODS, band=True):
@@ -167,9 +167,7 @@ def test_caption_states_what_the_figure_rests_on():
         "commit 0123456789; edition quick."
     )
     text = caption("Why?", **(given | {"seeds": 1, "commit": "", "n": np.int64(5), "unit": "target tokens"}))
-    assert text == (
-        "Why? n = 5 target tokens; 1 seed; device: CPU, 2 threads; commit not known; edition quick."
-    )
+    assert text == ("Why? n = 5 target tokens; 1 seed; device: CPU, 2 threads; commit not known; edition quick.")
     for change, message in (
         ({"n": 0}, "n is 0"), ({"n": 1.5}, "n is 1.5"), ({"seeds": []}, "at least one seed"),
         ({"device": " "}, "device of the caption"), ({"edition": ""}, "edition of the caption"),

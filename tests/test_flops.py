@@ -127,9 +127,7 @@ def test_options_equal_the_counter_over_the_runners_own_scoring(config, prefix, 
     options = [[3] * length for length in lengths]
     with torch.no_grad():
         found = count(
-            lambda: score_batch(
-                model, [[4] * prefix], [options], pad=2, vocab=config.vocab_size, batch_tokens=64
-            )
+            lambda: score_batch(model, [[4] * prefix], [options], pad=2, vocab=config.vocab_size, batch_tokens=64)
         )
     assert found == option_flops(config, prefix, lengths)
 
@@ -139,9 +137,7 @@ def test_the_runners_own_generation_costs_what_generate_does(tiny_pair):
     model = model_of(config)
     with torch.no_grad():
         found = count(
-            lambda: generate_batch(
-                model, [[1, 7, 9, 11]], eos=-1, pad=0, vocab=config.vocab_size, max_new_tokens=6
-            )
+            lambda: generate_batch(model, [[1, 7, 9, 11]], eos=-1, pad=0, vocab=config.vocab_size, max_new_tokens=6)
         )
     assert found == request_flops(config, 4, 6)
 
@@ -150,9 +146,7 @@ def test_the_runners_own_generation_costs_what_generate_does(tiny_pair):
 @given(llamas(), st.integers(1, 9))
 def test_training_equals_the_counter_over_forward_and_backward(config, tokens):
     model = model_of(config).train()
-    assert count(lambda: model(torch.full((1, tokens), 3)).logits.sum().backward()) == training_flops(
-        config, tokens
-    )
+    assert count(lambda: model(torch.full((1, tokens), 3)).logits.sum().backward()) == training_flops(config, tokens)
 
 
 def test_request_is_prefill_plus_decodes():

@@ -132,9 +132,7 @@ def test_value_and_gradient_equal_the_float64_oracle(reduction, normalize, mask,
     reduction=st.sampled_from(REDUCTIONS),
 )
 @settings(max_examples=120, deadline=None)
-def test_any_shape_equals_the_naive_loop(
-    shape, vocabulary, seed, mask, weight, temperature, normalize, reduction
-):
+def test_any_shape_equals_the_naive_loop(shape, vocabulary, seed, mask, weight, temperature, normalize, reduction):
     small, labels, large = batch(shape, vocabulary, seed)
     loss, stats = cascade_aware_loss(
         small, labels, large, mask=mask, label_weight=weight, temperature=temperature,
@@ -147,9 +145,7 @@ def test_any_shape_equals_the_naive_loop(
             per_token[i] = naive_token_loss(s, label, t, weight, temperature, mask)
     per_token = per_token.reshape(labels.shape)
     keep = oracle_alpha(small, labels, large, mask)
-    torch.testing.assert_close(
-        loss, reduce(per_token, labels, keep, normalize, reduction), rtol=1e-10, atol=1e-12
-    )
+    torch.testing.assert_close(loss, reduce(per_token, labels, keep, normalize, reduction), rtol=1e-10, atol=1e-12)
     assert loss.shape == (labels.shape if reduction == "none" else ())
     assert stats.kept == keep.sum() and stats.tokens == (labels != IGNORE).sum()
 
@@ -176,9 +172,7 @@ def test_gradcheck(mask, weight, temperature):
     assert torch.autograd.gradcheck(loss, (small.requires_grad_(),))
 
 
-@pytest.mark.parametrize(
-    "dtype, tolerance", [(torch.float32, 3e-6), (torch.bfloat16, 1e-2), (torch.float16, 2e-3)]
-)
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 3e-6), (torch.bfloat16, 1e-2), (torch.float16, 2e-3)])
 def test_half_inputs_are_computed_in_float32(dtype, tolerance):
     small, labels, large = batch((8, 16), 50, seed=4, dtype=dtype)
     ours, theirs = small.clone().requires_grad_(), small.double().requires_grad_()
@@ -222,9 +216,7 @@ def test_non_contiguous_input():
 
 def test_batch_layout_does_not_matter():
     small, labels, large = batch((4, 6))
-    flat = cascade_aware_loss(
-        small.reshape(-1, 7), labels.reshape(-1), large.reshape(-1, 7), reduction="none"
-    )
+    flat = cascade_aware_loss(small.reshape(-1, 7), labels.reshape(-1), large.reshape(-1, 7), reduction="none")
     assert torch.equal(cascade_aware_loss(small, labels, large, reduction="none").reshape(-1), flat)
     for i in range(4):
         for j in range(6):
@@ -343,9 +335,7 @@ def test_teacher_correct_replaces_the_teacher_when_only_labels_count():
         )  # fmt: skip
         assert full == short
     # Given both, the teacher's distribution comes from the logits and "right" from the bits.
-    _, stats = cascade_aware_loss(
-        small, labels, large, teacher_correct=~right, mask="large", return_stats=True
-    )
+    _, stats = cascade_aware_loss(small, labels, large, teacher_correct=~right, mask="large", return_stats=True)
     assert stats.kept == (~right & (labels != IGNORE)).sum()
 
 
@@ -402,10 +392,7 @@ def test_random_repeats_with_the_seed_and_leaves_the_global_generator_alone():
     kept(1)
     assert torch.equal(torch.get_rng_state(), before)
     g = generator(1)
-    again = [
-        cascade_aware_loss(small, labels, large, mask="random", reduction="none", generator=g)
-        for _ in range(2)
-    ]
+    again = [cascade_aware_loss(small, labels, large, mask="random", reduction="none", generator=g) for _ in range(2)]
     assert not torch.equal(*again), "one generator gives a new mask at every step"
 
 

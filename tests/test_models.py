@@ -27,11 +27,9 @@ from cat_core.models import (
     train_tokenizer,
 )
 
-TEXTS = ["the cat sat on the mat, the small model asks the large one"] * 3 + [
-    "naïve café: être, Straße, 東京"
-] * 3
-TINY = ModelSize(hidden 16, layers 2, heads 2, kv_heads=1, intermediate=24, context=32)
-SMALLER = ModelSize(hidden 8, layers 1, heads 1, context=32)
+TEXTS = ["the cat sat on the mat, the small model asks the large one"] * 3 + ["naïve café: être, Straße, 東京"] * 3
+TINY = ModelSize(hidden=16, layers=2, heads=2, kv_heads=1, intermediate=24, context=32)
+SMALLER = ModelSize(hidden=8, layers=1, heads=1, context=32)
 
 
 @pytest.fixture(autouse=True)
@@ -130,9 +128,7 @@ def test_the_smallest_tokenizer_is_the_bytes():
 def test_mismatched_tokenizers_are_named_with_what_to_do(tokenizer):
     check_same_tokenizer(tokenizer, train_tokenizer(TEXTS, 320))
     other = train_tokenizer(["zebra zebra quagga quagga"] * 5, 320)
-    with pytest.raises(
-        ValueError, match=r"of S \(here, \d+ tokens\) and L \(there, \d+ tokens\) differ"
-    ) as caught:
+    with pytest.raises(ValueError, match=r"of S \(here, \d+ tokens\) and L \(there, \d+ tokens\) differ") as caught:
         check_same_tokenizer(tokenizer, other, "here", "there")
     text = one_line(caught)
     assert "one family" in text and "train both from scratch" in text
@@ -155,15 +151,11 @@ def test_the_same_tokens_with_other_ids_are_a_mismatch(tokenizer):
 
 def test_a_vocabulary_larger_than_the_model_is_refused(tokenizer):
     model = build_model(SMALLER, train_tokenizer(TEXTS, 259), seed=0)
-    expected = (
-        f"model tiny has 259 output columns but its tokenizer has {len(tokenizer)} tokens; use the tokenizer"
-    )
+    expected = f"model tiny has 259 output columns but its tokenizer has {len(tokenizer)} tokens; use the tokenizer"
     with pytest.raises(ValueError, match=expected) as caught:
         check_vocabulary(model, tokenizer, "tiny")
     one_line(caught)
-    check_vocabulary(
-        build_model(SMALLER, tokenizer, seed=0), train_tokenizer(TEXTS, 259), "padded"
-    )  # wider is fine
+    check_vocabulary(build_model(SMALLER, tokenizer, seed=0), train_tokenizer(TEXTS, 259), "padded")  # wider is fine
 
 
 # ---------------------------------------------------------------- models from scratch
@@ -223,9 +215,7 @@ def test_building_seeds_the_cpu_generator_alone(tokenizer, monkeypatch):
 @pytest.mark.parametrize("name", ["hidden", "layers", "heads", "kv_heads", "intermediate", "context"])
 @pytest.mark.parametrize("value", [0, -2, 1.5, "16", True])
 def test_sizes_are_whole_numbers(name, value):
-    with pytest.raises(
-        ValueError, match=f"model size: {name} is {value!r}; expected a whole number >= 1"
-    ) as caught:
+    with pytest.raises(ValueError, match=f"model size: {name} is {value!r}; expected a whole number >= 1") as caught:
         ModelSize(**({"hidden": 16, "layers": 1, "heads": 2} | {name: value}))
     one_line(caught)
 
@@ -238,11 +228,11 @@ def test_only_two_sizes_may_be_left_out(name):
 
 def test_sizes_fit_each_other():
     with pytest.raises(ValueError, match=r"hidden 18 must be a multiple of 2 x heads \(4\).*rotary"):
-        ModelSize(hidden 18, layers 1, heads 4)
+        ModelSize(hidden=18, layers=1, heads=4)
     with pytest.raises(ValueError, match=r"hidden 12 must be a multiple of 2 x heads \(4\)"):
-        ModelSize(hidden 12, layers 1, heads 4)  # a head of 3 coordinates cannot be paired
+        ModelSize(hidden=12, layers=1, heads=4)  # a head of 3 coordinates cannot be paired
     with pytest.raises(ValueError, match="heads 4 must be a multiple of kv_heads 3"):
-        ModelSize(hidden 16, layers 1, heads 4, kv_heads=3)
+        ModelSize(hidden=16, layers=1, heads=4, kv_heads=3)
 
 
 # ---------------------------------------------------------------- save and load
@@ -285,9 +275,7 @@ def test_half_written_weights_are_one_line(folder, keep):
 def test_missing_weights_are_not_replaced_by_random_ones(folder):
     weights = load_file(folder / "model.safetensors")
     gone = [name for name in weights if name.startswith("model.layers.1.mlp")]
-    save_file(
-        {k: v for k, v in weights.items() if k not in gone}, folder / "model.safetensors", {"format": "pt"}
-    )
+    save_file({k: v for k, v in weights.items() if k not in gone}, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match="lack 3 tensors.*first model.layers.1.mlp.down_proj") as caught:
         load_model(str(folder))
     one_line(caught)

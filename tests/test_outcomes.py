@@ -11,28 +11,47 @@ from cat_core.outcomes import SCHEMA, OutcomeError, drop_text, paired, read_outc
 
 def row(item="i1", model="small", method="cat-dist", split="test", seed=0, **more):
     made = {
-        "edition": "quick", "suite": "mini", "task": "reading", "metric": "accuracy", "split": split,
-        "item_id": item, "cluster_id": "", "method": "large" if model == "large" else method, "seed": seed,
-        "model": model, "quality": 1.0, "prediction": "yes", "target": "no", "n_prompt": 7, "n_generated": 2,
-        "truncated": False, "flops": 10**12, "confidence_chow_sum": -2.0, "confidence_chow_average": -1.0,
-        "confidence_chow_quantile_0": -1.5, "confidence_option_probability": None,
+        "edition": "quick",
+        "suite": "mini",
+        "task": "reading",
+        "metric": "accuracy",
+        "split": split,
+        "item_id": item,
+        "cluster_id": "",
+        "method": "large" if model == "large" else method,
+        "seed": seed,
+        "model": model,
+        "quality": 1.0,
+        "prediction": "yes",
+        "target": "no",
+        "n_prompt": 7,
+        "n_generated": 2,
+        "truncated": False,
+        "flops": 10**12,
+        "confidence_chow_sum": -2.0,
+        "confidence_chow_average": -1.0,
+        "confidence_chow_quantile_0": -1.5,
+        "confidence_option_probability": None,
         "confidence_option_margin": None,
     }
     return {**made, **more}
 
 
 def frame(*rows):
-    return pd.DataFrame(list(rows) or [row(), row("i2", quality=0.0), row(model="large"),
-                                       row("i2", model="large")])
+    return pd.DataFrame(list(rows) or [row(), row("i2", quality=0.0), row(model="large"), row("i2", model="large")])
 
 
 # ---------------------------------------------------------------- reading and writing
 
+
 @pytest.mark.parametrize("kind", ["frame", "arrow", "rows"])
 def test_round_trip(tmp_path, kind):
     table = frame()
-    given = {"frame": table, "arrow": pa.Table.from_pandas(table[table.columns[::-1]]),
-             "rows": table.to_dict("records")}[kind]
+    given = {
+        "frame": table,
+        "arrow": pa.Table.from_pandas(table[table.columns[::-1]]),
+        "rows": table.to_dict("records"),
+    }[kind]
     path = write_outcomes(tmp_path / "new" / "outcomes.parquet", given)
     stored = pq.read_table(path)
     assert stored.schema.equals(SCHEMA)
@@ -90,32 +109,41 @@ def test_texts_can_be_left_out(tmp_path):
 
 # ---------------------------------------------------------------- refusals
 
-@pytest.mark.parametrize("table, message", [
-    (frame().drop(columns=["flops", "task"]), "missing columns task, flops"),
-    (frame().assign(bleu=1), "unknown columns bleu"),
-    (frame().iloc[:0], "no rows"),
-    (frame().assign(seed="0"), r"wrongly typed columns seed \(expected int64\)"),
-    (frame().assign(flops=1.5, truncated=0), r"truncated \(expected bool\), flops \(expected int64\)"),
-    (frame().assign(item_id=range(4)), r"item_id \(expected string\)"),
-    (frame().assign(confidence_chow_sum="high"), r"confidence_chow_sum \(expected double\)"),
-    (frame(row(quality=float("nan"))), r"quality is null or NaN in 1 of 1 rows \(first: item 'i1'\)"),
-    (frame(row(), row("i2", quality=float("inf"))), r"quality is outside \[0, 1\] in 1 of 2 rows .*'i2'"),
-    (frame(row(quality=-.1)), "quality is outside"),
-    (frame(row(quality=37.2)), "divide percentages by 100"),
-    (frame(row(n_prompt=-1)), "n_prompt is negative"),
-    (frame(row(flops=-1)), "flops is negative"),
-    (frame(row(confidence_chow_sum=float("-inf"))), "confidence_chow_sum is -inf"),
-    (frame(row(suite=None), row("i2")), "suite is null"),
-    (frame(row(item_id="")), "item_id is empty"),
-    (frame(row(split="dev")), "split is 'dev' .* expected one of train, calibration, test"),
-    (frame(row(model="medium")), "model is 'medium'"),
-    (frame(row(method="large")), "disagree about the large model"),
-    (frame(row(), row(quality=0.0)), r"1 rows repeat an earlier one, first \(suite=mini, task=reading, "
-     r"split=test, item_id=i1, method=cat-dist, seed=0, model=small\)"),
-    (frame(row(), row(split="calibration")), "1 items are in two splits, first 'i1' of suite 'mini' in "
-     "calibration and test"),
-    (pd.concat([frame(), frame()[["flops"]]], axis=1), "repeated columns flops"),
-])
+
+@pytest.mark.parametrize(
+    "table, message",
+    [
+        (frame().drop(columns=["flops", "task"]), "missing columns task, flops"),
+        (frame().assign(bleu=1), "unknown columns bleu"),
+        (frame().iloc[:0], "no rows"),
+        (frame().assign(seed="0"), r"wrongly typed columns seed \(expected int64\)"),
+        (frame().assign(flops=1.5, truncated=0), r"truncated \(expected bool\), flops \(expected int64\)"),
+        (frame().assign(item_id=range(4)), r"item_id \(expected string\)"),
+        (frame().assign(confidence_chow_sum="high"), r"confidence_chow_sum \(expected double\)"),
+        (frame(row(quality=float("nan"))), r"quality is null or NaN in 1 of 1 rows \(first: item 'i1'\)"),
+        (frame(row(), row("i2", quality=float("inf"))), r"quality is outside \[0, 1\] in 1 of 2 rows .*'i2'"),
+        (frame(row(quality=-0.1)), "quality is outside"),
+        (frame(row(quality=37.2)), "divide percentages by 100"),
+        (frame(row(n_prompt=-1)), "n_prompt is negative"),
+        (frame(row(flops=-1)), "flops is negative"),
+        (frame(row(confidence_chow_sum=float("-inf"))), "confidence_chow_sum is -inf"),
+        (frame(row(suite=None), row("i2")), "suite is null"),
+        (frame(row(item_id="")), "item_id is empty"),
+        (frame(row(split="dev")), "split is 'dev' .* expected one of train, calibration, test"),
+        (frame(row(model="medium")), "model is 'medium'"),
+        (frame(row(method="large")), "disagree about the large model"),
+        (
+            frame(row(), row(quality=0.0)),
+            r"1 rows repeat an earlier one, first \(suite=mini, task=reading, "
+            r"split=test, item_id=i1, method=cat-dist, seed=0, model=small\)",
+        ),
+        (
+            frame(row(), row(split="calibration")),
+            "1 items are in two splits, first 'i1' of suite 'mini' in calibration and test",
+        ),
+        (pd.concat([frame(), frame()[["flops"]]], axis=1), "repeated columns flops"),
+    ],
+)
 def test_refusals_are_one_line(tmp_path, table, message):
     with pytest.raises(OutcomeError, match=message) as caught:
         write_outcomes(tmp_path / "o", table)
@@ -131,17 +159,24 @@ def test_row_labels_of_the_frame_do_not_matter():
 
 # ---------------------------------------------------------------- pairing
 
+
 def test_paired_aligns_by_item():
-    table = validate(frame(
-        row("b", quality=.25, flops=1, confidence_chow_average=-.5, cluster_id="p"),
-        row("a", quality=.5, flops=2, confidence_chow_average=-.1),
-        row("a", model="large", quality=1.0, flops=20, prediction="L"), row("c", model="large"),
-        row("b", model="large", quality=.75, flops=10), row("z", split="calibration"),
-        row("a", seed=1), row("a", method="xent")))
+    table = validate(
+        frame(
+            row("b", quality=0.25, flops=1, confidence_chow_average=-0.5, cluster_id="p"),
+            row("a", quality=0.5, flops=2, confidence_chow_average=-0.1),
+            row("a", model="large", quality=1.0, flops=20, prediction="L"),
+            row("c", model="large"),
+            row("b", model="large", quality=0.75, flops=10),
+            row("z", split="calibration"),
+            row("a", seed=1),
+            row("a", method="xent"),
+        )
+    )
     found = paired(table, "cat-dist", 0, "test")
     assert found.item_ids.tolist() == ["a", "b"] and found.cluster_ids.tolist() == ["a", "p"]
-    assert found.small_quality.tolist() == [.5, .25] and found.large_quality.tolist() == [1.0, .75]
-    assert found.confidence.tolist() == [-.1, -.5]
+    assert found.small_quality.tolist() == [0.5, 0.25] and found.large_quality.tolist() == [1.0, 0.75]
+    assert found.confidence.tolist() == [-0.1, -0.5]
     assert found.small_flops.tolist() == [2, 1] and found.large_flops.tolist() == [20, 10]
     assert found.large_predictions.tolist() == ["L", "yes"]
     assert (found.split, found.method, found.seed, found.rule) == ("test", "cat-dist", 0, "chow_average")
@@ -149,15 +184,18 @@ def test_paired_aligns_by_item():
     assert paired(table, "cat-dist", 0, "test", "chow_sum").confidence.tolist() == [-2, -2]
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (("cat-dist", 0, "dev"), "split must be one of train, calibration, test, got 'dev'"),
-    (("cat-dist", 0, "test", "entropy"), "'entropy' is not in the table: expected one of chow_sum, chow_av"),
-    (("dist", 0, "test"), "no rows with method 'dist': the table holds cat-dist"),
-    (("cat-dist", 5, "test"), "no rows with seed 5: the table holds 0, 1"),
-    (("cat-dist", 0, "train"), "no rows with split 'train': the table holds test"),
-    (("cat-dist", 0, "test", "option_margin"), "confidence_option_margin is undefined for 2 of 2 rows"),
-    (("cat-dist", 1, "test"), r"lacks 1 of 1 test items that 'cat-dist' \(seed 1\) answered, first 'i9'"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("cat-dist", 0, "dev"), "split must be one of train, calibration, test, got 'dev'"),
+        (("cat-dist", 0, "test", "entropy"), "'entropy' is not in the table: expected one of chow_sum, chow_av"),
+        (("dist", 0, "test"), "no rows with method 'dist': the table holds cat-dist"),
+        (("cat-dist", 5, "test"), "no rows with seed 5: the table holds 0, 1"),
+        (("cat-dist", 0, "train"), "no rows with split 'train': the table holds test"),
+        (("cat-dist", 0, "test", "option_margin"), "confidence_option_margin is undefined for 2 of 2 rows"),
+        (("cat-dist", 1, "test"), r"lacks 1 of 1 test items that 'cat-dist' \(seed 1\) answered, first 'i9'"),
+    ],
+)
 def test_paired_refuses(arguments, message):
     table = validate(frame(*frame().to_dict("records"), row("i9", seed=1)))
     with pytest.raises(OutcomeError, match=message):
@@ -169,8 +207,16 @@ def test_paired_asks_which_suite_task_and_large_model():
     with pytest.raises(OutcomeError, match=r"large models of seeds \[0, 1\]: give large_seed"):
         paired(table, "cat-dist", 0, "test")
     assert paired(table, "cat-dist", 0, "test", large_seed=1).large_quality.tolist() == [0]
-    table = validate(frame(row(), row(model="large"), row(suite="other"), row(suite="other", model="large"),
-                           row(task="wic"), row(task="wic", model="large")))
+    table = validate(
+        frame(
+            row(),
+            row(model="large"),
+            row(suite="other"),
+            row(suite="other", model="large"),
+            row(task="wic"),
+            row(task="wic", model="large"),
+        )
+    )
     with pytest.raises(OutcomeError, match="the suites mini, other: give suite"):
         paired(table, "cat-dist", 0, "test")
     with pytest.raises(OutcomeError, match="item 'i1' has several rows of the small model"):

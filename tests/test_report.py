@@ -78,9 +78,7 @@ def test_slider_shows_means_over_seeds(accuracy):
     html = report.slider(c, "04_superglue", start=0.3, grid=11)
     assert html == report.slider(c, "04_superglue", start=0.3, grid=11)
     data = json.loads(re.search(r'class="cx-data">(.*?)</script>', html, re.S).group(1))
-    assert (
-        data["names"] == ["Xent", "Dist", "CAT-Xent", "CAT-Dist", "Random mask"] and len(data["rules"]) == 3
-    )
+    assert data["names"] == ["Xent", "Dist", "CAT-Xent", "CAT-Dist", "Random mask"] and len(data["rules"]) == 3
     row = data["rules"][0]["rows"][3]
     rates, shown = (np.array(data["cols"][row[i]].split(" "), float) for i in (4, 0))
     curve = c.curve("cat-dist")
@@ -89,10 +87,7 @@ def test_slider_shows_means_over_seeds(accuracy):
     rates, shares = (np.array(data["cols"][row[i]].split(" "), float) for i in (4, 2))
     cost = np.interp(rates / 100, curve.deferral_rate, c.cost("dist", "chow_quantile_0"))
     assert shares == pytest.approx(100 * cost / c.large_flops, abs=0.2)
-    assert (
-        np.abs(cost - np.interp(rates / 100, curve.deferral_rate, c.cost("dist"))).max()
-        > 0.002 * c.large_flops
-    )
+    assert np.abs(cost - np.interp(rates / 100, curve.deferral_rate, c.cost("dist"))).max() > 0.002 * c.large_flops
     assert "mean of 2 seeds (threshold: their median)" in html and "mean of" not in report.slider(
         Comparison(table(seeds=(0,))), "p"
     )
@@ -101,9 +96,7 @@ def test_slider_shows_means_over_seeds(accuracy):
 def test_numbers_of_the_page_can_be_published(accuracy, bleu, tmp_path):
     for c in (accuracy, bleu):
         rows = cascade_claims(c, "C1")
-        found = publish(
-            tmp_path, "p", c.frame, report.page_metrics(c, rows, 0.3) | {"head": report.headline(c, rows)}
-        )
+        found = publish(tmp_path, "p", c.frame, report.page_metrics(c, rows, 0.3) | {"head": report.headline(c, rows)})
         metrics = json.loads(found["metrics"].read_text())["metrics"]
         assert set(metrics["methods"]) == set(c.methods) and metrics["n"] == c.n
         assert metrics["methods"]["dist"]["audc"]["estimate"] == c.audc("dist").estimate
@@ -126,18 +119,15 @@ def test_training_curves_are_means_with_the_range_of_the_seeds():
         ("random-dist", 0): log([1, 1, 1], keep_rate=0.5),
     }
     first, second = training_report.training_curves(logs, "loss")
-    assert (first.method, second.method) == ("dist", "random") and list(first.x) == [10, 20, 30]
+    assert (first.method, second.method) == ("dist", "random-dist") and list(first.x) == [10, 20, 30]
     assert list(first.y) == [4, 2, 2] and list(first.low) == [3, 2, 1] and list(first.high) == [5, 2, 3]
     assert second.low is None
     (kept,) = training_report.training_curves(logs, "keep_rate")
-    assert kept.method == "random" and set(kept.y) == {0.5}
+    assert kept.method == "random-dist" and set(kept.y) == {0.5}
     with pytest.raises(ValueError, match="no training log holds 'entropy'"):
         training_report.training_curves(logs, "entropy")
     shown = training_report.training_figure(logs, "loss", SETTING, "Figure 1", 48_000)
-    assert (
-        shown.caption.startswith("Figure 1: Training loss")
-        and "n = 48,000 training examples" in shown.caption
-    )
+    assert shown.caption.startswith("Figure 1: Training loss") and "n = 48,000 training examples" in shown.caption
 
 
 def test_plateau_rule():
@@ -163,14 +153,10 @@ def test_token_ledger_sums_over_seeds_with_their_own_large_model():
         large_config=lambda s: ("L", s), token_right=lambda key, split: np.array(right[key], bool),
     )  # fmt: skip
     found = training_report.token_ledger(fake, "dist")
-    parts = [
-        ledger(np.array(right["dist", s], bool), np.array(right["L", g], bool)) for s, g in ((0, 5), (1, 6))
-    ]
+    parts = [ledger(np.array(right["dist", s], bool), np.array(right["L", g], bool)) for s, g in ((0, 5), (1, 6))]
     assert (found.both, found.only_small, found.only_large, found.neither) == (2, 1, 4, 1)
     assert found.n == sum(p.n for p in parts)
-    shown = training_report.ledger_figure(
-        {"t": found}, SETTING, "Figure 3: tokens", found.n, (0, 1), "target tokens"
-    )
+    shown = training_report.ledger_figure({"t": found}, SETTING, "Figure 3: tokens", found.n, (0, 1), "target tokens")
     assert "n = 8 target tokens" in shown.caption and "both right 25%" in shown.alt
 
 
@@ -188,10 +174,6 @@ def test_suite_tables_escape_and_cut():
 
 def test_setting_states_where_a_run_was_made():
     here = Setting.here("", "cpu")
-    assert (
-        here.edition == "none (run by hand)"
-        and here.threads >= 1
-        and set(here.versions) >= {"python", "torch"}
-    )
+    assert here.edition == "none (run by hand)" and here.threads >= 1 and set(here.versions) >= {"python", "torch"}
     text = repr(Setting("quick", "cpu", 1, "0123456789+", {"torch": "2.13"}).table())
     assert "commit | 0123456789+" in text and "files were changed after it" in text

@@ -15,9 +15,13 @@ def run(rng, n, ties=False, whole=True, **more):
     """One method's answers: random quality and confidence."""
     small, large = rng.random((2, n))
     if whole:
-        small, large = (small < .5) * 1.0, (large < .7) * 1.0
-    return SimpleNamespace(small_quality=small, large_quality=large,
-                           confidence=rng.integers(0, 6, n) * .5 if ties else rng.normal(size=n), **more)
+        small, large = (small < 0.5) * 1.0, (large < 0.7) * 1.0
+    return SimpleNamespace(
+        small_quality=small,
+        large_quality=large,
+        confidence=rng.integers(0, 6, n) * 0.5 if ties else rng.normal(size=n),
+        **more,
+    )
 
 
 def copied(found, counts):
@@ -32,8 +36,7 @@ def test_areas_and_curves_equal_copying(n, ties, whole, seed):
     rng = np.random.default_rng(seed)
     found = run(rng, n, ties, whole)
     counts = item_counts(rng, 5, cluster_numbers(rng.integers(0, 4, n)) if n > 8 else np.arange(n))
-    area, values = MeanRun(found.small_quality, found.large_quality, found.confidence).resample(
-        counts, GRID, Scratch())
+    area, values = MeanRun(found.small_quality, found.large_quality, found.confidence).resample(counts, GRID, Scratch())
     for b, drawn in enumerate(counts):
         curve = copied(found, drawn)
         assert area[b] == pytest.approx(audc(curve), abs=1e-12)
@@ -45,8 +48,7 @@ def test_bootstrap_equals_a_naive_loop_over_seeds_and_items():
     n, k, resamples = 30, 3, 50
     clusters = np.repeat(np.arange(10), 3)
     methods = {name: [run(rng, n) for _ in range(k)] for name in "ab"}
-    found = paired_bootstrap(methods, pairs=[("a", "b")], clusters=clusters, resamples=resamples, level=.9,
-                             seed=5)
+    found = paired_bootstrap(methods, pairs=[("a", "b")], clusters=clusters, resamples=resamples, level=0.9, seed=5)
 
     item_stream, seed_stream = (np.random.default_rng(s) for s in np.random.SeedSequence(5).spawn(2))
     draws = {name: [] for name in methods}
@@ -58,11 +60,11 @@ def test_bootstrap_equals_a_naive_loop_over_seeds_and_items():
             draws[name].append(sum(w * a for w, a in zip(weight, areas)) / k)
     for name, runs in methods.items():
         estimate = np.mean([audc(copied(one, np.ones(n, dtype=int))) for one in runs])
-        low, high = np.quantile(draws[name], [.05, .95])
+        low, high = np.quantile(draws[name], [0.05, 0.95])
         assert found.area[name].estimate == pytest.approx(estimate)
         assert (found.area[name].low, found.area[name].high) == (pytest.approx(low), pytest.approx(high))
     difference = np.subtract(draws["a"], draws["b"])
-    assert found.difference["a", "b"].low == pytest.approx(np.quantile(difference, .05))
+    assert found.difference["a", "b"].low == pytest.approx(np.quantile(difference, 0.05))
     assert (found.n_items, found.n_clusters, found.n_seeds, found.resamples) == (n, 10, k, resamples)
 
 
@@ -97,7 +99,7 @@ def test_intervals_cover():
         q = rng.random(150)
         right = (rng.random(150) < q) * 1.0
         data = SimpleNamespace(small_quality=right, large_quality=np.ones(150), confidence=q)
-        area = paired_bootstrap({"m": data}, resamples=200, level=.8, grid=None).area["m"]
+        area = paired_bootstrap({"m": data}, resamples=200, level=0.8, grid=None).area["m"]
         hits += area.low <= 5 / 6 <= area.high
     assert 140 <= hits <= 178
 
@@ -107,18 +109,21 @@ def test_item_counts():
     counts = item_counts(np.random.default_rng(0), 3000, clusters)
     assert (counts[:, 0] == counts[:, 1]).all() and (counts[:, 3] == counts[:, 5]).all()
     assert (counts[:, [0, 2, 3]].sum(axis=1) == 3).all()
-    np.testing.assert_allclose(counts.mean(axis=0), 1, atol=.06)
+    np.testing.assert_allclose(counts.mean(axis=0), 1, atol=0.06)
     np.testing.assert_array_equal(cluster_numbers(["b", "a", "b", "c"]), [0, 1, 0, 2])
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda m: m.clear(), "methods is empty"),
-    (lambda m: m.update(a=[m["a"]] * 2), "same training seeds"),
-    (lambda m: m.update(a=[]), "same training seeds"),
-    (lambda m: (setattr(m["a"], "seed", 1), setattr(m["b"], "seed", 2)), "same training seeds"),
-    (lambda m: [setattr(found, "item_ids", [name] * 9) for name, found in m.items()], "other items"),
-    (lambda m: m.update(a=run(np.random.default_rng(0), 8)), "same items"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda m: m.clear(), "methods is empty"),
+        (lambda m: m.update(a=[m["a"]] * 2), "same training seeds"),
+        (lambda m: m.update(a=[]), "same training seeds"),
+        (lambda m: (setattr(m["a"], "seed", 1), setattr(m["b"], "seed", 2)), "same training seeds"),
+        (lambda m: [setattr(found, "item_ids", [name] * 9) for name, found in m.items()], "other items"),
+        (lambda m: m.update(a=run(np.random.default_rng(0), 8)), "same items"),
+    ],
+)
 def test_runs_that_do_not_match(change, message):
     methods = {name: run(np.random.default_rng(i), 9) for i, name in enumerate("ab")}
     change(methods)
@@ -126,13 +131,16 @@ def test_runs_that_do_not_match(change, message):
         paired_bootstrap(methods, resamples=5)
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"pairs": [("a", "z")]}, "two of the methods a"),
-    ({"resamples": 0}, "resamples must be"),
-    ({"level": 1}, "level in"),
-    ({"grid": [2.0]}, "grid must be"),
-    ({"clusters": [1]}, "clusters has 1 labels for 9 items"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"pairs": [("a", "z")]}, "two of the methods a"),
+        ({"resamples": 0}, "resamples must be"),
+        ({"level": 1}, "level in"),
+        ({"grid": [2.0]}, "grid must be"),
+        ({"clusters": [1]}, "clusters has 1 labels for 9 items"),
+    ],
+)
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         paired_bootstrap({"a": run(np.random.default_rng(0), 9)}, **options)
@@ -142,12 +150,12 @@ def test_sign_flip_test_equals_full_enumeration():
     a, b = np.array([1, 1, 1, 0, 1, 1.0]), np.array([0, 0, 1, 1, 0, 0.0])
     signs = np.array(np.meshgrid(*[[-1, 1]] * 6)).reshape(6, -1)
     exact = (np.abs((a - b) @ signs) >= abs((a - b).sum())).mean()
-    assert sign_flip_test(a, b, resamples=40_000) == pytest.approx(exact, abs=.01)
+    assert sign_flip_test(a, b, resamples=40_000) == pytest.approx(exact, abs=0.01)
     assert sign_flip_test(a, a) == 1
     assert sign_flip_test(a, b, clusters=["x"] * 6) == 1  # one cluster: both labellings are as extreme
 
 
 def test_holm():
-    assert holm({"a": .01, "b": .04, "c": .03}) == pytest.approx({"a": .03, "b": .06, "c": .06})
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06})
     with pytest.raises(ValueError, match="p-value of 'x'"):
         holm({"x": 2})

@@ -17,9 +17,15 @@ from cat_core.router import calibrate, clopper_pearson, evaluate, p_values, rout
 
 def rows(small, large, confidence, split="calibration", small_flops=1, large_flops=10, **more):
     n = len(confidence)
-    return SimpleNamespace(small_quality=np.array(small, float), large_quality=np.array(large, float),
-                           confidence=np.array(confidence, float), small_flops=np.full(n, small_flops),
-                           large_flops=np.full(n, large_flops), split=split, **more)
+    return SimpleNamespace(
+        small_quality=np.array(small, float),
+        large_quality=np.array(large, float),
+        confidence=np.array(confidence, float),
+        small_flops=np.full(n, small_flops),
+        large_flops=np.full(n, large_flops),
+        split=split,
+        **more,
+    )
 
 
 TEN = rows([0] * 5 + [1] * 5, [1] * 10, range(10))
@@ -28,10 +34,11 @@ TEN = rows([0] * 5 + [1] * 5, [1] * 10, range(10))
 def binomial_cdf(k, n, p):
     """P(Bin(n, p) <= k) in exact arithmetic."""
     p = Fraction(p)
-    return float(sum(math.comb(n, j) * p**j * (1 - p)**(n - j) for j in range(k + 1)))
+    return float(sum(math.comb(n, j) * p**j * (1 - p) ** (n - j) for j in range(k + 1)))
 
 
 # ---------------------------------------------------------------- the rule
+
 
 def test_route():
     q = [-1.0, 0.0, 2.0, math.inf]
@@ -47,15 +54,17 @@ def test_route():
 
 
 def test_needs_numpy_only():
-    code = ("import sys, cat_core.router; "
-            "print([m for m in ('pandas', 'pyarrow', 'torch', 'sacrebleu', 'datasets') if m in sys.modules])")
+    code = (
+        "import sys, cat_core.router; "
+        "print([m for m in ('pandas', 'pyarrow', 'torch', 'sacrebleu', 'datasets') if m in sys.modules])"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
 # ---------------------------------------------------------------- budgets
 
-@given(st.lists(st.integers(-3, 3), min_size=2, max_size=30).filter(lambda q: len(set(q)) > 1),
-       st.floats(0, 1))
+
+@given(st.lists(st.integers(-3, 3), min_size=2, max_size=30).filter(lambda q: len(set(q)) > 1), st.floats(0, 1))
 def test_deferral_rate_budget_is_the_highest_that_fits(q, budget):
     data = rows([0] * len(q), [1] * len(q), q)
     rates = {tau: np.mean(np.array(q) <= tau) for tau in [-math.inf, *q]}
@@ -73,8 +82,8 @@ def test_deferral_rate_budget_is_the_highest_that_fits(q, budget):
 def test_budget_edges():
     assert calibrate(TEN, budget=0).tau == -math.inf
     assert calibrate(TEN, budget=1).tau == math.inf
-    assert calibrate(TEN, budget=.3).tau == 2 and calibrate(TEN, budget=.3).deferral_rate == .3
-    assert calibrate(rows([0, 1], [1, 1], [0, 1]), budget=.5).tau == 0  # zero is a threshold like any other
+    assert calibrate(TEN, budget=0.3).tau == 2 and calibrate(TEN, budget=0.3).deferral_rate == 0.3
+    assert calibrate(rows([0, 1], [1, 1], [0, 1]), budget=0.5).tau == 0  # zero is a threshold like any other
 
 
 def test_flops_budget_counts_item_by_item():
@@ -85,29 +94,32 @@ def test_flops_budget_counts_item_by_item():
     assert calibrate(data, budget=1e9, budget_kind="flops").tau == math.inf
 
 
-@pytest.mark.parametrize("data, options, message", [
-    (TEN, {}, "give either budget= or quality="),
-    (TEN, {"budget": .5, "quality": .5}, "give either budget= or quality="),
-    (TEN, {"budget": 1.5}, r"share in \[0, 1\], got 1.5"),
-    (TEN, {"budget": math.nan}, r"share in \[0, 1\], got nan"),
-    (TEN, {"budget": .05}, "0.05 deferral rate defers none of 10 calibration items: .* spends 0.1"),
-    (TEN, {"budget": .5, "budget_kind": "flops"}, r"0.5 FLOPs per query does not pay .* model alone \(1\)"),
-    (TEN, {"budget": 1.5, "budget_kind": "flops"}, "1.5 mean FLOPs per query defers none"),
-    (TEN, {"budget": math.nan, "budget_kind": "flops"}, "nan FLOPs"),
-    (TEN, {"budget": .5, "budget_kind": "time"}, "budget_kind must be one of .* got 'time'"),
-    (TEN, {"quality": 1}, "strictly between 0 and 1, got 1"),
-    (TEN, {"quality": .5, "delta": 0}, "delta must lie strictly"),
-    (TEN, {"quality": .5, "bound": "normal"}, "bound must be one of auto, binomial"),
-    (TEN, {"quality": .9}, "quality 0.9 cannot be certified .* even always deferring gives 1 on 10"),
-    (TEN, {"budget": .5, "method": "x"}, "method select rows of an outcome table"),
-    (rows([.5, 1], [1, 1], [0, 1]), {"quality": .2, "bound": "binomial"}, "needs 0/1 quality"),
-    (rows([1, 1], [1, 1], [3, 3]), {"budget": .5}, "all 2 calibration confidences equal 3"),
-    (rows([1, 1], [1, 1], [3, math.nan]), {"budget": .5}, "1 NaN or -inf"),
-    (rows([], [], []), {"budget": .5}, "non-empty"),
-    (rows([math.nan, 1], [1, 1], [3, 4]), {"budget": .5}, r"small_quality\[0\] is nan"),
-    (rows([0, 1], [1, 1], [3, 4], "test"), {"budget": .5}, "2 rows of split 'test', expected split 'calib"),
-    (rows([0, 1], [1, 1], [3, 4], cluster_ids=["a"]), {"budget": .5}, "cluster_ids has 1 items"),
-])
+@pytest.mark.parametrize(
+    "data, options, message",
+    [
+        (TEN, {}, "give either budget= or quality="),
+        (TEN, {"budget": 0.5, "quality": 0.5}, "give either budget= or quality="),
+        (TEN, {"budget": 1.5}, r"share in \[0, 1\], got 1.5"),
+        (TEN, {"budget": math.nan}, r"share in \[0, 1\], got nan"),
+        (TEN, {"budget": 0.05}, "0.05 deferral rate defers none of 10 calibration items: .* spends 0.1"),
+        (TEN, {"budget": 0.5, "budget_kind": "flops"}, r"0.5 FLOPs per query does not pay .* model alone \(1\)"),
+        (TEN, {"budget": 1.5, "budget_kind": "flops"}, "1.5 mean FLOPs per query defers none"),
+        (TEN, {"budget": math.nan, "budget_kind": "flops"}, "nan FLOPs"),
+        (TEN, {"budget": 0.5, "budget_kind": "time"}, "budget_kind must be one of .* got 'time'"),
+        (TEN, {"quality": 1}, "strictly between 0 and 1, got 1"),
+        (TEN, {"quality": 0.5, "delta": 0}, "delta must lie strictly"),
+        (TEN, {"quality": 0.5, "bound": "normal"}, "bound must be one of auto, binomial"),
+        (TEN, {"quality": 0.9}, "quality 0.9 cannot be certified .* even always deferring gives 1 on 10"),
+        (TEN, {"budget": 0.5, "method": "x"}, "method select rows of an outcome table"),
+        (rows([0.5, 1], [1, 1], [0, 1]), {"quality": 0.2, "bound": "binomial"}, "needs 0/1 quality"),
+        (rows([1, 1], [1, 1], [3, 3]), {"budget": 0.5}, "all 2 calibration confidences equal 3"),
+        (rows([1, 1], [1, 1], [3, math.nan]), {"budget": 0.5}, "1 NaN or -inf"),
+        (rows([], [], []), {"budget": 0.5}, "non-empty"),
+        (rows([math.nan, 1], [1, 1], [3, 4]), {"budget": 0.5}, r"small_quality\[0\] is nan"),
+        (rows([0, 1], [1, 1], [3, 4], "test"), {"budget": 0.5}, "2 rows of split 'test', expected split 'calib"),
+        (rows([0, 1], [1, 1], [3, 4], cluster_ids=["a"]), {"budget": 0.5}, "cluster_ids has 1 items"),
+    ],
+)
 def test_calibrate_refuses(data, options, message):
     with pytest.raises((ValueError, TypeError), match=message) as caught:
         calibrate(data, **options)
@@ -115,6 +127,7 @@ def test_calibrate_refuses(data, options, message):
 
 
 # ---------------------------------------------------------------- certified quality
+
 
 def naive_certified(data, target, delta):
     """Fixed-sequence testing by the definition, for 0/1 quality: from always defer downwards."""
@@ -127,12 +140,12 @@ def naive_certified(data, target, delta):
     return best
 
 
-@given(st.integers(2, 60), st.sampled_from([.25, .5, .75]), st.sampled_from([.05, .3]), st.integers(0, 10**6))
+@given(st.integers(2, 60), st.sampled_from([0.25, 0.5, 0.75]), st.sampled_from([0.05, 0.3]), st.integers(0, 10**6))
 def test_fixed_sequence_testing(n, target, delta, seed):
     rng = np.random.default_rng(seed)
     q = rng.integers(0, 8, n) * 1.0
     q[0], q[1] = 0, 7
-    data = rows(rng.random(n) < .2 + .08 * q, rng.random(n) < .9, q)
+    data = rows(rng.random(n) < 0.2 + 0.08 * q, rng.random(n) < 0.9, q)
     expected = naive_certified(data, target, delta)
     if expected is None:
         with pytest.raises(ValueError, match="cannot be certified"):
@@ -146,18 +159,18 @@ def test_fixed_sequence_testing(n, target, delta, seed):
 @pytest.mark.parametrize("binary", [True, False])
 def test_the_guarantee_holds(binary):
     """The true quality falls short of the target in at most a share delta of many calibration sets."""
-    rng, delta, target, n = np.random.default_rng(0), .2, .8, 200
+    rng, delta, target, n = np.random.default_rng(0), 0.2, 0.8, 200
     short = chosen = 0
     for _ in range(300):
         q = rng.random(n)  # true quality at tau: P(q <= tau) * .9 + integral of q above tau
-        right = rng.random((2, n)) < np.stack([q, np.full(n, .9)])
-        noise = .2 * rng.random((2, n))
+        right = rng.random((2, n)) < np.stack([q, np.full(n, 0.9)])
+        noise = 0.2 * rng.random((2, n))
         small, large = right if binary else np.where(right, 1 - noise, noise)
-        found = calibrate(rows(small, large, q), quality=target - .1 * (not binary), delta=delta)
+        found = calibrate(rows(small, large, q), quality=target - 0.1 * (not binary), delta=delta)
         tau = min(max(found.tau, 0), 1)
-        truth = .9 * tau + (1 - tau**2) / 2
-        truth = truth if binary else .1 + .8 * truth
-        short += truth < target - .1 * (not binary)
+        truth = 0.9 * tau + (1 - tau**2) / 2
+        truth = truth if binary else 0.1 + 0.8 * truth
+        short += truth < target - 0.1 * (not binary)
         chosen += found.tau < math.inf
     assert short <= 300 * delta and chosen > 250
     assert short > 0 or not binary  # the exact bound is not vacuous
@@ -166,48 +179,50 @@ def test_the_guarantee_holds(binary):
 def test_clusters_are_the_units():
     clusters = np.repeat(np.arange(20), 5)
     data = rows(np.zeros(100), np.ones(100), np.arange(100), cluster_ids=clusters)
-    found = calibrate(data, quality=.6)
+    found = calibrate(data, quality=0.6)
     assert found.units == 20 and found.bound == "hoeffding_bentkus" and found.n == 100
-    alone = calibrate(rows(data.small_quality, data.large_quality, data.confidence), quality=.6)
+    alone = calibrate(rows(data.small_quality, data.large_quality, data.confidence), quality=0.6)
     assert alone.units == 100 and alone.deferral_rate < found.deferral_rate
     # five copies of everything say no more than one
-    single = calibrate(rows(np.zeros(20), np.ones(20), np.arange(20)), quality=.6, bound="hoeffding_bentkus")
+    single = calibrate(rows(np.zeros(20), np.ones(20), np.arange(20)), quality=0.6, bound="hoeffding_bentkus")
     copies = rows(np.zeros(100), np.ones(100), clusters, cluster_ids=clusters)
-    assert calibrate(copies, quality=.6).tau == single.tau
+    assert calibrate(copies, quality=0.6).tau == single.tau
 
 
 def test_p_values():
-    for losses, n, alpha in [(0, 10, .1), (3, 10, .5), (10, 10, .3), (2, 400, .02)]:
+    for losses, n, alpha in [(0, 10, 0.1), (3, 10, 0.5), (10, 10, 0.3), (2, 400, 0.02)]:
         exact = binomial_cdf(losses, n, alpha)
         assert p_values([losses], n, alpha, "binomial")[0] == pytest.approx(exact)
         assert p_values([losses], n, alpha)[0] >= exact * (1 - 1e-12)
-    assert p_values([5.0], 100, .1)[0] == pytest.approx(min(
-        math.exp(-100 * (.05 * math.log(.5) + .95 * math.log(.95 / .9))), math.e * binomial_cdf(5, 100, .1)))
-    assert p_values([20.0], 100, .1)[0] == 1
-    np.testing.assert_array_less(np.diff(-p_values(np.linspace(0, 9, 50), 100, .1)), 1e-12)
+    assert p_values([5.0], 100, 0.1)[0] == pytest.approx(
+        min(math.exp(-100 * (0.05 * math.log(0.5) + 0.95 * math.log(0.95 / 0.9))), math.e * binomial_cdf(5, 100, 0.1))
+    )
+    assert p_values([20.0], 100, 0.1)[0] == 1
+    np.testing.assert_array_less(np.diff(-p_values(np.linspace(0, 9, 50), 100, 0.1)), 1e-12)
 
 
 # ---------------------------------------------------------------- evaluation
 
+
 def test_clopper_pearson():
     low, high = clopper_pearson(7, 20)
-    assert binomial_cdf(7, 20, high) == pytest.approx(.025)
-    assert binomial_cdf(6, 20, low) == pytest.approx(.975)
+    assert binomial_cdf(7, 20, high) == pytest.approx(0.025)
+    assert binomial_cdf(6, 20, low) == pytest.approx(0.975)
     assert clopper_pearson(0, 10)[0] == 0 and clopper_pearson(10, 10)[1] == 1
-    assert clopper_pearson(0, 10)[1] == pytest.approx(1 - .025 ** .1)
+    assert clopper_pearson(0, 10)[1] == pytest.approx(1 - 0.025**0.1)
     with pytest.raises(ValueError, match="successes"):
         clopper_pearson(5, 4)
 
 
 def test_evaluate_reports_test_rows():
     data = rows([0] * 5 + [1] * 5, [1] * 10, range(10), "test")
-    found = evaluate(calibrate(TEN, budget=.3), data)
-    assert (found.deferral_rate.estimate, found.quality.estimate, found.flops.estimate) == (.3, .8, 4)
+    found = evaluate(calibrate(TEN, budget=0.3), data)
+    assert (found.deferral_rate.estimate, found.quality.estimate, found.flops.estimate) == (0.3, 0.8, 4)
     assert (found.quality.low, found.quality.high) == clopper_pearson(8, 10)
     assert (found.deferral_rate.low, found.deferral_rate.high) == clopper_pearson(3, 10)
     assert 1 <= found.flops.low < 4 < found.flops.high <= 11
-    assert (found.small_quality, found.large_quality, found.n) == (.5, 1, 10)
-    assert evaluate(-math.inf, data).quality.estimate == .5
+    assert (found.small_quality, found.large_quality, found.n) == (0.5, 1, 10)
+    assert evaluate(-math.inf, data).quality.estimate == 0.5
     with pytest.raises(ValueError, match="split 'calibration', expected split 'test': evaluate on test rows"):
         evaluate(0.0, TEN)
     with pytest.raises(ValueError, match="level"):
@@ -218,39 +233,49 @@ def test_evaluate_bounded_quality_by_bootstrap_over_clusters():
     rng = np.random.default_rng(0)
     values = np.repeat(rng.random(40), 10)
     data = rows(values, values, rng.random(400), "test")
-    alone = evaluate(.5, data).quality
+    alone = evaluate(0.5, data).quality
     data.cluster_ids = np.repeat(np.arange(40), 10)
-    together = evaluate(.5, data).quality
+    together = evaluate(0.5, data).quality
     assert alone.estimate == together.estimate == pytest.approx(values.mean())
     deviation = values[::10].std() / math.sqrt(40)  # of a mean of 40 cluster values
-    assert together.high - together.low == pytest.approx(2 * 1.96 * deviation, rel=.1)
-    assert alone.high - alone.low == pytest.approx(2 * 1.96 * deviation / math.sqrt(10), rel=.1)
+    assert together.high - together.low == pytest.approx(2 * 1.96 * deviation, rel=0.1)
+    assert alone.high - alone.low == pytest.approx(2 * 1.96 * deviation / math.sqrt(10), rel=0.1)
 
 
 # ---------------------------------------------------------------- outcome tables
+
 
 def table():
     made = []
     for split, low in (("calibration", 0), ("test", 100)):
         for i in range(low, low + 10):
-            common = {"suite": "mini", "task": "t", "split": split, "item_id": str(i), "cluster_id": "",
-                      "prediction": "", "target": "", "confidence_chow_average": float(i % 10)}
-            made += [{**common, "model": "small", "method": "cat-dist", "seed": 0,
-                      "quality": float(i % 10 > 4), "flops": 1},
-                     {**common, "model": "large", "method": "large", "seed": 0, "quality": 1.0, "flops": 10}]
+            common = {
+                "suite": "mini",
+                "task": "t",
+                "split": split,
+                "item_id": str(i),
+                "cluster_id": "",
+                "prediction": "",
+                "target": "",
+                "confidence_chow_average": float(i % 10),
+            }
+            made += [
+                {**common, "model": "small", "method": "cat-dist", "seed": 0, "quality": float(i % 10 > 4), "flops": 1},
+                {**common, "model": "large", "method": "large", "seed": 0, "quality": 1.0, "flops": 10},
+            ]
     return pd.DataFrame(made)
 
 
 def test_tables_are_read_by_split():
-    found = calibrate(table(), budget=.5)
+    found = calibrate(table(), budget=0.5)
     assert found.tau == 4 and found.n == 10 and found.quality == 1
     assert evaluate(found, table()).quality.estimate == 1
-    assert calibrate(table(), budget=.5, method="cat-dist", seed=0) == found
+    assert calibrate(table(), budget=0.5, method="cat-dist", seed=0) == found
     only_test = table().query("split == 'test'")
     with pytest.raises(ValueError, match="the table holds test, expected split 'calibration'"):
-        calibrate(only_test, budget=.5)
+        calibrate(only_test, budget=0.5)
     two = table()
     two = pd.concat([two, two.query("model == 'small'").assign(method="xent")])
     with pytest.raises(ValueError, match="the methods cat-dist, xent: give method="):
-        calibrate(two, budget=.5)
-    assert calibrate(two, budget=.5, method="xent") == found
+        calibrate(two, budget=0.5)
+    assert calibrate(two, budget=0.5, method="xent") == found

@@ -98,9 +98,7 @@ def book(tmp_path_factory):
 def test_book_runs_and_builds(book):
     root, output = book
     assert "2 of 2 pages to run" in output and "Needs about" in output and "0.5 GiB of memory" in output
-    assert output.index("02_second        started") < output.index("01_first         started"), (
-        "heavy pages first"
-    )
+    assert output.index("02_second        started") < output.index("01_first         started"), "heavy pages first"
     assert str(root / "_build" / "html" / "index.html") in output and " in all." in output
     assert printed(root, "01_first") == "3 a papermill_runs/quick\n"
     second = printed(root, "02_second")
@@ -116,9 +114,7 @@ def test_manifest_says_what_was_run(book):
     assert first["tables"] == {"first_outcomes.parquet": hashlib.sha256(b"rows").hexdigest()}
     assert second["tables"] == {} and content["unfinished"] == {}
     assert first["versions"]["torch"] and first["versions"]["python"] and first["device"]
-    assert (
-        first["cores"] == usable_cores() and first["threads"] == 1 and first["started"] <= first["finished"]
-    )
+    assert first["cores"] == usable_cores() and first["threads"] == 1 and first["started"] <= first["finished"]
     copy = (root / "papermill_runs" / "quick" / "01_first.ipynb").read_bytes()
     assert first["copy_sha256"] == hashlib.sha256(copy).hexdigest()
     left = {path.name for path in (root / "papermill_runs" / "quick").iterdir()} - {".lock"}
@@ -141,9 +137,7 @@ def test_list_shows_parameters_with_help_and_state(book):
     output = runs(root, "list")
     assert "quick: a small edition" in output and "01_first: up to date" in output
     assert "steps = 3 (page's own: 10)  # how many" in output and "name = 'a'\n" in output
-    assert "error: unknown edition 'qick'; did you mean 'quick'?" in runs(
-        root, "list", "--edition", "qick", status=2
-    )
+    assert "error: unknown edition 'qick'; did you mean 'quick'?" in runs(root, "list", "--edition", "qick", status=2)
 
 
 def test_html_is_built_from_copies_without_what_it_must_not_show(book):
@@ -170,9 +164,7 @@ def test_executed_copy_that_was_tampered_with_is_run_again(book, tmp_path):
     copy = root / "papermill_runs" / "quick" / "01_first.ipynb"
     kept = copy.read_bytes()
     copy.write_bytes(kept[: len(kept) // 2])
-    assert "not run" in runs(root, "list") and "not run in edition 'quick': 01_first" in runs(
-        root, "build", status=2
-    )
+    assert "not run" in runs(root, "list") and "not run in edition 'quick': 01_first" in runs(root, "build", status=2)
     copy.write_bytes(kept)
     assert "not run" not in runs(root, "list")
 
@@ -221,9 +213,7 @@ def test_failing_page_is_kept_and_the_others_go_on(tmp_path):
     write_notebook(root / "book" / "01_first.ipynb", markdown("# F\n\n{ref}`nowhere`"), *FIRST[1:])
     output = runs(root, "book", status=2)
     assert "2 of 2 pages run" in output and not (folder / "02_second.failed.ipynb").exists()
-    assert (
-        "undefined label: 'nowhere'" in output and "book/01_first.ipynb" in output and "build.log" in output
-    )
+    assert "undefined label: 'nowhere'" in output and "book/01_first.ipynb" in output and "build.log" in output
     assert not (root / "_build" / "html").exists() and manifest(root)["unfinished"] == {}
 
 
@@ -303,9 +293,7 @@ def test_errors_before_anything_runs(tmp_path):
     assert "--page 07: no such page" in runs(root, "run", "--page", "07", status=2)
     assert "--page 0: no such page" in runs(root, "run", "--page", "0", status=2)
     assert "--jobs 0: expected at least 1" in runs(root, "run", "--jobs", "0", status=2)
-    assert "unknown variant 'quick+x'; there are none" in runs(
-        root, "build", "--edition", "quick+x", status=2
-    )
+    assert "unknown variant 'quick+x'; there are none" in runs(root, "build", "--edition", "quick+x", status=2)
     path = root / "papermill_runs" / "quick" / "manifest.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("{")
@@ -337,9 +325,7 @@ def test_clean_removes_products_and_nothing_tracked(tmp_path):
     assert (root / "papermill_runs" / gone[0]).exists()
     output = runs(root, "clean")
     assert all(name in output for name in gone[:3])
-    there = {
-        path.relative_to(root / "papermill_runs").as_posix() for path in root.glob("papermill_runs/**/*.*")
-    }
+    there = {path.relative_to(root / "papermill_runs").as_posix() for path in root.glob("papermill_runs/**/*.*")}
     assert there - {"quick/.lock"} == {*kept, *models}
     assert "removed papermill_runs/artifacts (1 files" in runs(root, "clean", "--artifacts")
     assert "unknown edition 'fast'" in runs(root, "clean", "--edition", "fast", status=2)
@@ -386,10 +372,7 @@ def test_kernel_that_does_not_start_gets_a_second_chance_one_that_dies_does_not(
     monkeypatch.setattr(papermill, "execute_notebook", dies)
     job = {"input": "a", "output": "b", "parameters": {}, "cwd": str(tmp_path)}
     reports = Reports(io.StringIO())
-    assert (
-        run_page(job, reports) == "RuntimeError: Kernel died before replying to kernel_info"
-        and len(calls) == 2
-    )
+    assert run_page(job, reports) == "RuntimeError: Kernel died before replying to kernel_info" and len(calls) == 2
     reports.kernels = [1]
     assert run_page(job, reports).startswith("RuntimeError") and len(calls) == 3
 

@@ -43,9 +43,7 @@ def test_same_seed_same_examples_other_seed_others(name):
 @both
 def test_another_process_makes_the_same_suite(name):
     """Python's hash seed differs between processes: no set or dict order may leak into the data."""
-    code = (
-        f"from cat_core.tasks import load_suite; print(load_suite({name!r}, options={SMALL!r}).fingerprint)"
-    )
+    code = f"from cat_core.tasks import load_suite; print(load_suite({name!r}, options={SMALL!r}).fingerprint)"
     prints = {
         subprocess.run(
             [sys.executable, "-c", code],

@@ -141,9 +141,7 @@ def test_test_prompts_in_train_are_counted_in_a_warning(tmp_path):
         suite_of(*leaked)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        suite_of(
-            item(9, "train", prompt="train prompt 1"), item(9, "calibration", prompt="calibration prompt 1")
-        )
+        suite_of(item(9, "train", prompt="train prompt 1"), item(9, "calibration", prompt="calibration prompt 1"))
     write(tmp_path / "own.jsonl", [dataclasses.asdict(e) for e in suite_of().examples + tuple(leaked)])
     with pytest.warns(UserWarning, match="2 of 6") as record:
         load_suite(tmp_path / "own.jsonl")
@@ -231,9 +229,7 @@ def test_limits_hold_for_each_task_and_split_and_larger_ones_only_add():
         assert counts[task, "train"] == 8 and counts[task, "test"] == 3
     assert len(few.split("calibration")) == SMALL["calibration"]
     assert set(few.examples) < set(more.examples) < set(whole.examples)
-    assert [e for e in whole.examples if e in set(few.examples)] == list(
-        few.examples
-    )  # the order of the data
+    assert [e for e in whole.examples if e in set(few.examples)] == list(few.examples)  # the order of the data
     limits = {"train": 8, "test": 3}
     other = load_suite("mini-superglue", options={**SMALL, "seed": 0}, limits=limits, seed=1)
     assert set(other.examples) < set(whole.examples) and other.fingerprint != few.fingerprint
@@ -242,9 +238,7 @@ def test_limits_hold_for_each_task_and_split_and_larger_ones_only_add():
 def test_limit_is_a_fair_sample_of_the_split():
     """Not the first rows: the mean position of 50 of 1,000 is near the middle (s.d. of the mean 41)."""
     examples = [item(n) for n in range(1_000)]
-    means = [
-        sum(int(e.item_id[6:]) for e in draws.limit(examples, {"train": 50}, seed)) / 50 for seed in range(20)
-    ]
+    means = [sum(int(e.item_id[6:]) for e in draws.limit(examples, {"train": 50}, seed)) / 50 for seed in range(20)]
     assert abs(sum(means) / 20 - 499.5) < 4 * 41 / 20**0.5
     assert len(set(means)) > 15
 
@@ -274,9 +268,7 @@ def test_seed_refused(seed):
 
 
 def test_unknown_names_get_the_nearest():
-    with pytest.raises(
-        ValueError, match=r"unknown suite 'mini-superglu'; did you mean 'mini-superglue'\?.*\.jsonl"
-    ):
+    with pytest.raises(ValueError, match=r"unknown suite 'mini-superglu'; did you mean 'mini-superglue'\?.*\.jsonl"):
         load_suite("mini-superglu")
     with pytest.raises(ValueError, match="did you mean 'multi30k-de-en-2017'"):
         load_suite("multi30k-de-en-217")
@@ -288,9 +280,7 @@ def test_unknown_names_get_the_nearest():
 
 def test_installed_without_the_registry_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(registry, "FOLDER", tmp_path / "none")
-    with pytest.raises(
-        ValueError, match="unknown suite 'trec': the registry data/tasks is not beside the installed"
-    ):
+    with pytest.raises(ValueError, match="unknown suite 'trec': the registry data/tasks is not beside the installed"):
         load_suite("trec")
 
 
@@ -314,8 +304,7 @@ def test_mixture_prefixes_ids_by_task(tmp_path):
 
 def test_mixture_refuses_a_task_twice_and_options(tmp_path):
     own, other = (
-        write(tmp_path / name, [dataclasses.asdict(e) for e in items(task="x")])
-        for name in ("a.jsonl", "b.jsonl")
+        write(tmp_path / name, [dataclasses.asdict(e) for e in items(task="x")]) for name in ("a.jsonl", "b.jsonl")
     )
     with pytest.raises(ValueError, match="task 'x' is in .*a.jsonl' and again in .*b.jsonl'; keep one"):
         load_suite(f"{own}+{other}")
@@ -394,9 +383,7 @@ def test_jsonl_blank_lines_null_and_byte_order_mark(tmp_path):
 
 
 def test_jsonl_drawn_splits_keep_clusters_and_equal_prompts_together(tmp_path):
-    rows = [question(n, cluster_id=f"c{n % 15}") for n in range(90)] + [
-        question(n % 5 + 100) for n in range(40)
-    ]
+    rows = [question(n, cluster_id=f"c{n % 15}") for n in range(90)] + [question(n % 5 + 100) for n in range(40)]
     path = write(tmp_path / "own.jsonl", rows)
     suite = load_suite(path)
     for key in ("cluster_id", "prompt"):
@@ -497,9 +484,7 @@ def test_jsonl_file_faults(tmp_path):
         load_suite(tmp_path / "none.jsonl")
     with pytest.raises(ValueError, match=r"own.jsonl: no rows; it needs one JSON object a line"):
         load_suite(write(tmp_path / "own.jsonl", [b"", b" "]))
-    with pytest.raises(
-        ValueError, match=r"too few rows to draw splits from \(20 rows, 9 different clusters or pro"
-    ):
+    with pytest.raises(ValueError, match=r"too few rows to draw splits from \(20 rows, 9 different clusters or pro"):
         load_suite(write(tmp_path / "own.jsonl", [question(n % 9) for n in range(20)]))
     with pytest.raises(ValueError, match="folder.jsonl, after line 0: cannot be read on"):
         (tmp_path / "folder.jsonl").mkdir()
@@ -696,9 +681,7 @@ def test_options_by_row_block_and_names(task, hub):
     assert (last.target, last.options) == ("b4", ("a4", "b4", "c4"))
     rows[3]["key"] = "E"
     write(hub / "own/set/small/train.jsonl.gz", rows)
-    with pytest.raises(
-        ValueError, match=r"train row 3 \(counting from 0\): label 'E' is not in field 'choices.label'"
-    ):
+    with pytest.raises(ValueError, match=r"train row 3 \(counting from 0\): label 'E' is not in field 'choices.label'"):
         load_suite(task(**changes), data_root=hub)
 
 
@@ -718,9 +701,7 @@ def test_skipped_and_text_labels(task, hub):
     suite = load_suite(task(skip_labels=[-1]), data_root=hub)
     assert len(suite.split("train")) + len(suite.split("calibration")) == 19
     assert "train-000002" not in {e.item_id for e in suite.examples}
-    with pytest.raises(
-        ValueError, match=r"train row 2 .*label -1 is outside the options 0 to 1 .*skip_labels"
-    ):
+    with pytest.raises(ValueError, match=r"train row 2 .*label -1 is outside the options 0 to 1 .*skip_labels"):
         load_suite(task(), data_root=hub)
 
 
@@ -820,9 +801,7 @@ def test_data_root_faults(task, hub, tmp_path):
         load_suite(task(), data_root=tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="there is no such folder; correct data_root"):
         load_suite(task(config="large"), data_root=hub)
-    with pytest.raises(
-        FileNotFoundError, match="dev: no file with .*; the folder has test.jsonl, train.jsonl.gz"
-    ):
+    with pytest.raises(FileNotFoundError, match="dev: no file with .*; the folder has test.jsonl, train.jsonl.gz"):
         load_suite(task(splits={"train": "train", "test": "dev"}), data_root=hub)
 
 
@@ -861,9 +840,7 @@ def test_without_datasets_installed(task, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(
-        ImportError, match="split 'train' of own/set .*needs the package datasets .*or give data_root"
-    ):
+    with pytest.raises(ImportError, match="split 'train' of own/set .*needs the package datasets .*or give data_root"):
         load_suite(task())
 
 
@@ -910,9 +887,7 @@ ROWS = {  # train + calibration, test: as its README counts them
 @pytest.mark.parametrize("name", ROWS)
 def test_mirror_counts(name):
     suite = load_suite(name, data_root=MIRROR)
-    assert (len(suite.split("train")) + len(suite.split("calibration")), len(suite.split("test"))) == ROWS[
-        name
-    ]
+    assert (len(suite.split("train")) + len(suite.split("calibration")), len(suite.split("test"))) == ROWS[name]
 
 
 @needs_mirror

@@ -16,7 +16,7 @@ from cat_core.synthetic import MiniSuperGlue, MiniWmt, mini_superglue, mini_wmt
 from cat_core.teacher import TeacherOutputs, run_teacher, token_right
 from cat_core.train import CascadeAwareTrainer, TrainingSet, TrainSettings, collate, train
 
-TINY = ModelSize(hidden 16, layers 1, heads 2, context=48)
+TINY = ModelSize(hidden=16, layers=1, heads=2, context=48)
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +25,13 @@ def setting(tmp_path_factory):
     examples = [e for e in mini_wmt(MiniWmt(train=200, calibration=5, test=30)) if e.split == "train"]
     tokenizer = train_tokenizer([text for e in examples for text in (e.prompt, e.target)], 500)
     training_set = TrainingSet(examples, tokenizer, 48)
-    large = build_model(ModelSize(hidden 32, layers 2, heads 2, context=48), tokenizer, 7)
-    train(large, training_set, TrainSettings(steps=30, batch_size=32, learning_rate=5e-3), tmp_path_factory.mktemp("large"))
+    large = build_model(ModelSize(hidden=32, layers=2, heads=2, context=48), tokenizer, 7)
+    train(
+        large,
+        training_set,
+        TrainSettings(steps=30, batch_size=32, learning_rate=5e-3),
+        tmp_path_factory.mktemp("large"),
+    )
     outputs = run_teacher(large, training_set, tmp_path_factory.mktemp("teacher"), batch_tokens=600)
     return tokenizer, training_set, large, outputs
 
@@ -129,7 +134,9 @@ def test_token_right_is_that_of_each_example_alone(setting):
 @pytest.mark.parametrize("normalize", ["tokens", "kept"])
 def test_trainer_loss_and_gradient_are_those_of_the_plain_formula(setting, tmp_path, method, normalize):
     tokenizer, training_set, _, outputs = setting
-    settings = TrainSettings(method=method, steps=1, batch_size=8, normalize=normalize, label_weight=0.3, temperature=1.5)
+    settings = TrainSettings(
+        method=method, steps=1, batch_size=8, normalize=normalize, label_weight=0.3, temperature=1.5
+    )
     model = build_model(TINY, tokenizer, 1)
     trainer = make_trainer(model, training_set, settings, tmp_path, outputs)
     model.train()
@@ -177,7 +184,9 @@ def test_gradient_accumulation_gives_the_same_step(setting, tmp_path):
     tokenizer, training_set, _, outputs = setting
     found = []
     for parts in (1, 4):
-        settings = TrainSettings(method="cat-dist", steps=3, batch_size=16, gradient_accumulation=parts, learning_rate=1e-3)
+        settings = TrainSettings(
+            method="cat-dist", steps=3, batch_size=16, gradient_accumulation=parts, learning_rate=1e-3
+        )
         model = build_model(TINY, tokenizer, 1)
         log = train(model, training_set, settings, tmp_path / str(parts), outputs)
         found.append((weights(model), [entry["loss"] for entry in log], [entry["keep_rate"] for entry in log]))
@@ -193,7 +202,13 @@ def test_same_seed_same_bits_and_another_seed_other_bits(setting, tmp_path, meth
     found = []
     for run, seed in enumerate((3, 3, 4)):
         model = build_model(TINY, tokenizer, 1)
-        train(model, training_set, TrainSettings(method=method, steps=4, batch_size=16, seed=seed), tmp_path / str(run), outputs)
+        train(
+            model,
+            training_set,
+            TrainSettings(method=method, steps=4, batch_size=16, seed=seed),
+            tmp_path / str(run),
+            outputs,
+        )
         found.append(weights(model))
     assert same(found[0], found[1]) and not same(found[0], found[2])
 
@@ -253,9 +268,9 @@ def test_kill_9_in_training_then_resume_gives_the_same_bits(tmp_path):
         torch.set_num_threads(1)
         from cat_core.experiment import DataConfig, TrainConfig, TrainSettings, train_or_load
         data = DataConfig("mini-superglue", {"train": 600, "calibration": 20, "test": 20})
-        large = TrainConfig(data, "hidden 16, layers 1, heads 2", TrainSettings(steps=20, batch_size=32), vocab_size=400)
-        config = TrainConfig(data, "hidden 8, layers 1, heads 2", TrainSettings(method="random-dist", steps=600, batch_size=16),
-                             vocab_size=400, teacher=large)
+        settings = TrainSettings(steps=20, batch_size=32), TrainSettings(method="random-dist", steps=600, batch_size=16)
+        large = TrainConfig(data, "hidden 16, layers 1, heads 2", settings[0], vocab_size=400)
+        config = TrainConfig(data, "hidden 8, layers 1, heads 2", settings[1], vocab_size=400, teacher=large)
         print(train_or_load(config, progress=lambda line: print(line, flush=True)), flush=True)
     """))  # fmt: skip
 
@@ -303,7 +318,13 @@ def test_settings_and_sets_refuse_what_cannot_be_trained(setting, tmp_path):
     with pytest.raises(ValueError, match="compares S with L"):
         train(build_model(TINY, tokenizer, 0), training_set, TrainSettings(method="cat-xent", steps=1), tmp_path)
     with pytest.raises(ValueError, match="bf16 was asked for"):
-        train(build_model(TINY, tokenizer, 0), training_set, TrainSettings(steps=1, precision="bf16"), tmp_path, use_cpu=True)
+        train(
+            build_model(TINY, tokenizer, 0),
+            training_set,
+            TrainSettings(steps=1, precision="bf16"),
+            tmp_path,
+            use_cpu=True,
+        )
 
 
 def test_truncation_keeps_bos_the_end_of_the_prompt_and_the_whole_target(setting):
