@@ -126,6 +126,13 @@ def test_source_cells_are_short(page):
             assert len(cell["source"].splitlines()) <= 20, cell["source"][:60]
 
 
+def test_live_cells_wait_for_a_click(page):
+    # An Output widget that is filled while a notebook is executed can block nbclient for ever (nbclient issue 312).
+    for cell in read_notebook(page)["cells"]:
+        if cell["cell_type"] == "code":
+            assert not re.search(r"\binteract\(|\binteractive\(|\bOutput\(", cell["source"]), cell["source"][:60]
+
+
 def test_labels_are_unique():
     texts = [path.read_text(encoding="utf-8") for path in toc_files(ROOT) if path.suffix == ".md"]
     texts += [cell["source"] for path in PAGES.values() for cell in read_notebook(path)["cells"]]
