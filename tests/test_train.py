@@ -313,7 +313,7 @@ def test_settings_and_sets_refuse_what_cannot_be_trained(setting, tmp_path):
     with pytest.raises(ValueError, match="no training examples"):
         TrainingSet([], tokenizer, 48)
     examples = mini_superglue(MiniSuperGlue(train=5, calibration=5, test=5))
-    with pytest.raises(ValueError, match=r"item 'test-000000'.*exceed the context of 4"):
+    with pytest.raises(ValueError, match=r"item 'train-000000'.*exceed the context of 4"):
         TrainingSet(examples, tokenizer, 4)
     with pytest.raises(ValueError, match="compares S with L"):
         train(build_model(TINY, tokenizer, 0), training_set, TrainSettings(method="cat-xent", steps=1), tmp_path)
