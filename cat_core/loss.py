@@ -11,30 +11,39 @@ the paper leaves open (w, temperature, what the sum is divided by) is an argumen
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from numbers import Real
 
 import torch
 import torch.nn.functional as F
 
-MASKS = ("none", "either", "small", "large", "both", "random")
+MASKS = ("none", "either", "small", "large", "both", "neither", "random")
 NORMALIZE = ("tokens", "kept")
 REDUCTIONS = ("mean", "sum", "none")
 
 
 @dataclass(frozen=True)
 class Method:
-    """A training method: which tokens count (`mask`) and whether L's distribution is a target (`distil`)."""
+    """A training method: which tokens count (`mask`), whether L's distribution is a target (`distil`), and whether it
+    goes on from a small model that Xent has trained (`second_stage`)."""
 
     mask: str
     distil: bool
+    second_stage: bool = False
+
+    @property
+    def compares(self) -> bool:
+        """Whether the loss needs to know anything of L."""
+        return self.distil or self.mask not in ("none", "small")
 
     def label_weight(self, weight: float) -> float:
         """The w of the loss: `weight` where L's distribution is used, else 1 (labels alone)."""
         return weight if self.distil else 1.0
 
 
-#: The four methods of the paper, and for each CAT method the control that keeps as many tokens, at random.
+#: The four methods of the paper; for each CAT method the control that keeps as many tokens, at random; CAT-Dist with
+#: other masks; Gatekeeper (arXiv 2502.19335), whose loss is `gatekeeper_loss`.
 METHODS = {
     "xent": Method("none", False),
     "dist": Method("none", True),
@@ -42,6 +51,11 @@ METHODS = {
     "cat-dist": Method("either", True),
     "random-xent": Method("random", False),
     "random-dist": Method("random", True),
+    "large-dist": Method("large", True),
+    "small-dist": Method("small", True),
+    "both-dist": Method("both", True),
+    "neither-dist": Method("neither", True),
+    "gatekeeper": Method("none", False, second_stage=True),
 }
 
 
@@ -97,7 +111,7 @@ def cascade_aware_loss(
         label_weight: w in [0, 1], weight of the label against L's distribution. Xent and CAT-Xent: 1.
         temperature: T > 0 of the soft term, T^2 CE(p_L^(1/T), p_S^(1/T)) (Hinton et al. 2015); the hard term
             has none.
-        mask: the tokens that count: "none" (all), "either" (CAT: S or L right), "small", "large", "both",
+        mask: the tokens that count: "none" (all), "either" (CAT: S or L right), "small", "large", "both", "neither",
             "random" (as many tokens of this batch as "either" would keep, drawn uniformly), or a bool tensor
             [...]. Right means logits[y] >= max(logits): ties count. The mask carries no gradient.
         normalize: divide the sum by the number of target "tokens" or of "kept" tokens (reduction "mean").
@@ -116,35 +130,26 @@ def cascade_aware_loss(
             target; -inf logits where L gives probability.
     """
     _check_tensors(logits, labels, teacher_logits, teacher_correct, mask)
-    _check_options(label_weight, temperature, mask, normalize, reduction, teacher_logits is not None)
-    is_target = labels != ignore_index
-    target = labels[is_target]
-    if target.numel() == 0:
-        raise ValueError(
-            f"every one of the {labels.numel()} labels is ignore_index ({ignore_index}): "
-            "there is no target token to learn; check truncation and the prompt/target boundary"
-        )
-    vocabulary = logits.shape[-1]
-    if int(target.min()) < 0 or int(target.max()) >= vocabulary:
-        raise ValueError(
-            f"labels lie in [{int(target.min())}, {int(target.max())}] but the logits have {vocabulary} "
-            f"columns; labels must be token ids or ignore_index ({ignore_index})"
-        )
+    check_options(label_weight, temperature, mask, normalize, reduction, teacher_logits is not None)
+    is_target, target = target_rows(labels, ignore_index, logits.shape[-1])
     compute_dtype = torch.promote_types(logits.dtype, torch.float32)
     student = logits[is_target].to(compute_dtype)
-    _require_finite(student, target, "logits")
+    require_finite(student, target, "logits")
     with torch.no_grad():
         teacher = None
         if teacher_logits is not None:
             teacher = teacher_logits[is_target].to(compute_dtype)
-            _require_finite(teacher, target, "teacher_logits")
+            require_finite(teacher, target, "teacher_logits")
         small_right = is_right(student, target)
         large_right = None
         if teacher_correct is not None:
             large_right = teacher_correct.to(student.device)[is_target]
         elif teacher is not None:
             large_right = is_right(teacher, target)
-        keep = _keep(mask, is_target, small_right, large_right, generator)
+        if isinstance(mask, torch.Tensor):
+            keep = mask.to(is_target.device)[is_target]
+        else:
+            keep = keep_mask(mask, small_right, large_right, generator)
 
     log_p = F.log_softmax(student, dim=-1)
     token_loss = -log_p.gather(-1, target.unsqueeze(-1)).squeeze(-1)
@@ -153,7 +158,7 @@ def cascade_aware_loss(
         teacher_p = F.softmax(teacher / temperature, dim=-1)
         # A token masked out of the vocabulary has p = 0 and log p = -inf; its product is 0, not NaN.
         soft = -(teacher_p * soft_log_p.masked_fill(teacher_p == 0, 0.0)).sum(-1) * temperature**2
-        _require_finite_soft_term(soft.detach(), temperature)
+        require_finite_soft_term(soft.detach(), temperature)
         token_loss = label_weight * token_loss + (1 - label_weight) * soft
     token_loss = torch.where(keep, token_loss, torch.zeros_like(token_loss))
 
@@ -167,13 +172,14 @@ def cascade_aware_loss(
         loss = token_loss.sum() / (target.numel() if normalize == "tokens" else kept.clamp(min=1))
     if not return_stats:
         return loss
-    return loss, _stats(kept, target.numel(), small_right, large_right)
+    return loss, stats_of(kept, target.numel(), small_right, large_right)
 
 
-def _keep(mask, is_target, small_right, large_right, generator) -> torch.Tensor:
-    """alpha of the target tokens: bool [number of target tokens]."""
-    if isinstance(mask, torch.Tensor):
-        return mask.to(is_target.device)[is_target]
+def keep_mask(mask: str, small_right, large_right, generator=None) -> torch.Tensor:
+    """alpha of target tokens by the name of the mask (see `cascade_aware_loss`): bool [number of target tokens].
+
+    small_right, large_right: bool, of the same shape; large_right may be None for masks that do not ask for it.
+    """
     if mask == "none":
         return torch.ones_like(small_right)
     if mask == "small":
@@ -187,6 +193,8 @@ def _keep(mask, is_target, small_right, large_right, generator) -> torch.Tensor:
     either = small_right | large_right
     if mask == "either":
         return either
+    if mask == "neither":
+        return ~either
     if not isinstance(generator, torch.Generator):
         raise ValueError(
             f"mask 'random' got generator {generator!r}: give a torch.Generator seeded by (seed, step), "
@@ -197,7 +205,59 @@ def _keep(mask, is_target, small_right, large_right, generator) -> torch.Tensor:
     return rank < either.sum()
 
 
-def _stats(kept, tokens, small_right, large_right) -> LossStats:
+def gatekeeper_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    weight: float = 0.5,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> torch.Tensor:
+    """Gatekeeper's loss over target tokens (Rabanser et al., arXiv 2502.19335), for the second stage of training S.
+
+    a mean_i 1[S right on i] CE_i + (1 - a) mean_i 1[S wrong on i] KL(p_S || Uniform), both means over all N target
+    tokens: confident where right, undecided where wrong.
+
+    logits: [..., V]; labels: int64 [...], `ignore_index` elsewhere; weight: a in [0, 1]; reduction: "mean" or "sum".
+    """
+    if not _is_number(weight) or not 0 <= weight <= 1:
+        raise ValueError(f"weight is {weight!r}; expected a number in [0, 1]")
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"unknown reduction {reduction!r}; expected mean or sum")
+    _check_tensors(logits, labels, None, None, "none")
+    is_target, target = target_rows(labels, ignore_index, logits.shape[-1])
+    rows = logits[is_target].to(torch.promote_types(logits.dtype, torch.float32))
+    require_finite(rows, target, "logits")
+    right = is_right(rows.detach(), target)
+    log_p = F.log_softmax(rows, -1)
+    hard = -log_p.gather(-1, target.unsqueeze(-1)).squeeze(-1)
+    probability = log_p.exp()
+    to_uniform = (probability * log_p.masked_fill(probability == 0, 0.0)).sum(-1) + math.log(logits.shape[-1])
+    total = torch.where(right, weight * hard, (1 - weight) * to_uniform).sum()
+    return total if reduction == "sum" else total / target.numel()
+
+
+def target_rows(labels: torch.Tensor, ignore_index: int, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which labels are targets, bool [...], and those labels, int64 [number of target tokens]; ValueError if unfit."""
+    if labels.dtype != torch.int64:
+        raise ValueError(f"labels have dtype {labels.dtype}; expected torch.int64")
+    is_target = labels != ignore_index
+    target = labels[is_target]
+    if target.numel() == 0:
+        raise ValueError(
+            f"every one of the {labels.numel()} labels is ignore_index ({ignore_index}): "
+            "there is no target token to learn; check truncation and the prompt/target boundary"
+        )
+    if int(target.min()) < 0 or int(target.max()) >= vocabulary:
+        raise ValueError(
+            f"labels lie in [{int(target.min())}, {int(target.max())}] but the logits have {vocabulary} "
+            f"columns; labels must be token ids or ignore_index ({ignore_index})"
+        )
+    return is_target, target
+
+
+def stats_of(kept, tokens: int, small_right, large_right) -> LossStats:
+    """The counts of one call; large_right: None where nothing is known about L."""
     count = torch.tensor(tokens, device=kept.device)
     if large_right is None:
         return LossStats(count, kept)
@@ -207,7 +267,7 @@ def _stats(kept, tokens, small_right, large_right) -> LossStats:
     return LossStats(count, kept, both, only_small, only_large, count - both - only_small - only_large)
 
 
-def _require_finite(rows: torch.Tensor, target: torch.Tensor, name: str) -> None:
+def require_finite(rows: torch.Tensor, target: torch.Tensor, name: str) -> None:
     """-inf is legal for a token masked out of the vocabulary; NaN, +inf, and -inf at the label are not."""
     top = rows.amax(-1)
     at_label = rows.gather(-1, target.unsqueeze(-1)).squeeze(-1)
@@ -220,7 +280,7 @@ def _require_finite(rows: torch.Tensor, target: torch.Tensor, name: str) -> None
         )
 
 
-def _require_finite_soft_term(soft: torch.Tensor, temperature: float) -> None:
+def require_finite_soft_term(soft: torch.Tensor, temperature: float) -> None:
     """A token that S cannot give (-inf) but L can has infinite loss; a tiny temperature overflows."""
     broken = ~torch.isfinite(soft)
     if broken.any():
@@ -234,8 +294,6 @@ def _require_finite_soft_term(soft: torch.Tensor, temperature: float) -> None:
 def _check_tensors(logits, labels, teacher_logits, teacher_correct, mask):
     if not logits.is_floating_point():
         raise ValueError(f"logits have dtype {logits.dtype}; expected a floating-point dtype")
-    if labels.dtype != torch.int64:
-        raise ValueError(f"labels have dtype {labels.dtype}; expected torch.int64")
     if logits.dim() < 1 or logits.shape[:-1] != labels.shape:
         raise ValueError(
             f"logits {tuple(logits.shape)} do not fit labels {tuple(labels.shape)}: expected [..., V] and "
@@ -250,17 +308,20 @@ def _check_tensors(logits, labels, teacher_logits, teacher_correct, mask):
         if tensor is not None and tensor.device != logits.device:
             raise ValueError(f"{name} are on {tensor.device} but logits on {logits.device}; move them to one device")
     for name, tensor in (("teacher_correct", teacher_correct), ("mask", mask)):
-        if tensor is None or (name == "mask" and isinstance(tensor, str)):
-            continue
-        if not isinstance(tensor, torch.Tensor):
-            raise ValueError(f"{name} is a {type(tensor).__name__}; expected a torch.bool tensor")
-        if tensor.dtype != torch.bool or tensor.shape != labels.shape:
-            raise ValueError(
-                f"{name} is {tensor.dtype} {tuple(tensor.shape)}; expected torch.bool {tuple(labels.shape)}"
-            )
+        if tensor is not None and not (name == "mask" and isinstance(tensor, str)):
+            check_flags(name, tensor, labels)
 
 
-def _check_options(label_weight, temperature, mask, normalize, reduction, has_teacher_logits):
+def check_flags(name: str, tensor, labels: torch.Tensor) -> torch.Tensor:
+    """`tensor` if it is a bool tensor of the shape of `labels`; else ValueError."""
+    if not isinstance(tensor, torch.Tensor):
+        raise ValueError(f"{name} is a {type(tensor).__name__}; expected a torch.bool tensor")
+    if tensor.dtype != torch.bool or tensor.shape != labels.shape:
+        raise ValueError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}; expected torch.bool {tuple(labels.shape)}")
+    return tensor
+
+
+def check_options(label_weight, temperature, mask, normalize, reduction, has_teacher_logits):
     if not _is_number(label_weight) or not 0 <= label_weight <= 1:
         raise ValueError(f"label_weight is {label_weight!r}; expected a number in [0, 1]")
     if label_weight < 1 and not has_teacher_logits:

@@ -163,6 +163,23 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
         )
 
 
+@torch.no_grad()
+def has_plain_head(model: PreTrainedModel) -> bool:
+    """Whether the logits are a linear layer of the last hidden states and nothing more (no soft-capping, no scaling)."""
+    head = model.get_output_embeddings()
+    if not isinstance(head, torch.nn.Linear):
+        return False
+    ids = torch.arange(4, device=model.device).unsqueeze(0)
+    training = model.training
+    model.eval()
+    output = model(input_ids=ids, output_hidden_states=True, use_cache=False)
+    model.train(training)
+    hidden = output.hidden_states[-1]
+    return hidden.shape[-1] == head.in_features and torch.allclose(
+        head(hidden).float(), output.logits.float(), rtol=1e-3, atol=1e-4
+    )
+
+
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
     """Weights as safetensors, configuration and tokenizer, in the layout that `load_model` reads."""
     with quiet():

@@ -13,17 +13,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from cat_core.artifacts import file_sha256, write_text
 from cat_core.engine import encode_prompts, encode_targets
-from cat_core.loss import METHODS, NORMALIZE, cascade_aware_loss
-from cat_core.models import quiet
+from cat_core.fused import fused_linear_cat_loss
+from cat_core.loss import METHODS, NORMALIZE, cascade_aware_loss, gatekeeper_loss
+from cat_core.models import has_plain_head, quiet
 from cat_core.teacher import TeacherOutputs
 
 IGNORE = -100
+Progress = Callable[[str], None] | None
 _COMPLETE = "complete.json"  # written after all else of a checkpoint, so a half-written one is never resumed
 
 
@@ -31,7 +33,9 @@ _COMPLETE = "complete.json"  # written after all else of a checkpoint, so a half
 class TrainSettings:
     """How a model is trained. Steps are optimiser steps of `batch_size` examples; the schedule is a cosine to 0.
 
-    method: a key of `loss.METHODS`; label_weight: w of Dist and CAT-Dist; seed: order of the data and random mask.
+    method: a key of `loss.METHODS`; label_weight: w of Dist and CAT-Dist; seed: order of the data and random mask;
+    gatekeeper_weight: a of `loss.gatekeeper_loss`; loss: "fused" (from hidden states, where the head is plain linear,
+    else dense), or "dense" (from logits): equal but for rounding.
     """
 
     method: str = "xent"
@@ -47,6 +51,8 @@ class TrainSettings:
     gradient_accumulation: int = 1
     precision: str = "fp32"
     seed: int = 0
+    gatekeeper_weight: float = 0.5
+    loss: str = "fused"
 
     def __post_init__(self):
         if self.method not in METHODS:
@@ -55,6 +61,8 @@ class TrainSettings:
             raise ValueError(f"unknown normalize {self.normalize!r}; expected one of {', '.join(NORMALIZE)}")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"unknown precision {self.precision!r}; expected fp32 or bf16")
+        if self.loss not in ("fused", "dense"):
+            raise ValueError(f"unknown loss {self.loss!r}; expected fused or dense")
         for name in ("steps", "batch_size", "gradient_accumulation"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -142,6 +150,22 @@ def collate(items: list[dict], pad: int) -> dict:
     }
 
 
+class DataOrder(Sampler):
+    """Indices of `total` training examples: one random permutation of all of them after another, by (seed, epoch)."""
+
+    def __init__(self, examples: int, total: int, seed: int):
+        self.examples, self.total, self.seed = examples, total, seed
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __iter__(self):
+        for epoch in range(-(-self.total // self.examples)):
+            seed = np.random.SeedSequence([self.seed, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1)
+            order = torch.randperm(self.examples, generator=torch.Generator().manual_seed(int(seed)))
+            yield from order[: self.total - epoch * self.examples].tolist()
+
+
 class CascadeAwareTrainer(Trainer):
     """`Trainer` whose loss is the one of `settings.method`; `teacher` holds L's outputs on the training set.
 
@@ -153,42 +177,42 @@ class CascadeAwareTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.settings, self.teacher = settings, teacher
         self.method = METHODS[settings.method]
-        if teacher is None and (self.method.distil or self.method.mask != "none"):
+        if teacher is None and self.method.compares:
             raise ValueError(f"method {settings.method!r} compares S with L: give the teacher's outputs")
+        self.fused = settings.loss == "fused" and has_plain_head(self.model)
         self._ledger: dict[str, torch.Tensor] = {}
         self._calls = (-1, 0)
 
+    def _get_train_sampler(self, train_dataset=None) -> Sampler:
+        total = self.settings.steps * self.settings.batch_size
+        return DataOrder(len(self.train_dataset), total, self.settings.seed)
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels, start = inputs["labels"], inputs["target_start"]
+        positions = labels.shape[1] - start + 1  # the last prompt token predicts the first of the target
         outputs = model(
             input_ids=inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
             position_ids=inputs["position_ids"],
-            logits_to_keep=labels.shape[1] - start + 1,
+            use_cache=False,
+            output_hidden_states=self.fused,
+            # With the fused loss no logits are needed: an empty choice of positions leaves the head out.
+            logits_to_keep=torch.empty(0, dtype=torch.long, device=labels.device) if self.fused else positions,
         )
-        logits, labels = outputs.logits[:, :-1], labels[:, start:]
+        labels = labels[:, start:]
+        if self.fused:
+            states = outputs.hidden_states[-1][:, -positions:-1]
+            head = self.accelerator.unwrap_model(model).get_output_embeddings()
+        else:
+            states, head = outputs.logits[:, :-1], None
         is_target = labels != IGNORE
-        student, target = logits[is_target], labels[is_target]
-        teacher_logits = teacher_correct = None
-        if self.teacher is not None:
-            rows = self.teacher.rows(inputs["examples"].cpu())
-            teacher_correct = self.teacher.correct[rows].to(student.device)
-            if self.method.distil:
-                teacher_logits = self.teacher.logits(rows, student.device)[:, : student.shape[-1]]
         exact = self.settings.normalize == "tokens" and num_items_in_batch is not None
-        loss, stats = cascade_aware_loss(
-            student,
-            target,
-            teacher_logits,
-            teacher_correct=teacher_correct,
-            label_weight=self.method.label_weight(self.settings.label_weight),
-            temperature=self.settings.temperature,
-            mask=self.method.mask,
-            normalize=self.settings.normalize,
+        generator = self._generator() if self.method.mask == "random" else None
+        rows = None if self.teacher is None else self.teacher.rows(inputs["examples"].cpu())
+        loss, stats = training_loss(
+            states[is_target], head, labels[is_target], self.settings, self.teacher, rows, generator,
             reduction="sum" if exact else "mean",
-            generator=self._generator() if self.method.mask == "random" else None,
-            return_stats=True,
-        )
+        )  # fmt: skip
         if exact:  # one divisor for all micro-batches and processes; they are averaged, so undo the mean
             loss = loss / num_items_in_batch
             if self.args.average_tokens_across_devices:
@@ -214,8 +238,56 @@ class CascadeAwareTrainer(Trainer):
         """The random mask's generator: a function of (seed, step, micro-batch, process), so a resumed run agrees."""
         step = self.state.global_step
         self._calls = (step, self._calls[1] + 1 if self._calls[0] == step else 0)
-        seed = np.random.SeedSequence([self.settings.seed, step, self._calls[1], self.args.process_index])
-        return torch.Generator().manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
+        return mask_generator(self.settings.seed, step, self._calls[1], self.args.process_index)
+
+
+def mask_generator(seed: int, step: int, micro_batch: int = 0, process: int = 0) -> torch.Generator:
+    """The generator of the random mask at one step of training."""
+    state = np.random.SeedSequence([seed, step, micro_batch, process]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+
+
+def training_loss(
+    states: torch.Tensor,
+    head: torch.nn.Linear | None,
+    target: torch.Tensor,
+    settings: TrainSettings,
+    teacher: TeacherOutputs | None,
+    rows: torch.Tensor | None,
+    generator: torch.Generator | None = None,
+    reduction: str = "mean",
+):
+    """The loss of `settings.method` on target tokens, and its `LossStats`.
+
+    states: [tokens, H] hidden states that `head` reads, or [tokens, V] logits where `head` is None; target: int64
+    [tokens]; teacher, rows: L's outputs and the rows of these tokens in them; generator: of the random mask.
+    """
+    method, device = METHODS[settings.method], states.device
+    correct = None if teacher is None else teacher.correct[rows].to(device)
+    common = {
+        "label_weight": method.label_weight(settings.label_weight),
+        "temperature": settings.temperature,
+        "mask": method.mask,
+        "normalize": settings.normalize,
+        "reduction": reduction,
+        "generator": generator,
+        "teacher_correct": correct,
+        "return_stats": True,
+    }
+    if method.second_stage:
+        logits = states if head is None else head(states)
+        with torch.no_grad():
+            _, stats = cascade_aware_loss(logits, target, **common | {"label_weight": 1.0})
+        return gatekeeper_loss(logits, target, weight=settings.gatekeeper_weight, reduction=reduction), stats
+    if head is None:
+        logits = teacher.logits(rows, device)[:, : states.shape[-1]] if method.distil else None
+        return cascade_aware_loss(states, target, logits, **common)
+    if method.distil and teacher.head is not None:
+        given = {"teacher_input": teacher.states[rows].to(device), "teacher_linear_weight": teacher.head.to(device)}
+        given["teacher_linear_bias"] = None if teacher.bias is None else teacher.bias.to(device)
+    else:
+        given = {"teacher_logits": teacher.logits(rows, device)} if method.distil else {}
+    return fused_linear_cat_loss(states, head.weight, target, linear_bias=head.bias, **given, **common)
 
 
 def train(
@@ -224,7 +296,7 @@ def train(
     settings: TrainSettings,
     folder: Path,
     teacher: TeacherOutputs | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = None,
     checkpoint_every: int = 200,
     use_cpu: bool = False,
 ) -> list[dict]:
@@ -233,28 +305,63 @@ def train(
     Checkpoints of transformers lie in `folder` until the training is done; a half-written or damaged one is deleted
     and the one before is used, so the result is that of an uninterrupted run.
     """
-    if settings.precision == "bf16" and (use_cpu or not torch.cuda.is_available()):
+    trainer = run_trainer(
+        CascadeAwareTrainer,
+        model,
+        training_set,
+        lambda items: collate(items, training_set.pad),
+        settings,
+        folder,
+        progress=progress,
+        what=f"{settings.method} seed {settings.seed}",
+        checkpoint_every=checkpoint_every,
+        use_cpu=use_cpu,
+        settings=settings,
+        teacher=teacher,
+    )
+    return [entry for entry in trainer.state.log_history if "loss" in entry]
+
+
+def run_trainer(
+    kind: type[Trainer],
+    model: torch.nn.Module,
+    dataset: Dataset,
+    collator: Callable,
+    schedule: TrainSettings,
+    folder: Path,
+    *,
+    progress: Progress,
+    what: str,
+    checkpoint_every: int,
+    use_cpu: bool,
+    **arguments,
+) -> Trainer:
+    """Build a trainer of class `kind`, run it by `schedule`, from the last whole checkpoint in `folder`, if any.
+
+    what: the name of the run in its progress lines; arguments: further ones of `kind`.
+    """
+    if schedule.precision == "bf16" and (use_cpu or not torch.cuda.is_available()):
         raise ValueError("precision bf16 was asked for, but there is no GPU; set precision to fp32")
-    logging_steps = max(1, settings.steps // 20)
-    arguments = TrainingArguments(
+    logging_steps = max(1, schedule.steps // 20)
+    training = TrainingArguments(
         output_dir=str(folder),
-        max_steps=settings.steps,
-        per_device_train_batch_size=settings.batch_size // settings.gradient_accumulation,
-        gradient_accumulation_steps=settings.gradient_accumulation,
-        learning_rate=settings.learning_rate,
+        max_steps=schedule.steps,
+        per_device_train_batch_size=schedule.batch_size // schedule.gradient_accumulation,
+        gradient_accumulation_steps=schedule.gradient_accumulation,
+        learning_rate=schedule.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=round(settings.warmup * settings.steps),
-        weight_decay=settings.weight_decay,
+        warmup_steps=round(schedule.warmup * schedule.steps),
+        weight_decay=schedule.weight_decay,
         adam_beta2=0.99,
-        max_grad_norm=settings.max_grad_norm,
-        bf16=settings.precision == "bf16",
+        max_grad_norm=schedule.max_grad_norm,
+        bf16=schedule.precision == "bf16",
         logging_steps=logging_steps,
         logging_nan_inf_filter=False,
         # Saved right after a log: the sums since the last log are not part of a checkpoint.
         save_steps=-(-checkpoint_every // logging_steps) * logging_steps,
         save_total_limit=2,
-        seed=settings.seed,
-        data_seed=settings.seed,
+        seed=schedule.seed,
+        data_seed=schedule.seed,
         use_cpu=use_cpu,
         report_to=[],
         disable_tqdm=True,
@@ -262,21 +369,20 @@ def train(
         label_names=["labels"],
         dataloader_pin_memory=not use_cpu and torch.cuda.is_available(),
     )
-    trainer = CascadeAwareTrainer(
+    trainer = kind(
         model=model,
-        args=arguments,
-        train_dataset=training_set,
-        data_collator=lambda items: collate(items, training_set.pad),
-        settings=settings,
-        teacher=teacher,
-        callbacks=[_Seal(), _Progress(progress, settings)],
+        args=training,
+        train_dataset=dataset,
+        data_collator=collator,
+        callbacks=[_Seal(), _ProgressLine(progress, what)],
+        **arguments,
     )
     trainer.remove_callback(PrinterCallback)
     with quiet():
         trainer.train(resume_from_checkpoint=_resume_point(folder))
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
-    return [entry for entry in trainer.state.log_history if "loss" in entry]
+    return trainer
 
 
 class _Seal(TrainerCallback):
@@ -289,19 +395,17 @@ class _Seal(TrainerCallback):
             write_text(folder / _COMPLETE, json.dumps(files))
 
 
-class _Progress(TrainerCallback):
+class _ProgressLine(TrainerCallback):
     """One line every few seconds, as a notebook or a terminal shows it."""
 
-    def __init__(self, report: Callable[[str], None] | None, settings: TrainSettings):
-        self.report, self.settings, self.next = report, settings, 0.0
+    def __init__(self, report: Progress, what: str):
+        self.report, self.what, self.next = report, what, 0.0
 
     def on_step_end(self, args, state, control, **kwargs):
         now = time.monotonic()
         if self.report is not None and now >= self.next:
             self.next = now + 5
-            self.report(
-                f"{self.settings.method} seed {self.settings.seed}: step {state.global_step} of {state.max_steps}"
-            )
+            self.report(f"{self.what}: step {state.global_step} of {state.max_steps}")
 
 
 def _resume_point(folder: Path) -> str | None:

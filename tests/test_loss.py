@@ -9,10 +9,20 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cat_core.loss import MASKS, METHODS, NORMALIZE, REDUCTIONS, LossStats, cascade_aware_loss, is_right
+from cat_core.loss import (
+    MASKS,
+    METHODS,
+    NORMALIZE,
+    REDUCTIONS,
+    LossStats,
+    Method,
+    cascade_aware_loss,
+    gatekeeper_loss,
+    is_right,
+)
 
 IGNORE = -100
-TENSOR_MASKS = ("none", "either", "small", "large", "both")  # those whose tokens are known without a draw
+TENSOR_MASKS = ("none", "either", "small", "large", "both", "neither")  # those whose tokens are known without a draw
 
 
 def batch(shape, vocabulary=7, seed=0, dtype=torch.float64, ignored=0.25, skill=2.0):
@@ -44,6 +54,7 @@ def oracle_alpha(small, labels, large, mask):
         "small": small_right,
         "large": large_right,
         "both": small_right & large_right,
+        "neither": ~small_right & ~large_right,
     }[mask]
     return keep & target
 
@@ -88,6 +99,7 @@ def naive_token_loss(small, label, large, weight, temperature, mask):
         "small": small_right,
         "large": large_right,
         "both": small_right and large_right,
+        "neither": not small_right and not large_right,
     }[mask]
     if not alpha:
         return 0.0
@@ -427,6 +439,7 @@ def test_the_four_cells_sum_up(seed, mask):
         "small": stats.both + stats.only_small,
         "large": stats.both + stats.only_large,
         "both": stats.both,
+        "neither": stats.neither,
     }[mask]
     assert stats.kept == kept
     assert stats.keep_rate.item() == pytest.approx(int(kept) / int(target.sum()))
@@ -450,8 +463,11 @@ def by_method(name, small, labels, large, weight=0.3, **options):
     )
 
 
-def test_methods_are_the_four_formulas_and_two_controls():
-    assert set(METHODS) == {"xent", "dist", "cat-xent", "cat-dist", "random-xent", "random-dist"}
+def test_methods_are_the_four_formulas_and_their_controls():
+    masked = {f"{mask}-dist" for mask in ("large", "small", "both", "neither")}
+    controls = {"random-xent", "random-dist", "gatekeeper"}
+    assert set(METHODS) == {"xent", "dist", "cat-xent", "cat-dist"} | controls | masked
+    assert all(METHODS[name] == Method(name.removesuffix("-dist"), True) for name in masked)
     small, labels, large = batch((6, 7), seed=14)
     flat = small.reshape(-1, 7), labels.reshape(-1), large.reshape(-1, 7)
     hard = F.cross_entropy(flat[0], flat[1], reduction="none", ignore_index=IGNORE)
@@ -574,7 +590,7 @@ COMPLAINTS = {
     "mask array": ({"mask": np.ones((2, 3), bool)}, "mask is a ndarray; expected a torch.bool tensor"),
     "mask name": (
         {"mask": "or"},
-        "unknown mask 'or'; expected one of none, either, small, large, both, random",
+        "unknown mask 'or'; expected one of none, either, small, large, both, neither, random",
     ),
     "mask None": ({"mask": None}, "unknown mask None"),
     "weight above": ({"label_weight": 1.1}, r"label_weight is 1.1; expected a number in \[0, 1\]"),
@@ -691,3 +707,35 @@ def test_cuda_equals_cpu(mask):
         assert stats.kept.device.type == device
         results.append((loss.cpu(), s.grad.cpu(), stats.kept.cpu()))
     torch.testing.assert_close(*results)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), weight=st.sampled_from([0.0, 0.3, 1.0]))
+def test_gatekeeper_is_its_formula_token_by_token(seed, weight):
+    """a mean 1[right] CE + (1 - a) mean 1[wrong] KL(p || Uniform), with math alone."""
+    logits, labels, _ = batch((4, 3), 5, seed)
+    total, count = 0.0, 0
+    for row, label in zip(logits.reshape(-1, 5).tolist(), labels.reshape(-1).tolist()):
+        if label == IGNORE:
+            continue
+        e = [math.exp(x - max(row)) for x in row]
+        p = [x / sum(e) for x in e]
+        count += 1
+        if row[label] >= max(row):
+            total += weight * -math.log(p[label])
+        else:
+            total += (1 - weight) * sum(x * math.log(5 * x) for x in p)
+    found = gatekeeper_loss(logits, labels, weight=weight)
+    assert float(found) == pytest.approx(total / count, rel=1e-9, abs=1e-12)
+    summed = gatekeeper_loss(logits, labels, weight=weight, reduction="sum")
+    assert float(summed) == pytest.approx(total, rel=1e-9, abs=1e-12)
+
+
+def test_gatekeeper_gradient_and_refusals():
+    logits, labels, _ = batch((2, 3), 5, 1)
+    leaf = logits.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: gatekeeper_loss(x, labels, weight=0.4), (leaf,))
+    with pytest.raises(ValueError, match="weight is 1.5; expected a number in"):
+        gatekeeper_loss(logits, labels, weight=1.5)
+    with pytest.raises(ValueError, match="unknown reduction 'none'"):
+        gatekeeper_loss(logits, labels, reduction="none")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cat_core.loss import METHODS, cascade_aware_loss
+from cat_core.loss import METHODS, cascade_aware_loss, gatekeeper_loss
 from cat_core.models import ModelSize, build_model, train_tokenizer
 from cat_core.synthetic import MiniSuperGlue, MiniWmt, mini_superglue, mini_wmt
 from cat_core.teacher import TeacherOutputs, run_teacher, token_right
@@ -154,11 +154,15 @@ def test_trainer_loss_and_gradient_are_those_of_the_plain_formula(setting, tmp_p
         labels.append(torch.tensor(target))
         teacher_logits.append(outputs.logits(outputs.rows(torch.tensor([i]))))
     chosen = METHODS[method]
-    cascade_aware_loss(
-        torch.cat(logits), torch.cat(labels), torch.cat(teacher_logits), label_weight=chosen.label_weight(0.3),
-        temperature=1.5, mask=chosen.mask, normalize=normalize,
-        generator=CascadeAwareTrainer._generator(fresh(trainer)) if chosen.mask == "random" else None,
-    ).backward()  # fmt: skip
+    if chosen.second_stage:
+        expected = gatekeeper_loss(torch.cat(logits), torch.cat(labels))
+    else:
+        expected = cascade_aware_loss(
+            torch.cat(logits), torch.cat(labels), torch.cat(teacher_logits), label_weight=chosen.label_weight(0.3),
+            temperature=1.5, mask=chosen.mask, normalize=normalize,
+            generator=CascadeAwareTrainer._generator(fresh(trainer)) if chosen.mask == "random" else None,
+        )  # fmt: skip
+    expected.backward()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(got[name], parameter.grad, atol=2e-6, rtol=1e-4)
 
@@ -237,7 +241,7 @@ def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(setting, 
     class Stop(Exception):
         pass
 
-    from cat_core.train import _Progress
+    from cat_core.train import _ProgressLine
 
     def stop_at(step):
         def on_step_end(self, args, state, control, **kwargs):
@@ -246,13 +250,13 @@ def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(setting, 
 
         return on_step_end
 
-    original = _Progress.on_step_end
+    original = _ProgressLine.on_step_end
     try:
-        _Progress.on_step_end = stop_at(10)
+        _ProgressLine.on_step_end = stop_at(10)
         with pytest.raises(Stop):
             run(tmp_path / "broken")
     finally:
-        _Progress.on_step_end = original
+        _ProgressLine.on_step_end = original
     assert sorted(p.name for p in (tmp_path / "broken").glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-8"]
     (tmp_path / "broken" / "checkpoint-8" / "model.safetensors").write_bytes(b"half")
     with pytest.warns(UserWarning, match="checkpoint-8 is not whole"):
@@ -268,7 +272,7 @@ def test_kill_9_in_training_then_resume_gives_the_same_bits(tmp_path):
         torch.set_num_threads(1)
         from cat_core.experiment import DataConfig, TrainConfig, TrainSettings, train_or_load
         data = DataConfig("mini-superglue", {"train": 600, "calibration": 20, "test": 20})
-        settings = TrainSettings(steps=20, batch_size=32), TrainSettings(method="random-dist", steps=600, batch_size=16)
+        settings = TrainSettings(steps=20, batch_size=32), TrainSettings(method="random-dist", steps=1500, batch_size=16)
         large = TrainConfig(data, "hidden 16, layers 1, heads 2", settings[0], vocab_size=400)
         config = TrainConfig(data, "hidden 8, layers 1, heads 2", settings[1], vocab_size=400, teacher=large)
         print(train_or_load(config, progress=lambda line: print(line, flush=True)), flush=True)
@@ -285,7 +289,7 @@ def test_kill_9_in_training_then_resume_gives_the_same_bits(tmp_path):
 
     killed = start(tmp_path / "killed")
     deadline = time.monotonic() + 200
-    while not list((tmp_path / "killed").glob("model-*.partial/checkpoints/checkpoint-210/complete.json")):
+    while not list((tmp_path / "killed").glob("model-*.partial/checkpoints/checkpoint-225/complete.json")):
         assert killed.poll() is None and time.monotonic() < deadline, "no checkpoint before the end"
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)

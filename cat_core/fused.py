@@ -1,0 +1,339 @@
+"""The loss of `loss.cascade_aware_loss` straight from hidden states: the [N, V] logits are never kept.
+
+For row i with logits s_i = W x_i the gradient of the loss is known in closed form (arXiv 2406.00060, the losses in
+`loss`), with p_S = softmax(s), T the temperature:
+
+    dloss_i / ds_i = alpha_i [ w (p_S - e_y) + (1 - w) T (p_S^(1/T) - p_L^(1/T)) ]
+
+so each chunk of rows is read once in forward: logits, alpha, then gradient, dX and dW, and the chunk is dropped. Rows
+with alpha = 0 need no softmax, no dX and no dW; ignored rows are dropped before the first matrix product.
+Matrix products: N V (2 H + 4 rho H + 2 H_t) FLOPs, rho the share of kept rows.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from cat_core.loss import (
+    check_flags,
+    check_options,
+    is_right,
+    keep_mask,
+    require_finite,
+    require_finite_soft_term,
+    stats_of,
+    target_rows,
+)
+
+CHUNK_BYTES = 512 * 2**20  # logits (and gradients) of a chunk; large chunks read W and write dW less often
+MIN_ROWS = 1024
+SKIP_BELOW = 0.9  # skipping pays while at most this share of the rows is kept: it copies the rows that stay
+SKIP_ROWS = ("auto", True, False)
+
+
+class _Given(NamedTuple):
+    """What one call needs besides S: L's part, the mask and the options. Rows of the tensors are target tokens."""
+
+    teacher_input: torch.Tensor | None
+    teacher_weight: torch.Tensor | None
+    teacher_bias: torch.Tensor | None
+    teacher_logits: torch.Tensor | None
+    large_right: torch.Tensor | None
+    mask: str | torch.Tensor
+    generator: torch.Generator | None
+    label_weight: float
+    temperature: float
+    softcap: float | None
+    chunk_rows: int
+    skip: bool | str
+
+    @property
+    def compares(self) -> bool:
+        """Whether anything is known of L."""
+        return any(part is not None for part in (self.teacher_input, self.teacher_logits, self.large_right))
+
+    def teacher(self, chunk: slice, columns: int) -> torch.Tensor | None:
+        """L's logits of some rows in float32 or wider: [rows, columns], None where L's distribution is not given."""
+        if self.teacher_logits is not None:
+            return _wide(self.teacher_logits[chunk, :columns])
+        if self.teacher_input is None:
+            return None
+        bias = None if self.teacher_bias is None else self.teacher_bias[:columns]
+        return _wide(F.linear(self.teacher_input[chunk], self.teacher_weight[:columns], bias))
+
+
+def fused_linear_cat_loss(
+    input: torch.Tensor,
+    linear_weight: torch.Tensor,
+    target: torch.Tensor,
+    *,
+    linear_bias: torch.Tensor | None = None,
+    teacher_input: torch.Tensor | None = None,
+    teacher_linear_weight: torch.Tensor | None = None,
+    teacher_linear_bias: torch.Tensor | None = None,
+    teacher_logits: torch.Tensor | None = None,
+    teacher_correct: torch.Tensor | None = None,
+    token_mask: torch.Tensor | None = None,
+    label_weight: float = 0.5,
+    temperature: float = 1.0,
+    mask: str = "either",
+    normalize: str = "tokens",
+    ignore_index: int = -100,
+    logit_softcap: float | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+    skip_rows: bool | str = "auto",
+    reduction: str = "mean",
+    generator: torch.Generator | None = None,
+    return_stats: bool = False,
+):
+    """`loss.cascade_aware_loss` of the logits `input` @ `linear_weight`.T (+ bias), without holding them.
+
+    Args:
+        input: hidden states of S that its head reads [..., H]; row i predicts target[i] (aligned, nothing is shifted).
+        linear_weight, linear_bias: head of S [V, H], [V].
+        target: int64 [...]; `ignore_index` marks prompt and padding.
+        teacher_input, teacher_linear_weight, teacher_linear_bias: the same of L: [..., H_t], [V', H_t], [V'], with
+            V' >= V where L's vocabulary is longer by padding (its further columns are cut off).
+        teacher_logits: L's logits [..., V'] in their place.
+        teacher_correct: bool [...], whether L is right on each token; enough where w = 1.
+        token_mask: bool [...], alpha given from outside, in place of `mask`.
+        logit_softcap: c of c tanh(logits / c) (Gemma 2), for S; L's logits are taken as they come.
+        chunk_bytes: memory for one chunk's logits and gradients; a chunk has at least 1,024 rows.
+        skip_rows: compute the gradient of kept rows alone: True, False, or "auto" (while at most 90 % are kept).
+        label_weight, temperature, mask, normalize, reduction, generator, return_stats: as in `cascade_aware_loss`.
+
+    Returns the loss (with `return_stats` the pair of loss and `LossStats`), in float32 or the wider dtype of `input`.
+    Gradients reach `input`, `linear_weight` and `linear_bias`, never the teacher. `retain_graph` is right;
+    `create_graph` raises. Raises ValueError as `cascade_aware_loss`, and for shapes that do not fit.
+    """
+    _check_shapes(input, linear_weight, linear_bias, target, teacher_input, teacher_linear_weight, teacher_logits)
+    has_soft = teacher_logits is not None or teacher_input is not None
+    check_options(label_weight, temperature, mask if token_mask is None else token_mask, normalize, reduction, has_soft)
+    if skip_rows not in SKIP_ROWS:
+        raise ValueError(f"skip_rows is {skip_rows!r}; expected True, False or 'auto'")
+    is_target, labels = target_rows(target, ignore_index, linear_weight.shape[0])
+
+    def rows(tensor):
+        return None if tensor is None else tensor.reshape(*is_target.shape, -1)[is_target]
+
+    def flags(name, tensor):
+        return None if tensor is None else check_flags(name, tensor, target).to(input.device)[is_target]
+
+    given_mask = flags("token_mask", token_mask)
+    given = _Given(
+        teacher_input=rows(teacher_input),
+        teacher_weight=teacher_linear_weight,
+        teacher_bias=teacher_linear_bias,
+        teacher_logits=rows(teacher_logits),
+        large_right=flags("teacher_correct", teacher_correct),
+        mask=mask if given_mask is None else given_mask,
+        generator=generator,
+        label_weight=float(label_weight),
+        temperature=float(temperature),
+        softcap=logit_softcap,
+        chunk_rows=max(MIN_ROWS, int(chunk_bytes // (12 * linear_weight.shape[0]))),
+        skip=skip_rows,
+    )
+    function = _PerToken if reduction == "none" else _Summed
+    token_loss, keep, small_right, large_right = function.apply(
+        input[is_target], linear_weight, linear_bias, labels, given
+    )
+    kept = keep.sum()
+    if reduction == "none":
+        loss = torch.zeros(target.shape, dtype=token_loss.dtype, device=token_loss.device)
+        loss = loss.masked_scatter(is_target, token_loss)
+    else:
+        divisor = 1 if reduction == "sum" else labels.numel() if normalize == "tokens" else kept.clamp(min=1)
+        loss = token_loss / divisor
+    if not return_stats:
+        return loss
+    return loss, stats_of(kept, labels.numel(), small_right, large_right if given.compares else None)
+
+
+class _Summed(torch.autograd.Function):
+    """Sum of the token losses; the gradients are made in forward and scaled in backward."""
+
+    @staticmethod
+    def forward(ctx, rows, weight, bias, labels, given):
+        found, grads = _run(rows, weight, bias, labels, given, ctx.needs_input_grad[:3])
+        loss, *flags = found
+        ctx.save_for_backward(*grads)
+        ctx.mark_non_differentiable(*flags)
+        return loss.sum(), *flags
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad, *_):
+        return *(None if g is None else g * grad.to(g.dtype) for g in ctx.saved_tensors), None, None
+
+
+class _PerToken(torch.autograd.Function):
+    """Loss of each row: its gradient needs the weight of each row, so backward goes through the chunks again."""
+
+    @staticmethod
+    def forward(ctx, rows, weight, bias, labels, given):
+        found, _ = _run(rows, weight, bias, labels, given, (False, False, False))
+        loss, *flags = found
+        ctx.save_for_backward(rows, weight, bias, labels)
+        ctx.given = given._replace(mask=flags[0], generator=None)
+        ctx.mark_non_differentiable(*flags)
+        return loss, *flags
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad, *_):
+        rows, weight, bias, labels = ctx.saved_tensors
+        _, grads = _run(rows, weight, bias, labels, ctx.given, ctx.needs_input_grad[:3], grad)
+        return *grads, None, None
+
+
+def _run(rows, weight, bias, labels, given: _Given, wanted, row_weight=None):
+    """((loss [N], keep [N], small_right [N], large_right [N]), (d rows, d weight, d bias)), chunk after chunk.
+
+    wanted: which of the three gradients; row_weight: [N] factor of each row's loss in the gradient, else 1.
+    """
+    count, kind = len(labels), torch.promote_types(rows.dtype, torch.float32)
+    loss = torch.zeros(count, dtype=kind, device=rows.device)
+    keep, small, large = (torch.zeros(count, dtype=torch.bool, device=rows.device) for _ in range(3))
+    d_rows = torch.zeros_like(rows) if wanted[0] else None
+    d_weight = torch.zeros_like(weight, dtype=kind) if wanted[1] else None
+    d_bias = torch.zeros_like(bias, dtype=kind) if wanted[2] and bias is not None else None
+    chunks = [slice(first, min(first + given.chunk_rows, count)) for first in range(0, count, given.chunk_rows)]
+    mask = given.mask
+    if mask == "random" and len(chunks) > 1:  # how many tokens of the whole batch are kept must be known first
+        rights = [_rights(rows, weight, bias, labels, given, chunk)[2:] for chunk in chunks]
+        mask = keep_mask("random", *map(torch.cat, zip(*rights)), given.generator)
+    for chunk in chunks:
+        logits, teacher, small[chunk], large[chunk] = _rights(rows, weight, bias, labels, given, chunk)
+        known = large[chunk] if given.compares else None
+        keep[chunk] = alpha = (
+            mask[chunk] if isinstance(mask, torch.Tensor) else keep_mask(mask, small[chunk], known, given.generator)
+        )
+        x, y = rows[chunk], labels[chunk]
+        kept = alpha.nonzero().squeeze(-1)
+        skip = given.skip is True or (given.skip == "auto" and len(kept) <= SKIP_BELOW * len(y))
+        if skip:
+            x, y, logits = x[kept], y[kept], logits[kept]
+            teacher = None if teacher is None or given.label_weight == 1 else teacher[kept]
+        token_loss = _loss_and_gradient(logits, y, teacher, given, any(wanted))  # logits now hold the gradient
+        if skip:
+            loss[chunk.start + kept] = token_loss
+        else:
+            loss[chunk] = torch.where(alpha, token_loss, torch.zeros_like(token_loss))
+        if not any(wanted):
+            continue
+        if not skip:
+            logits *= alpha.unsqueeze(-1)
+        if row_weight is not None:
+            factor = row_weight[chunk]
+            logits *= (factor[kept] if skip else factor).unsqueeze(-1)
+        gradient = logits.to(weight.dtype)
+        if d_rows is not None:
+            if skip:
+                d_rows[chunk.start + kept] = gradient @ weight
+            else:
+                torch.mm(gradient, weight, out=d_rows[chunk])
+        if d_weight is not None:
+            if d_weight.dtype == gradient.dtype:
+                torch.addmm(d_weight, gradient.T, x, out=d_weight)
+            else:
+                d_weight += gradient.T @ x
+        if d_bias is not None:
+            d_bias += logits.sum(0)
+    grads = (d_rows, None if d_weight is None else d_weight.to(weight.dtype), d_bias)
+    if d_bias is not None:
+        grads = (*grads[:2], d_bias.to(bias.dtype))
+    return (loss, keep, small, large), grads
+
+
+def _rights(rows, weight, bias, labels, given: _Given, chunk: slice):
+    """Logits of S and L [c, V] (L's may be None) and who is right [c], [c]; non-finite logits are refused."""
+    y = labels[chunk]
+    logits = _wide(F.linear(rows[chunk], weight, bias))
+    if given.softcap is not None:
+        logits = given.softcap * torch.tanh(logits / given.softcap)
+    require_finite(logits, y, "logits")
+    small = is_right(logits, y)
+    teacher = None
+    if given.label_weight < 1 or given.large_right is None:
+        teacher = given.teacher(chunk, weight.shape[0])
+        if teacher is not None:
+            require_finite(teacher, y, "teacher_logits")
+    if given.large_right is not None:
+        return logits, teacher, small, given.large_right[chunk]
+    return logits, teacher, small, torch.zeros_like(small) if teacher is None else is_right(teacher, y)
+
+
+def _loss_and_gradient(logits, labels, teacher, given: _Given, wanted: bool) -> torch.Tensor:
+    """Loss of each row [c]; `logits` [c, V] is overwritten by its gradient with respect to the head's output."""
+    w, t = given.label_weight, given.temperature
+    index = labels.unsqueeze(-1)
+    chain = None if given.softcap is None else 1 - (logits / given.softcap) ** 2
+    at_label = logits.gather(-1, index).squeeze(-1)
+    if w == 1:
+        total = logits.logsumexp(-1)
+        loss = total - at_label
+        if wanted:
+            logits.sub_(total.unsqueeze(-1)).exp_()
+            logits.scatter_add_(-1, index, logits.new_full(index.shape, -1.0))
+    else:
+        teacher = torch.softmax(teacher if t == 1 else teacher / t, -1)
+        scaled = logits if t == 1 else logits / t
+        soft_total = scaled.logsumexp(-1)
+        # A token masked out of the vocabulary has p = 0 and log p = -inf; its product is 0, not NaN.
+        safe = scaled.masked_fill(teacher == 0, 0.0) if torch.isinf(scaled).any() else scaled
+        soft = (soft_total - (teacher * safe).sum(-1)) * t**2
+        require_finite_soft_term(soft, t)
+        total = soft_total if t == 1 else logits.logsumexp(-1)
+        loss = w * (total - at_label) + (1 - w) * soft
+        if wanted:
+            if t == 1:
+                logits.sub_(total.unsqueeze(-1)).exp_().sub_(teacher, alpha=1 - w)
+            else:
+                p_soft = (scaled - soft_total.unsqueeze(-1)).exp_().sub_(teacher)
+                logits.sub_(total.unsqueeze(-1)).exp_().mul_(w).add_(p_soft, alpha=(1 - w) * t)
+            logits.scatter_add_(-1, index, logits.new_full(index.shape, -w))
+    if wanted and chain is not None:
+        logits.mul_(chain)
+    return loss
+
+
+def _wide(logits: torch.Tensor) -> torch.Tensor:
+    """In float32, or wider if they are."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _check_shapes(input, weight, bias, target, teacher_input, teacher_weight, teacher_logits):
+    if not input.is_floating_point() or input.shape[:-1] != target.shape:
+        raise ValueError(
+            f"input {tuple(input.shape)} ({input.dtype}) does not fit target {tuple(target.shape)}: expected floating "
+            "point [..., H] and [...], aligned so that row i predicts target[i]"
+        )
+    if weight.dim() != 2 or weight.shape[1] != input.shape[-1]:
+        raise ValueError(f"linear_weight {tuple(weight.shape)} does not fit input {tuple(input.shape)}: expected [V, H]")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"linear_bias {tuple(bias.shape)} does not fit linear_weight {tuple(weight.shape)}")
+    if (teacher_input is None) != (teacher_weight is None):
+        raise ValueError("teacher_input and teacher_linear_weight belong together: give both or neither")
+    if teacher_input is not None and teacher_logits is not None:
+        raise ValueError("teacher_logits and teacher_input were both given: one of them says what L's logits are")
+    columns = None
+    if teacher_input is not None:
+        if teacher_input.shape[:-1] != target.shape or teacher_input.shape[-1:] != teacher_weight.shape[1:]:
+            raise ValueError(
+                f"teacher_input {tuple(teacher_input.shape)} does not fit target {tuple(target.shape)} and "
+                f"teacher_linear_weight {tuple(teacher_weight.shape)}: expected [..., H_t] and [V, H_t]"
+            )
+        columns = teacher_weight.shape[0]
+    if teacher_logits is not None:
+        if teacher_logits.shape[:-1] != target.shape:
+            raise ValueError(f"teacher_logits {tuple(teacher_logits.shape)} do not fit target {tuple(target.shape)}")
+        columns = teacher_logits.shape[-1]
+    if columns is not None and columns < weight.shape[0]:
+        raise ValueError(
+            f"L has {columns} output columns and S {weight.shape[0]}: S and L must share one vocabulary; cut the "
+            "padded columns of S off before the call"
+        )

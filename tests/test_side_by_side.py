@@ -1,0 +1,67 @@
+"""Members trained side by side are the models that `train` makes alone."""
+
+import pytest
+import torch
+
+from cat_core.loss import METHODS
+from cat_core.models import ModelSize, build_model, train_tokenizer
+from cat_core.side_by_side import StackedModels, train_side_by_side
+from cat_core.synthetic import MiniWmt, mini_wmt
+from cat_core.teacher import run_teacher
+from cat_core.train import TrainingSet, TrainSettings, collate, train
+
+SIZE = ModelSize(hidden=16, layers=2, heads=2, context=48)
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    examples = [e for e in mini_wmt(MiniWmt(train=200, calibration=5, test=30)) if e.split == "train"]
+    tokenizer = train_tokenizer([text for e in examples for text in (e.prompt, e.target)], 400)
+    training_set = TrainingSet(examples, tokenizer, 48)
+    teachers = []
+    for seed in (7, 8):
+        large = build_model(ModelSize(hidden=32, layers=1, heads=2, context=48), tokenizer, seed)
+        settings = TrainSettings(steps=40, batch_size=32, learning_rate=5e-3)
+        train(large, training_set, settings, tmp_path_factory.mktemp("large"))
+        teachers.append(run_teacher(large, training_set, tmp_path_factory.mktemp("teacher")))
+    return tokenizer, training_set, teachers
+
+
+def settings(method, seed):
+    return TrainSettings(method=method, steps=12, batch_size=16, learning_rate=4e-3, seed=seed, max_grad_norm=0.5)
+
+
+def test_stacked_hidden_states_are_those_of_each_model(setting):
+    tokenizer, training_set, _ = setting
+    models = [build_model(SIZE, tokenizer, seed) for seed in (1, 2, 3)]
+    batch = collate([training_set[i] for i in range(6)], training_set.pad)
+    shaped = {k: batch[k].view(3, 2, -1) for k in ("input_ids", "attention_mask", "position_ids")}
+    states = StackedModels(models)(**shaped)
+    for k, model in enumerate(models):
+        alone = model(**{n: v[k] for n, v in shaped.items()}, output_hidden_states=True).hidden_states[-1]
+        real = shaped["attention_mask"][k].bool()
+        torch.testing.assert_close(states[k][real], alone[real], rtol=1e-5, atol=1e-5)
+
+
+def test_every_member_is_the_model_trained_alone(setting, tmp_path):
+    """All methods in one stack, seeds and teachers of their own: weights and logs as from `train`."""
+    tokenizer, training_set, teachers = setting
+    plan = [(method, seed) for seed in (1, 2) for method in METHODS]
+    models = [build_model(SIZE, tokenizer, seed) for _, seed in plan]
+    given = [teachers[seed - 1] for _, seed in plan]
+    logs = train_side_by_side(
+        models, training_set, [settings(*p) for p in plan], tmp_path / "stack", given, use_cpu=True
+    )
+    for k, (method, seed) in enumerate(plan):
+        alone = build_model(SIZE, tokenizer, seed)
+        log = train(alone, training_set, settings(method, seed), tmp_path / f"{k}", teacher=given[k], use_cpu=True)
+        for (name, a), b in zip(models[k].state_dict().items(), alone.state_dict().values()):
+            torch.testing.assert_close(a, b, rtol=2e-3, atol=2e-4, msg=f"{method} seed {seed}: {name}")
+        assert [row["step"] for row in log] == [row["step"] for row in logs[k]]
+        for a, b in zip(logs[k], log):
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
+            for cell in ("keep_rate", "both", "only_small", "only_large", "neither"):
+                assert a[cell] == pytest.approx(b[cell], abs=0.02)
+    weights = [torch.cat([p.flatten() for p in m.state_dict().values()]) for m in models]
+    trained = {method: weights[k] for k, (method, seed) in enumerate(plan) if seed == 1}
+    assert (trained["cat-dist"] - trained["dist"]).abs().max() > 1e-2  # the comparison above could have failed
