@@ -64,6 +64,12 @@ def obtain(kind: str, config: dict, modules: tuple[str, ...], make: Callable[[Pa
     return folder
 
 
+def find(kind: str, config: dict, modules: tuple[str, ...]) -> Path | None:
+    """The folder of a finished artifact, None if it is not there (its bytes are checked when it is obtained)."""
+    folder = root() / f"{kind}-{digest(config, modules)}"
+    return folder if folder.is_dir() else None
+
+
 def result(folder: Path) -> dict:
     """What `make` returned when the artifact was made."""
     return json.loads((folder / RECORD).read_text(encoding="utf-8"))["result"]

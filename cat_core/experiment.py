@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -31,13 +32,17 @@ from cat_core.models import (
     save_model,
     train_tokenizer,
 )
+from cat_core.side_by_side import train_side_by_side
+from cat_core.signals import TokenSignals, token_signals
 from cat_core.tasks import Suite, load_suite, score
-from cat_core.teacher import TeacherOutputs, run_teacher, token_right
+from cat_core.teacher import TeacherOutputs, run_teacher
 from cat_core.train import TrainingSet, TrainSettings, train
 
 Progress = Callable[[str], None] | None
-TRAINING_MODULES = ("loss", "teacher", "train", "models", "engine")
-ANSWERING_MODULES = ("cascade", "engine", "confidence", "flops", "models")
+TRAINING_MODULES = ("loss", "fused", "teacher", "train", "side_by_side", "models", "tokens")
+ANSWERING_MODULES = ("cascade", "engine", "confidence", "flops", "models", "tokens")
+SIGNAL_MODULES = ("signals", "tokens", "models")
+SECOND_STAGE = 4  # Gatekeeper: a quarter of the steps again, at a tenth of the peak learning rate (our choice)
 EVALUATED = ("calibration", "test")
 
 
@@ -74,7 +79,8 @@ class TrainConfig:
 
     model: "hidden 96, layers 2, heads 4" (a Llama from scratch; fields of `models.ModelSize`), or the name or folder of
     a causal model to start from; vocab_size: of the tokenizer trained on the training texts (from scratch only);
-    teacher: the large model's own configuration, for methods that compare S with L.
+    teacher: the large model's own configuration, for methods that compare S with L; initial: the configuration of the
+    model to go on from (same size and tokenizer), for a second stage of training.
     """
 
     data: DataConfig
@@ -84,6 +90,7 @@ class TrainConfig:
     context: int = 64
     truncate_prompts: bool = False
     teacher: TrainConfig | None = None
+    initial: TrainConfig | None = None
     device: str = "auto"
 
     @property
@@ -106,6 +113,7 @@ class TrainConfig:
             "context": self.context,
             "truncate_prompts": self.truncate_prompts,
             "teacher": self.teacher.digest() if self.teacher is not None else None,
+            "initial": self.initial.digest() if self.initial is not None else None,
             "on": {
                 "torch": torch.__version__,
                 "transformers": transformers.__version__,
@@ -175,39 +183,104 @@ def train_or_load(config: TrainConfig, progress: Progress = None) -> Path:
 
     The teacher, where one is needed, is obtained first; its outputs on the training set are shared by all who ask.
     """
-    suite = config.data.load()
-    method = METHODS[config.settings.method]
-    if config.teacher is None and (method.distil or method.mask != "none"):
-        raise ValueError(f"method {config.settings.method!r} compares S with L: give the teacher's configuration")
-    device = resolve_device(config.device)
+    config.data.load()
+    _check_method(config)
+    use_cpu = resolve_device(config.device).type == "cpu"
 
     def make(folder: Path) -> dict:
         tokenizer = tokenizer_of(config)
-        training_set = TrainingSet(suite.split("train"), tokenizer, config.context, config.truncate_prompts)
-        teacher = None
-        if config.teacher is not None:
-            check_same_tokenizer(tokenizer, tokenizer_of(config.teacher))
-            teacher = teacher_outputs(config.teacher, training_set, progress)
-        seed = config.settings.seed
-        model = build_model(config.size, tokenizer, seed) if config.from_scratch else load_model(config.model)
-        check_vocabulary(model, tokenizer, config.model)
+        training_set = training_set_of(config, tokenizer)
+        teacher = None if config.teacher is None else teacher_outputs(config.teacher, training_set, progress)
+        model = _untrained(config, tokenizer, progress)
         checkpoints = folder / "checkpoints"
-        log = train(
-            model,
-            training_set,
-            config.settings,
-            checkpoints,
-            teacher=teacher,
-            progress=progress,
-            use_cpu=device.type == "cpu",
-        )
+        log = train(model, training_set, config.settings, checkpoints, teacher, progress, use_cpu=use_cpu)
         for left in checkpoints.glob("*"):
             left.unlink()
         checkpoints.rmdir()
-        save_model(model.cpu(), tokenizer, folder)
-        return {"log": log, "parameters": parameter_count(model), "threads": torch.get_num_threads()}
+        return _finish(model, tokenizer, folder, log)
 
     return artifacts.obtain("model", config.identity(), TRAINING_MODULES, make)
+
+
+def train_together(configs: Sequence[TrainConfig], progress: Progress = None) -> None:
+    """Train small models of one size and schedule side by side; each becomes the artifact that `train_or_load` finds.
+
+    The weights are those of `train_or_load` but for rounding. Models that are there already are left out.
+    """
+    todo = [c for c in configs if artifacts.find("model", c.identity(), TRAINING_MODULES) is None]
+    if len(todo) < 2:
+        for config in todo:
+            train_or_load(config, progress)
+        return
+    for config in todo:
+        _check_method(config)
+    first = todo[0]
+    for other in todo:
+        if replace(other, settings=first.settings, teacher=None, initial=None) != replace(
+            first, teacher=None, initial=None
+        ):
+            raise ValueError("side by side only models of the same data, size and tokenizer can be trained")
+
+    def make(folder: Path) -> dict:
+        tokenizer = tokenizer_of(first)
+        training_set = training_set_of(first, tokenizer)
+        keys = [None if c.teacher is None else c.teacher.digest() for c in todo]
+        taught = {key: c.teacher for key, c in zip(keys, todo) if key is not None}
+        known = {key: teacher_outputs(teacher, training_set, progress) for key, teacher in taught.items()}
+        models = [_untrained(c, tokenizer, progress) for c in todo]
+        logs = train_side_by_side(
+            models,
+            training_set,
+            [c.settings for c in todo],
+            folder / "checkpoints",
+            [known.get(key) for key in keys],
+            progress,
+            use_cpu=resolve_device(first.device).type == "cpu",
+        )
+        for config, model, log in zip(todo, models, logs):
+            artifacts.obtain(
+                "model",
+                config.identity(),
+                TRAINING_MODULES,
+                lambda place, model=model, log=log: _finish(model, tokenizer, place, log, together=len(todo)),
+            )
+        shutil.rmtree(folder / "checkpoints")
+        return {"models": [c.digest() for c in todo]}
+
+    artifacts.obtain("stack", {"models": [c.identity() for c in todo]}, TRAINING_MODULES, make)
+
+
+def training_set_of(config: TrainConfig, tokenizer=None, split: str = "train") -> TrainingSet:
+    """The token ids of one split under the configuration's tokenizer."""
+    tokenizer = tokenizer or tokenizer_of(config)
+    return TrainingSet(config.data.load().split(split), tokenizer, config.context, config.truncate_prompts)
+
+
+def _check_method(config: TrainConfig) -> None:
+    method = METHODS[config.settings.method]
+    if config.teacher is None and method.compares:
+        raise ValueError(f"method {config.settings.method!r} compares S with L: give the teacher's configuration")
+    if config.initial is None and method.second_stage:
+        raise ValueError(f"method {config.settings.method!r} is a second stage: give the configuration of the first")
+
+
+def _untrained(config: TrainConfig, tokenizer, progress: Progress):
+    """The model before training: from scratch, the named one, or the result of the first stage."""
+    if config.teacher is not None:
+        check_same_tokenizer(tokenizer, tokenizer_of(config.teacher))
+    if config.initial is not None:
+        return load_model(str(train_or_load(config.initial, progress)))
+    seed = config.settings.seed
+    model = build_model(config.size, tokenizer, seed) if config.from_scratch else load_model(config.model)
+    check_vocabulary(model, tokenizer, config.model)
+    return model
+
+
+def _finish(model, tokenizer, folder: Path, log: list[dict], together: int = 1) -> dict:
+    """Save a trained model; what is kept of its training."""
+    save_model(model.cpu(), tokenizer, folder)
+    threads = torch.get_num_threads()
+    return {"log": log, "parameters": parameter_count(model), "threads": threads, "side_by_side": together}
 
 
 def teacher_outputs(config: TrainConfig, training_set: TrainingSet, progress: Progress = None) -> TeacherOutputs:
@@ -326,9 +399,34 @@ class Experiment:
         """How the small model of that method and seed is trained.
 
         Xent has a teacher, too: it changes nothing in the loss, but the token ledger is logged for every method.
+        A second stage goes on from S by Xent for a quarter of the steps at a tenth of the learning rate.
         """
         settings = replace(self.small_settings, method=method, seed=seed)
-        return self._config(self.small, settings, self.large_config(self.large_seed(seed)))
+        initial = None
+        if METHODS[method].second_stage:
+            settings = replace(
+                settings,
+                steps=max(1, settings.steps // SECOND_STAGE),
+                learning_rate=settings.learning_rate / 10,
+            )
+            initial = self.small_config("xent", seed)
+        config = self._config(self.small, settings, self.large_config(self.large_seed(seed)))
+        return replace(config, initial=initial)
+
+    def train(self, progress: Progress = None) -> None:
+        """Train every model that is not there yet, the small ones of a seed side by side where they can be."""
+        for seed in self.large_seeds:
+            train_or_load(self.large_config(seed), progress)
+        together = describes_size(self.small) and self.small_settings.gradient_accumulation == 1
+        stages = [[m for m in self.methods if METHODS[m].second_stage == second] for second in (False, True)]
+        groups = [[(m, seed) for m in stages[0]] for seed in self.seeds]
+        groups.append([(m, seed) for seed in self.seeds for m in stages[1]])
+        for group in groups:
+            configs = [self.small_config(*each) for each in group]
+            if together and self.small_settings.loss == "fused":
+                train_together(configs, progress)
+            for config in configs:
+                train_or_load(config, progress)
 
     def _first_pair(self) -> tuple[TrainConfig, TrainConfig]:
         return self.small_config("xent", self.seeds[0]), self.large_config(self.large_seeds[0])
@@ -394,20 +492,17 @@ class Experiment:
         folder = artifacts.obtain("answers", identity, ANSWERING_MODULES, make)
         return json.loads((folder / "answers.json").read_text(encoding="utf-8"))
 
-    def token_right(self, config: TrainConfig, split: str = "test", progress: Progress = None) -> np.ndarray:
-        """Whether the model's argmax is the label on the target tokens of a split (teacher forcing): bool [tokens]."""
-        suite = self.data.load()
+    def token_signals(self, config: TrainConfig, split: str = "test", progress: Progress = None) -> TokenSignals:
+        """What a model says of the target tokens of a split (teacher forcing)."""
         trained = train_or_load(config, progress)
 
         def make(folder: Path) -> None:
             model, tokenizer = load_model(str(trained)).eval(), load_tokenizer(str(trained))
-            held_out = TrainingSet(suite.split(split), tokenizer, self.context, self.truncate_prompts)
-            right = token_right(model.to(resolve_device(self.device)), held_out)
-            artifacts.write_text(folder / "right.json", json.dumps(right.int().tolist()))
+            held_out = training_set_of(config, tokenizer, split)
+            token_signals(model.to(resolve_device(self.device)), held_out).save(folder)
 
-        identity = {"model": config.digest(), "data": suite.fingerprint, "split": split}
-        folder = artifacts.obtain("right", identity, TRAINING_MODULES, make)
-        return np.array(json.loads((folder / "right.json").read_text(encoding="utf-8")), dtype=bool)
+        identity = {"model": config.digest(), "data": self.data.load().fingerprint, "split": split}
+        return TokenSignals.load(artifacts.obtain("signals", identity, SIGNAL_MODULES, make))
 
     def outcomes(self, edition: str = "", progress: Progress = None):
         """Train what is not trained, let every model answer, and return the outcome table (pandas; see `outcomes`)."""
@@ -419,6 +514,7 @@ class Experiment:
         examples = {e.item_id: e for split in EVALUATED for e in suite.split(split)}
         # Before hours are spent on the large model.
         check_same_tokenizer(*(tokenizer_of(config) for config in self._first_pair()), self.small, self.large)
+        self.train(progress)
         rows = []
         for (method, seed), config in self.configs().items():
             for answer in self.answers(config, progress):

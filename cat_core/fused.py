@@ -20,9 +20,8 @@ import torch.nn.functional as F
 from cat_core.loss import (
     check_flags,
     check_options,
-    is_right,
+    highest_and_label,
     keep_mask,
-    require_finite,
     require_finite_soft_term,
     stats_of,
     target_rows,
@@ -204,10 +203,10 @@ def _run(rows, weight, bias, labels, given: _Given, wanted, row_weight=None):
     chunks = [slice(first, min(first + given.chunk_rows, count)) for first in range(0, count, given.chunk_rows)]
     mask = given.mask
     if mask == "random" and len(chunks) > 1:  # how many tokens of the whole batch are kept must be known first
-        rights = [_rights(rows, weight, bias, labels, given, chunk)[2:] for chunk in chunks]
+        rights = [_rights(rows, weight, bias, labels, given, chunk)[4:] for chunk in chunks]
         mask = keep_mask("random", *map(torch.cat, zip(*rights)), given.generator)
     for chunk in chunks:
-        logits, teacher, small[chunk], large[chunk] = _rights(rows, weight, bias, labels, given, chunk)
+        logits, teacher, top, at_label, small[chunk], large[chunk] = _rights(rows, weight, bias, labels, given, chunk)
         known = large[chunk] if given.compares else None
         keep[chunk] = alpha = (
             mask[chunk] if isinstance(mask, torch.Tensor) else keep_mask(mask, small[chunk], known, given.generator)
@@ -216,9 +215,9 @@ def _run(rows, weight, bias, labels, given: _Given, wanted, row_weight=None):
         kept = alpha.nonzero().squeeze(-1)
         skip = given.skip is True or (given.skip == "auto" and len(kept) <= SKIP_BELOW * len(y))
         if skip:
-            x, y, logits = x[kept], y[kept], logits[kept]
+            x, y, logits, top, at_label = x[kept], y[kept], logits[kept], top[kept], at_label[kept]
             teacher = None if teacher is None or given.label_weight == 1 else teacher[kept]
-        token_loss = _loss_and_gradient(logits, y, teacher, given, any(wanted))  # logits now hold the gradient
+        token_loss = _loss_and_gradient(logits, y, top, at_label, teacher, given)  # logits now hold the gradient
         if skip:
             loss[chunk.start + kept] = token_loss
         else:
@@ -250,54 +249,65 @@ def _run(rows, weight, bias, labels, given: _Given, wanted, row_weight=None):
 
 
 def _rights(rows, weight, bias, labels, given: _Given, chunk: slice):
-    """Logits of S and L [c, V] (L's may be None) and who is right [c], [c]; non-finite logits are refused."""
+    """Logits of S and L [c, V] (L's may be None), S's highest logit and that of the label [c], who is right [c], [c].
+
+    Non-finite logits are refused.
+    """
     y = labels[chunk]
     logits = _wide(F.linear(rows[chunk], weight, bias))
     if given.softcap is not None:
         logits = given.softcap * torch.tanh(logits / given.softcap)
-    require_finite(logits, y, "logits")
-    small = is_right(logits, y)
+    top, at_label = highest_and_label(logits, y, "logits")
     teacher = None
+    large = given.large_right[chunk] if given.large_right is not None else torch.zeros_like(y, dtype=torch.bool)
     if given.label_weight < 1 or given.large_right is None:
         teacher = given.teacher(chunk, weight.shape[0])
-        if teacher is not None:
-            require_finite(teacher, y, "teacher_logits")
-    if given.large_right is not None:
-        return logits, teacher, small, given.large_right[chunk]
-    return logits, teacher, small, torch.zeros_like(small) if teacher is None else is_right(teacher, y)
+        if teacher is not None and given.large_right is None:
+            best, labelled = highest_and_label(teacher, y, "teacher_logits")
+            large = labelled >= best
+    return logits, teacher, top, at_label, at_label >= top, large
 
 
-def _loss_and_gradient(logits, labels, teacher, given: _Given, wanted: bool) -> torch.Tensor:
-    """Loss of each row [c]; `logits` [c, V] is overwritten by its gradient with respect to the head's output."""
+def _loss_and_gradient(logits, labels, top, at_label, teacher, given: _Given) -> torch.Tensor:
+    """Loss of each row [c]; `logits` [c, V] is overwritten by its gradient with respect to the head's output.
+
+    Every pass over [c, V] counts: one exponential a distribution, in place.
+    """
     w, t = given.label_weight, given.temperature
-    index = labels.unsqueeze(-1)
+    index, top = labels.unsqueeze(-1), top.unsqueeze(-1)
     chain = None if given.softcap is None else 1 - (logits / given.softcap) ** 2
-    at_label = logits.gather(-1, index).squeeze(-1)
-    if w == 1:
-        total = logits.logsumexp(-1)
-        loss = total - at_label
-        if wanted:
-            logits.sub_(total.unsqueeze(-1)).exp_()
-            logits.scatter_add_(-1, index, logits.new_full(index.shape, -1.0))
-    else:
+    soft = p_soft = None
+    if w < 1:
         teacher = torch.softmax(teacher if t == 1 else teacher / t, -1)
-        scaled = logits if t == 1 else logits / t
-        soft_total = scaled.logsumexp(-1)
-        # A token masked out of the vocabulary has p = 0 and log p = -inf; its product is 0, not NaN.
-        safe = scaled.masked_fill(teacher == 0, 0.0) if torch.isinf(scaled).any() else scaled
-        soft = (soft_total - (teacher * safe).sum(-1)) * t**2
+        shifted = logits.sub_(top) if t == 1 else (logits - top).div_(t)
+        cross = torch.linalg.vecdot(teacher, shifted)
+        if not bool(torch.isfinite(cross).all()):
+            # A token masked out of the vocabulary has p = 0 and log p = -inf; its product is 0, not NaN.
+            cross = torch.linalg.vecdot(teacher, shifted.masked_fill(teacher == 0, 0.0))
+        if t != 1:
+            p_soft = shifted.exp_()
+            total = p_soft.sum(-1, keepdim=True)
+            soft = total.squeeze(-1).log() - cross
+            p_soft.div_(total).sub_(teacher)
+            logits.sub_(top)
+    else:
+        logits.sub_(top)
+    p = logits.exp_()
+    total = p.sum(-1, keepdim=True)
+    log_total = total.squeeze(-1).log()
+    loss = log_total + top.squeeze(-1) - at_label
+    p.div_(total)
+    if w < 1:
+        soft = (log_total - cross if t == 1 else soft) * t**2
         require_finite_soft_term(soft, t)
-        total = soft_total if t == 1 else logits.logsumexp(-1)
-        loss = w * (total - at_label) + (1 - w) * soft
-        if wanted:
-            if t == 1:
-                logits.sub_(total.unsqueeze(-1)).exp_().sub_(teacher, alpha=1 - w)
-            else:
-                p_soft = (scaled - soft_total.unsqueeze(-1)).exp_().sub_(teacher)
-                logits.sub_(total.unsqueeze(-1)).exp_().mul_(w).add_(p_soft, alpha=(1 - w) * t)
-            logits.scatter_add_(-1, index, logits.new_full(index.shape, -w))
-    if wanted and chain is not None:
-        logits.mul_(chain)
+        loss = w * loss + (1 - w) * soft
+        if t == 1:
+            p.sub_(teacher, alpha=1 - w)
+        else:
+            p.mul_(w).add_(p_soft, alpha=(1 - w) * t)
+    p.scatter_add_(-1, index, p.new_full(index.shape, -w))
+    if chain is not None:
+        p.mul_(chain)
     return loss
 
 
@@ -313,7 +323,7 @@ def _check_shapes(input, weight, bias, target, teacher_input, teacher_weight, te
             "point [..., H] and [...], aligned so that row i predicts target[i]"
         )
     if weight.dim() != 2 or weight.shape[1] != input.shape[-1]:
-        raise ValueError(f"linear_weight {tuple(weight.shape)} does not fit input {tuple(input.shape)}: expected [V, H]")
+        raise ValueError(f"linear_weight {tuple(weight.shape)} does not fit input {tuple(input.shape)}: it is [V, H]")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"linear_bias {tuple(bias.shape)} does not fit linear_weight {tuple(weight.shape)}")
     if (teacher_input is None) != (teacher_weight is None):

@@ -269,6 +269,11 @@ def stats_of(kept, tokens: int, small_right, large_right) -> LossStats:
 
 def require_finite(rows: torch.Tensor, target: torch.Tensor, name: str) -> None:
     """-inf is legal for a token masked out of the vocabulary; NaN, +inf, and -inf at the label are not."""
+    highest_and_label(rows, target, name)
+
+
+def highest_and_label(rows: torch.Tensor, target: torch.Tensor, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The highest logit and that of the label of each row of [n, V]; ValueError as `require_finite`."""
     top = rows.amax(-1)
     at_label = rows.gather(-1, target.unsqueeze(-1)).squeeze(-1)
     broken = ~(torch.isfinite(top) & torch.isfinite(at_label))
@@ -278,6 +283,7 @@ def require_finite(rows: torch.Tensor, target: torch.Tensor, name: str) -> None:
             f"number {int(broken.nonzero()[0])}); lower the learning rate, clip the gradient, or "
             "check the inputs"
         )
+    return top, at_label
 
 
 def require_finite_soft_term(soft: torch.Tensor, temperature: float) -> None:

@@ -165,7 +165,7 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
 
 @torch.no_grad()
 def has_plain_head(model: PreTrainedModel) -> bool:
-    """Whether the logits are a linear layer of the last hidden states and nothing more (no soft-capping, no scaling)."""
+    """Whether the logits are a linear layer of the last hidden states and nothing more (no capping, no scaling)."""
     head = model.get_output_embeddings()
     if not isinstance(head, torch.nn.Linear):
         return False

@@ -9,6 +9,7 @@ train it alone, but for rounding.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +54,6 @@ class StackedModels(torch.nn.Module):
         for name, value in parameters.items():
             self.register_parameter(self._key(name), torch.nn.Parameter(value.detach().clone()))
         template = copy.deepcopy(models[0])
-        template.set_attn_implementation("eager")  # the fused kernels do not know this extra dimension
         object.__setattr__(self, "template", template)  # no submodule: its own weights are never used
         object.__setattr__(self, "buffers_", buffers)
         head = template.get_output_embeddings()
@@ -93,7 +93,9 @@ class StackedModels(torch.nn.Module):
                 },
             ).hidden_states[-1]
 
-        return vmap(one, randomness="different")(stacked, buffers, input_ids, mask, position_ids)
+        with warnings.catch_warnings():  # attention on a CPU is called once a member: still the fastest way here
+            warnings.filterwarnings("ignore", message="There is a performance drop")
+            return vmap(one, randomness="different")(stacked, buffers, input_ids, mask, position_ids)
 
     def head(self, member: int) -> torch.nn.Linear:
         """A view of one member's head, for `training_loss`: an object with weight [V, H] and bias."""
@@ -157,14 +159,18 @@ class SideBySideTrainer(Trainer):
         examples = inputs["examples"].cpu().unflatten(0, (members, -1))
         states = model(**shaped)[:, :, start - 1 : -1]
         labels = labels[:, :, start:]
-        losses = []
+        losses, shared = [], {}
         for k, (settings, teacher) in enumerate(zip(self.settings, self.teachers)):
             is_target = labels[k] != IGNORE
             random = METHODS[settings.method].mask == "random"
+            rows = None if teacher is None else teacher.rows(examples[k])
+            same = (settings.seed, id(teacher))  # members of one seed read the same examples: L's logits serve all
+            if METHODS[settings.method].distil and same not in shared:
+                shared[same] = teacher.logits(rows, states.device)
             loss, stats = training_loss(
                 states[k][is_target], model.head(k), labels[k][is_target], settings, teacher,
-                None if teacher is None else teacher.rows(examples[k]),
-                mask_generator(settings.seed, self.state.global_step) if random else None,
+                rows, mask_generator(settings.seed, self.state.global_step) if random else None,
+                teacher_logits=shared.get(same),
             )  # fmt: skip
             losses.append(loss)
             if model.training:

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cat_core.artifacts import write_text
-from cat_core.engine import plan_batches
 from cat_core.loss import is_right
+from cat_core.tokens import plan_batches
 
 
 @dataclass(frozen=True)
@@ -124,24 +124,3 @@ def run_teacher(
         folder / "teacher.json", json.dumps({"tokens": int(offsets[-1]), "right": float(correct.float().mean())})
     )
     return outputs
-
-
-@torch.no_grad()
-def token_right(model, examples, batch_tokens: int = 16_384) -> torch.Tensor:
-    """Whether the model's argmax is the label on every target token, example after example: bool [tokens].
-
-    examples: `train.TrainingSet`, of held-out data as well; the model reads the true target (teacher forcing).
-    """
-    from cat_core.train import collate
-
-    model.eval()
-    right: list[torch.Tensor] = [torch.empty(0)] * len(examples)
-    for members in plan_batches([(len(p), len(t), 1) for p, t in examples.pairs], batch_tokens):
-        batch = collate([examples[i] for i in members], examples.pad)
-        inputs = {k: batch[k].to(model.device) for k in ("input_ids", "attention_mask", "position_ids")}
-        labels = batch["labels"][:, batch["target_start"] :]
-        logits = model(**inputs, logits_to_keep=labels.shape[1] + 1).logits[:, :-1].float().cpu()
-        found = is_right(logits, labels.clamp(min=0))
-        for row, member in enumerate(members):
-            right[member] = found[row][labels[row] != -100]
-    return torch.cat(right)

@@ -18,11 +18,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from transformers.trainer_callback import PrinterCallback
 
 from cat_core.artifacts import file_sha256, write_text
-from cat_core.engine import encode_prompts, encode_targets
 from cat_core.fused import fused_linear_cat_loss
 from cat_core.loss import METHODS, NORMALIZE, cascade_aware_loss, gatekeeper_loss
 from cat_core.models import has_plain_head, quiet
 from cat_core.teacher import TeacherOutputs
+from cat_core.tokens import encode_prompts, encode_targets
 
 IGNORE = -100
 Progress = Callable[[str], None] | None
@@ -256,11 +256,13 @@ def training_loss(
     rows: torch.Tensor | None,
     generator: torch.Generator | None = None,
     reduction: str = "mean",
+    teacher_logits: torch.Tensor | None = None,
 ):
     """The loss of `settings.method` on target tokens, and its `LossStats`.
 
     states: [tokens, H] hidden states that `head` reads, or [tokens, V] logits where `head` is None; target: int64
-    [tokens]; teacher, rows: L's outputs and the rows of these tokens in them; generator: of the random mask.
+    [tokens]; teacher, rows: L's outputs and the rows of these tokens in them; generator: of the random mask;
+    teacher_logits: L's logits of these tokens where the caller has them already.
     """
     method, device = METHODS[settings.method], states.device
     correct = None if teacher is None else teacher.correct[rows].to(device)
@@ -279,14 +281,17 @@ def training_loss(
         with torch.no_grad():
             _, stats = cascade_aware_loss(logits, target, **common | {"label_weight": 1.0})
         return gatekeeper_loss(logits, target, weight=settings.gatekeeper_weight, reduction=reduction), stats
+    if not method.distil:
+        teacher_logits = None
+    elif teacher_logits is None and (head is None or teacher.head is None):
+        teacher_logits = teacher.logits(rows, device)
     if head is None:
-        logits = teacher.logits(rows, device)[:, : states.shape[-1]] if method.distil else None
+        logits = None if teacher_logits is None else teacher_logits[:, : states.shape[-1]]
         return cascade_aware_loss(states, target, logits, **common)
-    if method.distil and teacher.head is not None:
+    given = {"teacher_logits": teacher_logits}
+    if method.distil and teacher_logits is None:
         given = {"teacher_input": teacher.states[rows].to(device), "teacher_linear_weight": teacher.head.to(device)}
         given["teacher_linear_bias"] = None if teacher.bias is None else teacher.bias.to(device)
-    else:
-        given = {"teacher_logits": teacher.logits(rows, device)} if method.distil else {}
     return fused_linear_cat_loss(states, head.weight, target, linear_bias=head.bias, **given, **common)
 
 

@@ -178,7 +178,7 @@ def token_ledger(experiment, method: str = "xent", split: str = "test") -> Ledge
     total = np.zeros(4, dtype=int)
     for seed in experiment.seeds:
         right = [
-            experiment.token_right(config, split)
+            experiment.token_signals(config, split).right
             for config in (
                 experiment.small_config(method, seed),
                 experiment.large_config(experiment.large_seed(seed)),

@@ -113,7 +113,7 @@ def test_pretrained_pair_by_folder_is_fine_tuned(tmp_path):
 
 def test_token_rightness_and_logs(tmp_path):
     chosen = Experiment.of(**TINY, methods=["xent", "cat-xent"])
-    right = chosen.token_right(chosen.large_config(0))
+    right = chosen.token_signals(chosen.large_config(0)).right
     assert right.dtype == np.bool_ and right.shape == (18 * 2,)
     logs = chosen.logs()
     assert set(logs) == {("xent", 0), ("cat-xent", 0)}

@@ -17,7 +17,8 @@ def case(seed, n=23, hidden=5, wide=7, vocab=11, dtype=torch.float64):
     y = torch.randint(vocab, (n,), generator=g)
     y[torch.rand(n, generator=g) < 0.3] = -100
     y[0] = 3
-    return x.requires_grad_(), w.requires_grad_(), torch.randn(vocab, generator=g, dtype=dtype).requires_grad_(), tx, tw, y
+    bias = torch.randn(vocab, generator=g, dtype=dtype)
+    return x.requires_grad_(), w.requires_grad_(), bias.requires_grad_(), tx, tw, y
 
 
 def both(seed, chunk, reduction="mean", dtype=torch.float64, skip="auto", **options):

@@ -150,7 +150,8 @@ def test_token_ledger_sums_over_seeds_with_their_own_large_model():
     }
     fake = SimpleNamespace(
         seeds=(0, 1), large_seed={0: 5, 1: 6}.get, small_config=lambda m, s: (m, s),
-        large_config=lambda s: ("L", s), token_right=lambda key, split: np.array(right[key], bool),
+        large_config=lambda s: ("L", s),
+        token_signals=lambda key, split: SimpleNamespace(right=np.array(right[key], bool)),
     )  # fmt: skip
     found = training_report.token_ledger(fake, "dist")
     parts = [ledger(np.array(right["dist", s], bool), np.array(right["L", g], bool)) for s, g in ((0, 5), (1, 6))]
