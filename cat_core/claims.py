@@ -1,7 +1,8 @@
 """Verdicts by stated rules: a claim of the paper, the number of this run, and what the number says.
 
 The rules are fixed here and know only the interval, the direction claimed and the number of training seeds,
-so that no page can word its own verdict.
+so that no page can word its own verdict. What several pages and editions say together is decided in `ledger`, from
+the rows that `as_metrics` leaves in the metrics of a page.
 """
 
 from __future__ import annotations
@@ -13,16 +14,24 @@ import numpy as np
 
 from cat_core.comparison import Comparison
 from cat_core.ranking import Interval
+from cat_core.resampling import paired_bootstrap
 from cat_core.tables import PLAIN, Table, Undefined, Unit, show_number
 from cat_core.training_report import name
 
 SAME, UNDECIDED, OPPOSITE = "same direction, interval excludes 0", "undecided", "opposite"
 ONE_SEED = "one seed proves nothing"
 UNTESTED = "not testable here"
-DIRECTIONS = {1: "above 0", -1: "below 0"}
+DIRECTIONS = {1: "above 0", -1: "below 0", 0: "no difference"}
+ROLES = ("primary", "control", "secondary")
+"""What a row is for: deciding its claim, showing that the effect is that of the mask, or neither."""
+MARGIN = 2.0
+"""Points of the metric (0 to 100) within which two methods count as not different; fixed before any result."""
+NO_DIFFERENCE, DIFFERENCE = f"interval within \u00b1{MARGIN:g} points", "a difference"
+WITHIN, ABOVE = "within the bound", "above the bound"
 RULES = (
     f"Rules: interval above or below 0 as claimed, {SAME!r}; interval includes 0, {UNDECIDED!r}; interval on "
-    f"the other side of 0, {OPPOSITE!r}; with fewer than two training seeds the verdict adds that {ONE_SEED}."
+    f"the other side of 0, {OPPOSITE!r}; claimed to be no difference: {NO_DIFFERENCE!r}, else {DIFFERENCE!r} where it "
+    f"excludes 0, else {UNDECIDED!r}; with fewer than two training seeds the verdict adds that {ONE_SEED}."
 )
 
 
@@ -31,8 +40,10 @@ class ClaimRow:
     """One line of the table "direction claimed / this run".
 
     claim: its id in the book, such as "C1". measure: which number is looked at. direction: 1 if the claim
-    says that it is above 0, -1 below. number: of this run, with its interval, or why there is none. n items,
-    seeds: what it rests on. unit: how the number is shown.
+    says that it is above 0, -1 below, 0 if it says that there is no difference. number: of this run, with its
+    interval, or why there is none. n items, seeds, large_seeds: what it rests on. unit: how the number is shown; its
+    scale brings the number to points (0 to 100). role: one of `ROLES`. mass: the share of target tokens that neither
+    model gets right, for the claim that it bounds the difference (C10). level: coverage of the interval.
     """
 
     claim: str
@@ -42,11 +53,22 @@ class ClaimRow:
     n: int
     seeds: int
     unit: Unit = PLAIN
+    role: str = "secondary"
+    large_seeds: int = 1
+    mass: float | None = None
+    level: float = 0.95
+
+    def __post_init__(self):
+        if self.role not in ROLES:
+            raise ValueError(f"role is {self.role!r}, expected one of {', '.join(ROLES)}")
 
     @property
     def verdict(self) -> str:
         """The verdict by `RULES`."""
-        return verdict(self.number, self.direction, self.seeds)
+        if self.mass is not None and isinstance(self.number, Interval):
+            points, low = 100 * self.mass, max(self.number.low, -self.number.high, 0.0)
+            return WITHIN if self.unit.scale * low <= points else ABOVE
+        return verdict(self.number, self.direction, self.seeds, MARGIN / self.unit.scale)
 
     @property
     def sentence(self) -> str:
@@ -54,21 +76,25 @@ class ClaimRow:
         return f"{self.measure} ({self.claim}): {show_number(self.number, self.unit)}; verdict: {self.verdict}."
 
 
-def verdict(number: Interval | Undefined, direction: int, seeds: int) -> str:
-    """What `number` says of a claim that it lies above (direction 1) or below (-1) 0.
+def verdict(number: Interval | Undefined, direction: int, seeds: int, margin: float = 0.0) -> str:
+    """What `number` says of a claim that it lies above (direction 1) or below (-1) 0, or (0) that it is 0.
 
-    An interval that touches 0 includes it. Raises ValueError for another direction, NaN, or fewer than one
-    seed.
+    An interval that touches 0 includes it. margin: in the unit of `number`, what still counts as 0. Raises
+    ValueError for another direction, NaN, or fewer than one seed.
     """
     if direction not in DIRECTIONS:
-        raise ValueError(f"direction is {direction!r}, expected 1 (above 0) or -1 (below 0)")
+        raise ValueError(f"direction is {direction!r}, expected 1 (above 0) or -1 (below 0), or 0 (no difference)")
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
         raise ValueError(f"seeds is {seeds!r}, expected how many training seeds there are, at least 1")
     if isinstance(number, Undefined):
         return UNTESTED
     if not number.low <= number.high:
         raise ValueError(f"the interval runs from {number.low} to {number.high}, expected numbers in rising order")
-    if number.low > 0 or number.high < 0:
+    if direction == 0 and max(abs(number.low), abs(number.high)) <= margin:
+        text = NO_DIFFERENCE
+    elif direction == 0:
+        text = DIFFERENCE if number.low > 0 or number.high < 0 else UNDECIDED
+    elif number.low > 0 or number.high < 0:
         text = SAME if (number.low > 0) == (direction > 0) else OPPOSITE
     else:
         text = UNDECIDED
@@ -84,7 +110,7 @@ def claims_table(rows: Sequence[ClaimRow], caption: str) -> Table:
             r.measure,
             DIRECTIONS[r.direction],
             show_number(r.number, r.unit),
-            f"{r.n:,}, {r.seeds}",
+            f"{r.n:,}, {r.seeds}" + (f" (over {r.large_seeds} L)" if r.large_seeds > 1 else ""),
             r.verdict,
         )
         for r in rows
@@ -100,14 +126,80 @@ def gain_unit(c: Comparison) -> Unit:
     return Unit(c.scale, 2, "", True)
 
 
-def cascade_claims(c: Comparison, claim: str) -> list[ClaimRow]:
-    """The claim that CAT improves the cascade: AUDC of the primary pairs, Chow-Average, test items."""
-    where = {"direction": 1, "n": c.n, "seeds": len(c.seeds), "unit": gain_unit(c)}
-    pairs = [("cat-dist", "dist"), ("cat-xent", "xent"), ("cat-dist", "random-dist")]
+def as_metrics(rows: Sequence[ClaimRow]) -> list[dict]:
+    """The rows as `results.publish` writes them and `ledger.read_entries` reads them again."""
     return [
-        ClaimRow(claim, f"AUDC ({c.label}), {name(a)} − {name(b)}", number=c.difference(a, b), **where)
+        {
+            "claim": r.claim, "measure": r.measure, "direction": r.direction, "role": r.role, "number": r.number,
+            "scale": r.unit.scale, "level": r.level, "n": r.n, "seeds": r.seeds, "large_seeds": r.large_seeds,
+            "verdict": r.verdict,
+        } | ({} if r.mass is None else {"mass": r.mass})
+        for r in rows
+    ]  # fmt: skip
+
+
+def _on(c: Comparison) -> dict:
+    """What every row on a comparison rests on."""
+    return {"n": c.n, "seeds": len(c.seeds), "large_seeds": c.large_models, "unit": gain_unit(c), "level": c.level}
+
+
+PRIMARY = (("cat-dist", "dist"), ("cat-xent", "xent"))
+CONTROL = (("cat-dist", "random-dist"), ("cat-xent", "random-xent"))
+"""The random mask keeps as many tokens as CAT does: what it does as well is not the effect of *which* are kept."""
+
+
+def _pairs(c: Comparison, always: int) -> list[tuple[str, str, str]]:
+    """(a, b, role) of the pairs that decide a claim; those beyond the first `always` only where they were run."""
+    pairs = [(*pair, "primary") for pair in PRIMARY] + [(*pair, "control") for pair in CONTROL]
+    return [p for i, p in enumerate(pairs) if i < always or p[:2] in c.pairs]
+
+
+def cascade_claims(c: Comparison, claim: str) -> list[ClaimRow]:
+    """The claim that CAT improves the cascade: AUDC of the primary pairs and their controls, Chow-Average, test items.
+
+    A claim named with ", secondary" (another metric of the same answers) decides nothing.
+    """
+    decides = not claim.endswith("secondary")
+    return [
+        ClaimRow(
+            claim, f"AUDC ({c.label}), {name(a)} − {name(b)}", 1, c.difference(a, b),
+            role=role if decides else "secondary", **_on(c),
+        )
+        for a, b, role in _pairs(c, always=3)
+    ]  # fmt: skip
+
+
+def no_difference_claims(c: Comparison, claim: str = "C4", methods: Sequence[str] = ()) -> list[ClaimRow]:
+    """C4: no two of the four methods (default) differ clearly in AUDC, Chow-Average; all pairs, one paired draw."""
+    methods = tuple(methods) or ("xent", "dist", "cat-xent", "cat-dist")
+    pairs = [(a, b) for i, b in enumerate(methods) for a in methods[i + 1 :]]
+    missing = [m for m in methods if m not in c.methods]
+    if missing:
+        found = dict.fromkeys(pairs, Undefined(f"this run has no {' and no '.join(missing)}"))
+    else:
+        runs = {m: [c.run(m, seed) for seed in c.seeds] for m in methods}
+        how = {"groups": c.groups, "resamples": c.resamples, "level": c.level, "grid": None}
+        found = paired_bootstrap(runs, pairs=pairs, **how).difference
+    return [
+        ClaimRow(claim, f"AUDC ({c.label}), {name(a)} − {name(b)}", 0, found[a, b], role="primary", **_on(c))
         for a, b in pairs
     ]
+
+
+def bound_claims(c: Comparison, mass: float, claim: str = "C10") -> list[ClaimRow]:
+    """C10: the difference that the mask makes is bounded by the share of tokens that neither model gets right.
+
+    mass: that share, of the target tokens in training (1 - keep-rate of the mask), in [0, 1].
+    """
+    if not 0 <= mass <= 1:
+        raise ValueError(f"mass is {mass!r}, expected the share of tokens that neither model gets right, in [0, 1]")
+    return [
+        ClaimRow(
+            claim, f"AUDC ({c.label}), {name(a)} − {name(b)}", 1, c.difference(a, b), role="primary",
+            mass=float(mass), **_on(c),
+        )
+        for a, b in PRIMARY
+    ]  # fmt: skip
 
 
 def easy_and_hard(c: Comparison, method: str = "xent") -> tuple[str, str] | Undefined:
@@ -129,15 +221,16 @@ def easy_and_hard(c: Comparison, method: str = "xent") -> tuple[str, str] | Unde
 
 
 def alone_claims(c: Comparison) -> list[ClaimRow]:
-    """C5 and C6: CAT helps S on its own on the easiest task and hurts it on the hardest one."""
+    """C5 and C6: CAT helps S on its own on the easiest task and hurts it on the hardest one, and does so more than
+    the random mask."""
     chosen, rows = easy_and_hard(c), []
     for claim, direction, place in (("C5", 1, 0), ("C6", -1, 1)):
-        for a, b in (("cat-dist", "dist"), ("cat-xent", "xent")):
+        for a, b, role in _pairs(c, always=2):
             if isinstance(chosen, Undefined):
-                measure, number, n = f"S alone, {name(a)} − {name(b)}", chosen, c.n
+                on, measure, number = _on(c), f"S alone, {name(a)} − {name(b)}", chosen
             else:
                 part = c.of_task(chosen[place])
                 measure = f"S alone on {chosen[place]} ({('easiest', 'hardest')[place]}), {name(a)} − {name(b)}"
-                number, n = part.alone_difference(a, b), part.n
-            rows.append(ClaimRow(claim, measure, direction, number, n, len(c.seeds), gain_unit(c)))
+                on, number = _on(part), part.alone_difference(a, b)
+            rows.append(ClaimRow(claim, measure, direction, number, role=role, **on))
     return rows

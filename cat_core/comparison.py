@@ -3,9 +3,9 @@
 One `Comparison` is a suite (or one task of it), a metric, the methods and the training seeds of S, each seed
 with the large model that it defers to. Quality of accuracy tasks is the mean over items, in [0, 1]; of
 translation it is the corpus BLEU or chrF of the mixed output, 0 to 100 (`corpus.CorpusRun`). A curve or
-number of a method is the mean over its seeds. Intervals come from the paired bootstrap: seeds first, then
-items (clusters), the same draws for all methods. A number that does not exist is `tables.Undefined`, with
-the reason.
+number of a method is the mean over its seeds. Intervals come from the paired bootstrap: large models first (where
+there are several), then the seeds of S that each of them taught, then items (clusters), the same draws for all
+methods. A number that does not exist is `tables.Undefined`, with the reason.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ import numpy as np
 import pandas as pd
 
 from cat_core import curves, router
+from cat_core.corpus import METRICS as CORPUS
 from cat_core.corpus import CorpusRun, exact_scores, fast_scores
 from cat_core.outcomes import OutcomeError, Pairing, paired, validate
 from cat_core.ranking import DeferralCurve, Interval, rank
-from cat_core.resampling import Bootstrap, cluster_numbers, item_counts, paired_bootstrap
+from cat_core.resampling import Bootstrap, cluster_numbers, draw_blocks, paired_bootstrap
 from cat_core.results import publish
 from cat_core.tables import Undefined
 
 __all__ = ["PAIRS", "RULES", "Comparison", "OperatingPoint", "publish", "with_confidence"]
 
-CORPUS = ("bleu", "chrf")
 METRIC_LABELS = {"accuracy": "Accuracy", "exact_match": "Exact match", "bleu": "BLEU", "chrf": "chrF"}
 RULES = ("chow_average", "chow_quantile_0", "option_probability")
 PAIRS = (
@@ -114,8 +114,11 @@ class Comparison:
         metric = self.metric or _metric_of(small)
         if metric not in METRIC_LABELS:
             raise OutcomeError(f"unknown metric {metric!r}: expected one of {', '.join(METRIC_LABELS)}")
-        if metric in CORPUS and frame[["prediction", "target"]].isna().any().any():
-            raise OutcomeError(f"{metric} needs the texts, but the table was written without some: score it before")
+        if metric in CORPUS and not (_has_texts(frame) or _has_counts(frame, metric)):
+            raise OutcomeError(
+                f"{metric} needs the texts or their counts, but the table was written without some: write it again "
+                "with cat_core.outcomes.drop_text, which keeps the counts"
+            )
         right_at = self.right_at if self.right_at is not None else (0.5 if metric in CORPUS else 1.0)
         for name, value in (("frame", frame), ("methods", methods), ("seeds", tuple(map(int, seeds))),
                             ("metric", metric), ("right_at", right_at)):  # fmt: skip
@@ -159,6 +162,27 @@ class Comparison:
         """Number of test items."""
         return len(self.pairing(self.methods[0], self.seeds[0]))
 
+    @property
+    def groups(self) -> tuple[int, ...] | None:
+        """The seed of the large model of each seed in `seeds`; None where one large model taught all."""
+        found = None if self.large_seed is None else tuple(map(self._large, self.seeds))
+        return found if found is not None and len(set(found)) > 1 else None
+
+    @property
+    def large_models(self) -> int:
+        """How many large models the seeds were dealt over."""
+        return len(set(self.groups or (0,)))
+
+    @property
+    def levels(self) -> str:
+        """What intervals resample, in words and in that order."""
+        items = "items" if len(self.seeds) > 1 else "items (one training seed)"
+        seeds = "training seeds, then " if len(self.seeds) > 1 else ""
+        return f"{self.large_models} large models, their {seeds}{items}" if self.groups else f"{seeds}{items}"
+
+    def _large(self, seed: int) -> int | None:
+        return self.large_seed(seed) if callable(self.large_seed) else (self.large_seed or {}).get(seed)
+
     def of_task(self, task: str) -> Comparison:
         """The same comparison on one task."""
         return replace(self, task=task, _cache={})
@@ -171,10 +195,19 @@ class Comparison:
 
     def pairing(self, method: str, seed: int, split: str = "test", rule: str = "chow_average") -> Pairing:
         """S's rows of one method and seed with those of the large model it defers to."""
-        large = self.large_seed
-        large = large(seed) if callable(large) else None if large is None else large[seed]
+        large = self._large(seed)
         return self._once(("pairing", method, seed, split, rule), lambda: paired(
-            self.frame, method, seed, split, rule, large_seed=large))  # fmt: skip
+            self._rows(method, seed, large), method, seed, split, rule, large_seed=large))  # fmt: skip
+
+    def _rows(self, method: str, seed: int, large: int | None) -> pd.DataFrame:
+        """The rows of one small model and of its large one: `paired` searches these faster than the whole table.
+
+        The whole table where some are not there, so that the error can say what it holds.
+        """
+        parts = self._once("parts", lambda: dict(iter(self.frame.groupby(["method", "seed"], sort=False))))
+        wanted = [(method, seed)] + [key for key in parts if key[0] == "large" and large in (None, key[1])]
+        found = all(key in parts for key in wanted) and len(wanted) > 1
+        return pd.concat([parts[key] for key in wanted]) if found else self.frame
 
     def run(self, method: str, seed: int, split: str = "test", rule: str = "chow_average") -> Pairing | CorpusRun:
         """One method and seed, ready for curves and the bootstrap in this metric."""
@@ -183,10 +216,13 @@ class Comparison:
             return rows
 
         def counted():
-            return CorpusRun(
-                rows.small_predictions, rows.large_predictions, rows.targets, rows.confidence, self.metric,
-                item_ids=rows.item_ids, cluster_ids=rows.cluster_ids, seed=seed,
-            )  # fmt: skip
+            where = {"item_ids": rows.item_ids, "cluster_ids": rows.cluster_ids, "seed": seed}
+            if _has_texts(self.frame):
+                texts = (rows.small_predictions, rows.large_predictions, rows.targets)
+                return CorpusRun(*texts, rows.confidence, self.metric, **where)
+            counts = (rows.small_counts[self.metric], rows.large_counts[self.metric])
+            where["signature"] = rows.signatures[self.metric]
+            return CorpusRun.from_counts(*counts, rows.confidence, self.metric, **where)
 
         return with_confidence(self._once(("counts", method, seed, split), counted), rows.confidence)
 
@@ -252,7 +288,8 @@ class Comparison:
             runs = {m: [self.run(m, seed, rule=rule) for seed in self.seeds] for m in self.methods}
             even = {RANDOM + m: [with_confidence(run, np.zeros(self.n)) for run in runs[m]] for m in self.methods}
             pairs = [*self.pairs, *((m, RANDOM + m) for m in self.methods)]
-            return paired_bootstrap(runs | even, pairs=pairs, resamples=self.resamples, level=self.level)
+            how = {"groups": self.groups, "resamples": self.resamples, "level": self.level}
+            return paired_bootstrap(runs | even, pairs=pairs, **how)
 
         return self._once(("bootstrap", rule), draw)
 
@@ -358,19 +395,15 @@ class Comparison:
     def at_thresholds(self, method: str, taus: Mapping[int, float], rule: str, promised_rate: float) -> OperatingPoint:
         """What thresholds, one per seed, give on the test rows.
 
-        Intervals: two-level bootstrap as in `paired_bootstrap`; with one seed and a mean metric
+        Intervals: the draws of `paired_bootstrap`; with one seed and a mean metric
         `router.evaluate` (exact for shares of independent items) gives those of the deferral rate and the
         quality.
         """
-        items, seeds = (np.random.default_rng(s) for s in np.random.SeedSequence(0).spawn(2))
         k = len(self.seeds)
-        weight = seeds.multinomial(k, np.full(k, 1 / k), size=self.resamples) / k
         columns = [self._columns(method, seed, taus[seed], rule) for seed in self.seeds]
-        labels = cluster_numbers(self.pairing(method, self.seeds[0]).cluster_ids)
-        step, draws = max(1, 2**20 // len(labels)), []
-        for begin in range(0, self.resamples, step):
-            w = weight[begin : begin + step]
-            counts = item_counts(items, len(w), labels).astype(np.float64)
+        labels, draws = cluster_numbers(self.pairing(method, self.seeds[0]).cluster_ids), []
+        for _, counts, w in draw_blocks(labels, k, self.resamples, groups=self.groups):
+            counts = counts.astype(np.float64)
             parts = [self._summary(counts @ c, counts.sum(axis=1), method, seed, fast_scores)
                      for c, seed in zip(columns, self.seeds)]  # fmt: skip
             draws.append(np.einsum("bs,sbq->bq", w, np.stack(parts)))
@@ -422,6 +455,14 @@ def with_confidence(run: Pairing | CorpusRun, confidence) -> Pairing | CorpusRun
     other = copy.copy(run)  # the counts are shared, they are never changed
     other.confidence, other.ranking = np.asarray(confidence, dtype=np.float64), rank(confidence)
     return other
+
+
+def _has_texts(frame: pd.DataFrame) -> bool:
+    return not frame[["prediction", "target"]].isna().any().any()
+
+
+def _has_counts(frame: pd.DataFrame, metric: str) -> bool:
+    return f"{metric}_counts" in frame and not frame[f"{metric}_counts"].isna().any()
 
 
 def _metric_of(small: pd.DataFrame) -> str:

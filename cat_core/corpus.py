@@ -8,16 +8,31 @@ sacrebleu's, 0 to 100.
 
 Inside a tied group the curve is a straight line between the scores at its ends: here a convention, not an
 expectation. sacrebleu is imported when first needed.
+
+Where texts may not be passed on, the counts of each sentence can be (`with_counts`): they give the same curves, bit
+for bit, and say of a text little more than its length.
 """
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cat_core.ranking import DeferralCurve, Ranking, check_confidence, rank, straighten
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+METRICS = ("bleu", "chrf")
+"""Corpus metrics, as the outcome table names them."""
+
 
 def corpus_metric(name: str, **options):
     """sacrebleu's BLEU or CHRF object for `name` ("bleu" or "chrf"), built with sacrebleu's own `options`."""
-    if name not in ("bleu", "chrf"):
+    if name not in METRICS:
         raise ValueError(f"corpus metric must be 'bleu' or 'chrf', got {name!r}")
     from sacrebleu.metrics import BLEU, CHRF
 
@@ -41,6 +56,109 @@ def sentence_counts(metric, predictions, references) -> np.ndarray:
         if bad is not None:
             raise ValueError(f"{name}[{bad}] is {texts[bad]!r}, expected text (was the table written without texts?)")
     return np.array(metric._extract_corpus_statistics(predictions, [references]), dtype=np.int64)
+
+
+# ---------------------------------------------------------------- counts in a table
+
+
+def _count_signature(metric) -> str:
+    """sacrebleu's signature of `metric` with the one reference a sentence that counts are made for."""
+    metric.num_refs = 1
+    return str(metric.get_signature())
+
+
+def _predicted(metric, counts: np.ndarray, back: bool) -> np.ndarray:
+    """[n, d] `counts` as what is left after predicting most of them from the lengths; `back`: the way back.
+
+    A text of m units has max(0, m - k + 1) n-grams of order k, so totals are predicted from the first one, and matches
+    from those one order below. It is lossless whatever the counts are, and leaves mostly zeros.
+    """
+    out = counts.copy()
+    true = out if back else counts  # what predictions are made from; on the way back restored column by column
+    if hasattr(metric, "max_ngram_order"):
+        n = metric.max_ngram_order
+        families = [([0, *range(2 + n, 2 + 2 * n)], [1], [*range(2, 2 + n)], 0)]
+    else:  # each order of characters, then of words: hypothesis, reference, matches
+        chars, words = range(metric.char_order), range(metric.char_order, metric.char_order + metric.word_order)
+        families = [([3 * k for k in o], [3 * k + 1 for k in o], [3 * k + 2 for k in o], 1) for o in (chars, words)]
+    for hypothesis, reference, match, shorter in families:
+        for first, *further in filter(None, (hypothesis, reference)):
+            for k, column in enumerate(further):
+                expected = np.maximum(true[:, first] - k - shorter, 0)
+                out[:, column] += expected if back else -expected
+        for before, column in zip(hypothesis[:1] + match[:-1], match):
+            out[:, column] = true[:, before] - counts[:, column]  # its own inverse
+    return out
+
+
+def pack_counts(metric, counts: np.ndarray) -> list[bytes]:
+    """`counts` [n, d] of `sentence_counts` as one cell of bytes each: little-endian 16-bit numbers, easily compressed.
+
+    Raises ValueError for counts beyond 16 bits, which no sentence reaches.
+    """
+    left = _predicted(metric, np.asarray(counts, dtype=np.int64), back=False)
+    most = int(np.abs(left).max(initial=0))
+    if most > np.iinfo(np.int16).max:
+        raise ValueError(f"a sentence counts up to {most} n-grams, expected at most 32767: split the text")
+    return [row.tobytes() for row in left.astype("<i2")]
+
+
+def unpack_counts(metric, cells: Iterable[bytes]) -> np.ndarray:
+    """[n, d] counts from the `cells` of `pack_counts`; ValueError for cells that are not `metric`'s."""
+    cells = list(cells)
+    one_order = getattr(metric, "max_ngram_order", None)
+    width = 2 + 2 * one_order if one_order else 3 * (metric.char_order + metric.word_order)
+    bad = next((i for i, cell in enumerate(cells) if not isinstance(cell, bytes) or len(cell) != 2 * width), None)
+    if bad is not None:
+        raise ValueError(f"counts[{bad}] is {cells[bad]!r}, expected {width} numbers of 16 bits (was the table cut?)")
+    left = np.frombuffer(b"".join(cells), dtype="<i2").reshape(-1, width).astype(np.int64)
+    return _predicted(metric, left, back=True)
+
+
+def with_counts(frame: pd.DataFrame, metrics: Iterable[str] = METRICS) -> pd.DataFrame:
+    """A copy of an outcome table with the sentence counts of its texts, in the columns <metric>_counts and _signature.
+
+    Rows whose metric is a corpus metric get the counts of all `metrics` (sacrebleu's default settings, one reference),
+    other rows null; counts that are there already are kept. After that `outcomes.drop_text` loses nothing that a curve
+    needs. A table without such rows comes back as it is. Raises ValueError where a text is missing and no counts are
+    there.
+    """
+    import pandas as pd  # here, as the router reads curves where pandas is not installed
+
+    rows = frame["metric"].isin(METRICS).to_numpy()
+    if not rows.any():
+        return frame
+    frame = frame.copy()
+    for name in metrics:
+        columns = [f"{name}_counts", f"{name}_signature"]
+        cells = {c: frame[c].to_numpy(object) if c in frame else np.full(len(frame), None, object) for c in columns}
+        counts, signatures = (cells[c].copy() for c in columns)
+        wanted = rows & pd.isna(counts)
+        if wanted.any():
+            metric = corpus_metric(name)
+            texts = frame.loc[wanted, ["prediction", "target"]]
+            # many models give the same answer to an item: each is counted once
+            group = texts.groupby(["prediction", "target"], sort=False, dropna=False).ngroup().to_numpy()
+            first = np.unique(group, return_index=True)[1]
+            once = texts.iloc[first]
+            packed = pack_counts(metric, sentence_counts(metric, once["prediction"], once["target"]))
+            counts[wanted] = np.array(packed, dtype=object)[group]
+            signatures[wanted] = _count_signature(metric)
+        # as objects: a text type would turn missing ones into NaN and bytes into text
+        frame[columns[0]] = pd.Series(counts, index=frame.index, dtype=object)
+        frame[columns[1]] = pd.Series(signatures, index=frame.index, dtype=object)
+    return frame
+
+
+def check_signature(metric, signature: str) -> str:
+    """`signature` of stored counts, or ValueError unless it is that of `metric` (sacrebleu's version aside)."""
+    own = _count_signature(metric)
+    if signature.split("|version:")[0] != own.split("|version:")[0]:
+        raise ValueError(f"the stored counts are those of {signature!r}, expected {own!r}: use the same settings")
+    return signature
+
+
+# ---------------------------------------------------------------- scores
 
 
 def exact_scores(metric, counts: np.ndarray) -> np.ndarray:
@@ -101,8 +219,10 @@ class CorpusRun:
 
     small_predictions, large_predictions, references: n texts each; confidence: [n]; metric: "bleu" or "chrf"
     with sacrebleu's own options (default settings otherwise). item_ids, cluster_ids: as in
-    `outcomes.Pairing`.
+    `outcomes.Pairing`. `from_counts` builds the same run where there are no texts.
     """
+
+    _signature = ""
 
     def __init__(
         self,
@@ -118,9 +238,37 @@ class CorpusRun:
         **options,
     ):
         self.metric = corpus_metric(metric, **options)
-        self.small = sentence_counts(self.metric, small_predictions, references)
-        self.large = sentence_counts(self.metric, large_predictions, references)
-        self.confidence = check_confidence(confidence)
+        counts = (sentence_counts(self.metric, texts, references) for texts in (small_predictions, large_predictions))
+        self._start(*counts, confidence, item_ids, cluster_ids, seed)
+
+    @classmethod
+    def from_counts(
+        cls,
+        small_counts,
+        large_counts,
+        confidence,
+        metric: str = "bleu",
+        *,
+        signature: str = "",
+        item_ids=None,
+        cluster_ids=None,
+        seed=None,
+        **options,
+    ) -> CorpusRun:
+        """The same run from the cells [n] of `with_counts` in place of the texts; curves are equal bit for bit.
+
+        signature: as stored beside the counts; it must be that of `metric` and its `options`, but for sacrebleu's
+        version. Raises ValueError where it is not, and for cells of another kind.
+        """
+        run = cls.__new__(cls)
+        run.metric = corpus_metric(metric, **options)
+        run._signature = check_signature(run.metric, signature) if signature else _count_signature(run.metric)
+        counts = (unpack_counts(run.metric, cells) for cells in (small_counts, large_counts))
+        run._start(*counts, confidence, item_ids, cluster_ids, seed)
+        return run
+
+    def _start(self, small, large, confidence, item_ids, cluster_ids, seed):
+        self.small, self.large, self.confidence = small, large, check_confidence(confidence)
         self.n = len(self.small)
         sizes = (self.n, len(self.large), len(self.confidence))
         if len(set(sizes)) > 1:
@@ -134,18 +282,17 @@ class CorpusRun:
 
     @property
     def signature(self) -> str:
-        """sacrebleu's signature of the metric, to be printed beside every score."""
-        return str(self.metric.get_signature())
+        """sacrebleu's signature of the metric, to be printed beside every score; as stored, for stored counts."""
+        return self._signature or str(self.metric.get_signature())
 
     def curve(self) -> DeferralCurve:
         """The metric of the mixed output at all n + 1 deferral rates."""
         return self._curve(self.ranking)
 
-    def greedy_oracle(self) -> DeferralCurve:
-        """The curve of deferring by the gain of the sentence-level score, L - S, largest first.
+    def gain_confidence(self) -> np.ndarray:
+        """[n] confidence of the greedy oracle: sentence-level score of S less that of L (0 to 100).
 
-        Greedy, not an upper bound: the corpus metric is not a sum of sentence scores, so a better order may
-        exist. Sentence-level BLEU uses effective order, as sacrebleu advises.
+        Sentence-level BLEU uses effective order, as sacrebleu advises.
         """
         single = self.metric
         if hasattr(single, "effective_order") and not single.effective_order:
@@ -154,7 +301,15 @@ class CorpusRun:
                 for name in ("lowercase", "smooth_method", "smooth_value", "max_ngram_order")
             }
             single = corpus_metric("bleu", effective_order=True, **options)
-        return self._curve(rank(exact_scores(single, self.small) - exact_scores(single, self.large)))
+        return exact_scores(single, self.small) - exact_scores(single, self.large)
+
+    def greedy_oracle(self) -> DeferralCurve:
+        """The curve of deferring by `gain_confidence`, the largest gain first.
+
+        Greedy, not an upper bound: the corpus metric is not a sum of sentence scores, so a better order may
+        exist.
+        """
+        return self._curve(rank(self.gain_confidence()))
 
     def _curve(self, ranking):
         gained = (self.large - self.small)[ranking.order]

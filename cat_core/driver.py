@@ -61,7 +61,7 @@ def minutes(seconds):
 
 def announce(root, edition, todo, jobs, cores):
     """Print what the pages `todo` will need and what there is; warn if it will not be enough."""
-    needs, total = edition.needs, sum(page.core_seconds for page in edition.pages.values())
+    needs, total = edition.needs, sum(page.core_seconds for page in edition.run_pages.values())
     seconds = needs["core_seconds"] * (sum(page.core_seconds for page in todo) / total if total else 1)
     longest = max((page.core_seconds for page in todo), default=0) / max(1, cores // jobs)
     estimate = max(seconds / min(cores, max(jobs, 1)), longest)
@@ -228,10 +228,13 @@ def locked(path, what, wait=True):
 def choose_pages(edition, wanted):
     """The pages meant by `wanted` (names or unambiguous beginnings such as 05); all pages if it is empty."""
     chosen = []
-    for name in wanted or edition.pages:
+    for name in wanted or edition.run_pages:
         found = [page for page in edition.pages if page == name] or [p for p in edition.pages if p.startswith(name)]
         if len(found) != 1:
             raise EditionError(f"--page {name}: no such page{suggest(name, edition.pages)}")
+        if edition.pages[found[0]].left_out:
+            reason = edition.pages[found[0]].left_out
+            raise EditionError(f"--page {name}: edition '{edition.name}' leaves {found[0]} out: {reason}")
         chosen += [edition.pages[found[0]]]
     return list({page.name: page for page in chosen}.values())
 

@@ -14,6 +14,8 @@ An edition is one file, `book/params/<edition>.yml`:
       05_wmt22:
         core_seconds: 400           # heavy pages start first
         parameters: {steps: 400}    # wins over `defaults`
+      02_cat_loss:
+        left_out: it trains models  # not run in this edition; the built page says so, with this reason
 
 Pages and their order come from `book/_toc.yml`. What a page can be given is what its cell tagged
 `parameters` declares, one literal a line: `steps: int = 400  # help`. A page that declares `edition` or
@@ -55,13 +57,17 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Page:
-    """A notebook of the book: parameters `declared`, values `given`, values `effective`."""
+    """A notebook of the book: parameters `declared`, values `given`, values `effective`.
+
+    left_out: why the edition does not run it; "" if it does.
+    """
 
     name: str
     path: Path
     declared: dict[str, Parameter]
     core_seconds: float = 0.0
     given: dict = field(default_factory=dict)
+    left_out: str = ""
 
     @property
     def effective(self):
@@ -78,6 +84,11 @@ class Edition:
     needs: dict
     pages: dict[str, Page]
     overrides: tuple[str, ...] = ()
+
+    @property
+    def run_pages(self):
+        """The pages that this edition runs, by name."""
+        return {name: page for name, page in self.pages.items() if not page.left_out}
 
 
 def suggest(word, words):
@@ -96,6 +107,8 @@ def read_yaml(path):
         def construct_mapping(self, node, deep=False):
             seen = set()
             for key_node, _ in node.value:
+                if key_node.tag == "tag:yaml.org,2002:merge":  # <<: *anchor, whose keys may be given again
+                    continue
                 key = self.construct_object(key_node, deep=True)
                 if isinstance(key, str | int | float) and key in seen:
                     raise EditionError(f"{path.name}, line {key_node.start_mark.line + 1}: '{key}' is given twice")
@@ -326,8 +339,11 @@ def load_edition(root, base, overrides=(), name=None):
     for page, notebook in paths.items():
         entry = entries.get(page) or {}
         where = f"{label}: {page}"
-        if not _check_keys(entry, ("core_seconds", "parameters"), where, problems):
+        if not _check_keys(entry, ("core_seconds", "parameters", "left_out"), where, problems):
             entry = {}
+        left_out = entry.get("left_out", "")
+        if not isinstance(left_out, str) or ("left_out" in entry and not left_out.strip()):
+            problems.append(f"{where}: 'left_out' is {left_out!r}, expected the reason in words")
         seconds = _number(entry, "core_seconds", where, problems) if "core_seconds" in entry else 0.0
         own = entry.get("parameters") or {}
         if not _check_keys(own, declared[page], f"{where}: parameters", problems):
@@ -343,7 +359,7 @@ def load_edition(root, base, overrides=(), name=None):
             except ValueError as error:
                 problems.append(f"{'-p' if key in changed else label}: {page}: '{key}' {error}")
         given |= {key: value for key, value in _reserved(folder).items() if key in declared[page]}
-        pages[page] = Page(page, notebook, declared[page], seconds, given)
+        pages[page] = Page(page, notebook, declared[page], seconds, given, str(left_out))
     if problems:
         raise EditionError("\n".join(dict.fromkeys(problems)))
     return Edition(folder, base, str(content.get("description") or ""), needs, pages, tuple(sorted(overrides)))

@@ -30,12 +30,14 @@ def versions(*packages):
 
 
 def library_digests(root):
-    """Path -> SHA-256 of what all pages rest on: the library's source and the files under data/."""
+    """Path -> SHA-256 of what all pages rest on: the library, the files under data/, and the records of studies."""
     library = root / "cat_core" if (root / "cat_core").is_dir() else Path(__file__).resolve().parent
     files = {f"cat_core/{path.name}": path for path in sorted(library.glob("*.py"))}
     for path in sorted((root / "data").rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
             files[path.relative_to(root).as_posix()] = path
+    for path in sorted((root / RUNS).glob("*/study.json")):  # holds the SHA-256 of the study's tables
+        files[path.relative_to(root).as_posix()] = path
     return {name: sha256(path) for name, path in files.items()}
 
 

@@ -1,10 +1,11 @@
 """The outcome table: one row per item, model, method and seed; every figure is drawn from it alone.
 
-A Parquet file (zstd) with the columns of `SCHEMA` in that order, followed by any further confidence_*
-columns. Rows of the large model have method "large". Quality is a number in [0, 1]: 0/1 for accuracy and
-exact match, sacrebleu's sentence-level score / 100 for bleu and chrf (corpus-level scores come from the
-texts, see `corpus`). Token counts and FLOPs are measured. Files are written whole or not at all, and checked
-on the way out as on the way in.
+A Parquet file (zstd) with the columns of `SCHEMA` in that order, followed by those of `COUNTS` that there are
+and any further confidence_* columns. Rows of the large model have method "large". Quality is a number in [0, 1]:
+0/1 for accuracy and exact match, sacrebleu's sentence-level score / 100 for bleu and chrf (corpus-level scores come
+from the texts, or from the counts of each sentence where texts may not be passed on, see `corpus`). Token counts and
+FLOPs are measured. Files are written whole or not at all, and checked on the way out as on the way in. Tables that
+are committed are written compactly (`compact`).
 """
 
 import os
@@ -16,6 +17,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from cat_core.corpus import METRICS, with_counts
 
 SPLITS = ("train", "calibration", "test")
 MODELS = ("small", "large")
@@ -43,6 +46,14 @@ _TYPES = {
 }
 _CONFIDENCES = ("chow_sum", "chow_average", "chow_quantile_0", "option_probability", "option_margin")
 
+COUNTS = {
+    "bleu_counts": pa.binary(),
+    "bleu_signature": pa.string(),
+    "chrf_counts": pa.binary(),
+    "chrf_signature": pa.string(),
+}
+"""Optional columns: the sentence counts of `corpus.with_counts` and sacrebleu's signature; null in other rows."""
+
 SCHEMA = pa.schema([*_TYPES.items(), *((f"confidence_{rule}", pa.float64()) for rule in _CONFIDENCES)])
 """Columns and types of the table. The confidence_* columns are null where a rule is undefined for a row."""
 
@@ -54,28 +65,52 @@ class OutcomeError(ValueError):
 # ---------------------------------------------------------------- reading and writing
 
 
-def write_outcomes(path, table) -> Path:
+def write_outcomes(path, table, *, compactly: bool = False) -> Path:
     """Check `table` and write it to `path` as Parquet; returns the path.
 
     table: a pandas DataFrame, a pyarrow Table or a list of row dicts, with the columns of SCHEMA in any order
-    (and further confidence_* columns if wanted). The file appears under its name only once it is complete.
-    Raises OutcomeError as `validate`.
+    (and those of COUNTS and further confidence_* columns if wanted). compactly: write `compact(table)`, in the
+    encodings that were measured to be smallest. The file appears under its name only once it is complete. Raises
+    OutcomeError as `validate`.
     """
-    frame = validate(_frame(table), source="the table to write")
-    schema = _schema(frame.columns)
+    frame = _frame(table)
+    frame = compact(frame) if compactly else validate(frame, source="the table to write")
+    schema, options = _stored(frame, compactly)
     arrow = pa.Table.from_pandas(frame[schema.names], schema=schema, preserve_index=False)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
     try:
-        pq.write_table(arrow.replace_schema_metadata(None), temporary, compression="zstd")
+        pq.write_table(arrow.replace_schema_metadata(None), temporary, compression="zstd", **options)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
     return path
+
+
+def _stored(frame: pd.DataFrame, compactly: bool) -> tuple[pa.Schema, dict]:
+    """The types that `frame` is stored in, and options for Parquet.
+
+    Floats and counts are split into streams of their bytes (exponents and high bytes hardly change from row to row);
+    everything else takes few values and goes into a dictionary.
+    """
+    schema, fields = _schema(frame.columns), []
+    for name, kind in zip(schema.names, schema.types):
+        if compactly and name.startswith("confidence_"):
+            kind = pa.float32()
+        elif pa.types.is_binary(kind) and frame[name].notna().any():
+            kind = pa.binary(len(frame[name].dropna().iloc[0]))
+        fields.append((name, kind))
+    split = [name for name, kind in fields if kind == pa.float32() or pa.types.is_fixed_size_binary(kind)]
+    options = {
+        "use_dictionary": [name for name, _ in fields if name not in split],
+        "column_encoding": dict.fromkeys(split, "BYTE_STREAM_SPLIT"),
+        "compression_level": 19,
+    }
+    return pa.schema(fields), options if compactly else {}
 
 
 def read_outcomes(path) -> pd.DataFrame:
@@ -94,9 +129,49 @@ def read_outcomes(path) -> pd.DataFrame:
 
 
 def drop_text(frame: pd.DataFrame) -> pd.DataFrame:
-    """A copy without predictions and targets (null), for data whose texts may not be redistributed."""
+    """A copy without predictions and targets (null), for data whose texts may not be redistributed.
+
+    Rows scored by a corpus metric get their sentence counts first (`corpus.with_counts`), where all their texts are
+    there, so that their curves can still be drawn.
+    """
+    if frame["metric"].isin(METRICS).any() and not frame.loc[frame["metric"].isin(METRICS), TEXT].isna().any().any():
+        frame = with_counts(frame)
     nothing = pd.Series([None] * len(frame), index=frame.index, dtype=object)
     return frame.assign(prediction=nothing, target=nothing)
+
+
+def compact(table, bits: int = 10) -> pd.DataFrame:
+    """The checked `table` with what a committed file stores: fewer digits, and rows in an order that compresses well.
+
+    Confidences keep `bits` significant binary digits (2..24), rounded to nearest: a relative change of at most
+    2 ** -bits. Rounding never swaps two items; it can tie them, and a curve is a straight line inside a tied group.
+    Quality of corpus metrics, which no curve reads, keeps as many, rounded down (so it reaches 0.5 or 1 only where it
+    did). All other quality is exact. Rows are sorted by suite, task, split and item, each in order of appearance, and
+    stay in their order within an item. Compute the numbers to publish from this table, not from the one before: then
+    they can be computed again from the file. Doing it twice changes nothing.
+    """
+    if not 2 <= bits <= 24:
+        raise ValueError(f"bits is {bits}, expected 2 to 24 significant binary digits")
+    frame = validate(_frame(table), source="the table to write")
+    confidences = [name for name in frame.columns if name.startswith("confidence_")]
+    frame = frame.assign(**{name: significant(frame[name].to_numpy(), bits) for name in confidences})
+    quality = frame["quality"].to_numpy()
+    rounded = np.where(frame["metric"].isin(METRICS), significant(quality, bits, np.floor), quality)
+    keys = [pd.factorize(frame[name])[0] for name in ("item_id", "split", "task", "suite")]
+    return frame.assign(quality=rounded).iloc[np.lexsort(keys)].reset_index(drop=True)
+
+
+def significant(values, bits: int, rounded=np.rint) -> np.ndarray:
+    """`values` as float64 with `bits` significant binary digits, that float32 holds exactly; NaN and infinity stay.
+
+    Numbers nearer to 0 than float32's smallest normal number (1.2e-38) keep fewer digits. rounded: np.rint or
+    np.floor.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    mantissa, exponent = np.frexp(values)
+    with np.errstate(invalid="ignore", over="ignore"):
+        found = np.ldexp(rounded(np.ldexp(mantissa, bits)), exponent - bits)
+        return found.astype(np.float32).astype(np.float64)
 
 
 # ---------------------------------------------------------------- checking
@@ -106,9 +181,9 @@ def validate(table, source: str = "the outcome table") -> pd.DataFrame:
     """`table` (DataFrame or pyarrow Table) as a DataFrame in SCHEMA's order, or a one-line OutcomeError.
 
     Refused: an empty table; missing, unknown or wrongly typed columns; null where only texts and confidences
-    may be; quality that is not in [0, 1]; negative counts; unknown splits and models; method "large" on a
-    small model or the other way round; the same (suite, task, split, item_id, method, seed, model) twice; an
-    item in two splits.
+    may be; sentence counts without signature, or of several lengths; quality that is not in [0, 1]; negative
+    counts; unknown splits and models; method "large" on a small model or the other way round; the same (suite, task,
+    split, item_id, method, seed, model) twice; an item in two splits.
     """
     frame = table.to_pandas() if isinstance(table, pa.Table) else table
 
@@ -118,7 +193,8 @@ def validate(table, source: str = "the outcome table") -> pd.DataFrame:
 
     names = [str(name) for name in frame.columns]
     missing = [name for name in SCHEMA.names if name not in names]
-    extra = [name for name in names if name not in SCHEMA.names and not name.startswith("confidence_")]
+    known = {*SCHEMA.names, *COUNTS}
+    extra = [name for name in names if name not in known and not name.startswith("confidence_")]
     twice = sorted({name for name in names if names.count(name) > 1})
     problems = [
         f"{what} columns {', '.join(found)}"
@@ -136,6 +212,12 @@ def validate(table, source: str = "the outcome table") -> pd.DataFrame:
     ]
     require(not wrong, f"wrongly typed columns {', '.join(wrong)}", "convert them before writing")
     frame = frame[schema.names].reset_index(drop=True)
+    for name in (name for name in schema.names if name in COUNTS and name.endswith("_counts")):
+        partner = name.replace("_counts", "_signature")
+        complete = partner in names and (frame[name].isna() == frame[partner].isna()).all()
+        require(complete, f"{name} and {partner} are not there in the same rows", "write both or neither")
+        lengths = sorted({len(cell) for cell in frame[name].dropna()})
+        require(len(lengths) < 2, f"{name} has cells of {lengths} bytes", "count all texts with the same settings")
     confidences = [name for name in schema.names if name.startswith("confidence_")]
     frame = frame.astype(dict.fromkeys([*confidences, "quality"], "float64"))
 
@@ -198,9 +280,10 @@ def _frame(table):
 
 
 def _schema(names) -> pa.Schema:
-    """SCHEMA followed by the further confidence_* columns among `names`, sorted."""
+    """SCHEMA followed by the columns of COUNTS and the further confidence_* ones among `names`, the latter sorted."""
+    counts = [(name, kind) for name, kind in COUNTS.items() if name in set(names)]
     more = sorted(name for name in names if name.startswith("confidence_") and name not in SCHEMA.names)
-    return pa.schema([*SCHEMA, *(pa.field(name, pa.float64()) for name in more)])
+    return pa.schema([*SCHEMA, *counts, *(pa.field(name, pa.float64()) for name in more)])
 
 
 def _has_type(column: pd.Series, kind: pa.DataType, name: str) -> bool:
@@ -212,8 +295,8 @@ def _has_type(column: pd.Series, kind: pa.DataType, name: str) -> bool:
     if pa.types.is_floating(kind):
         numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
         return numeric or (name.startswith("confidence_") and bool(column.isna().all()))
-    values = column.dropna()
-    return all(isinstance(value, str) for value in values)
+    expected = bytes if pa.types.is_binary(kind) else str
+    return all(isinstance(value, expected) for value in column.dropna())
 
 
 def _rows(frame, bad) -> str:
@@ -229,7 +312,8 @@ class Pairing:
     """The answers of S (one method and seed) and of L to the same items; arrays [n], sorted by item_id.
 
     quality in [0, 1], flops per item, confidence of S (high = keep). split, method, seed, rule: where they
-    come from.
+    come from. counts, signatures: for each corpus metric whose sentence counts all rows have, the cells of
+    `corpus.with_counts` [n] and sacrebleu's signature of them.
     """
 
     item_ids: np.ndarray
@@ -246,6 +330,9 @@ class Pairing:
     small_predictions: np.ndarray | None = field(default=None, repr=False)
     large_predictions: np.ndarray | None = field(default=None, repr=False)
     targets: np.ndarray | None = field(default=None, repr=False)
+    small_counts: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    large_counts: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    signatures: dict[str, str] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -324,7 +411,24 @@ def paired(
         small_predictions=small["prediction"].to_numpy(dtype=object),
         large_predictions=large["prediction"].to_numpy(dtype=object),
         targets=small["target"].to_numpy(dtype=object),
+        **_counted(small, large),
     )
+
+
+def _counted(small, large) -> dict[str, dict]:
+    """The sentence counts of the rows by metric, where every row has them and all were made with one setting."""
+    found = {"small_counts": {}, "large_counts": {}, "signatures": {}}
+    for metric in METRICS:
+        column, signature = f"{metric}_counts", f"{metric}_signature"
+        if column not in small or small[column].isna().any() or large[column].isna().any():
+            continue
+        signatures = sorted({*small[signature], *large[signature]})
+        if len(signatures) > 1:
+            raise OutcomeError(f"{metric} was counted as {' and as '.join(signatures)}: count all texts alike")
+        found["small_counts"][metric] = small[column].to_numpy(dtype=object)
+        found["large_counts"][metric] = large[column].to_numpy(dtype=object)
+        found["signatures"][metric] = signatures[0]
+    return found
 
 
 def _only(frame, name, value):

@@ -23,6 +23,7 @@ TOOLS = (
     "sphinx-exercise",
     "sphinx-mathjax-offline",
 )
+GLUED = re.compile(r"\{glue:\w+\}`[^`]*`")
 LARGE_PAGE = 150 * 1024  # bytes of HTML without pictures
 
 
@@ -30,7 +31,8 @@ def clean_notebook(notebook, note=None):
     """A notebook as the build wants it, as bytes.
 
     Without widget state and outputs of cells tagged `remove-output`, with the cell of injected parameters
-    folded, and with `note` (one line) as a remark below the title.
+    folded, and with `note` (one line) as a remark below the title. A page with a note has not been run: the numbers
+    that its prose quotes are replaced by a dash.
     """
     metadata = notebook.get("metadata", {})
     for key in ("widgets", "papermill"):
@@ -44,6 +46,9 @@ def clean_notebook(notebook, note=None):
             cell["metadata"]["tags"] = [*tags(cell), "hide-input"]
             cell["metadata"]["mystnb"] = {"code_prompt_show": "Values of this edition"}
     if note:
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "markdown":
+                cell["source"] = GLUED.sub("—", cell["source"])
         remark = {"cell_type": "markdown", "metadata": {}, "source": f":::{{note}}\n{note}\n:::"}
         if notebook.get("nbformat_minor", 0) >= 5:
             remark["id"] = "not-run-note"

@@ -42,6 +42,9 @@ def build(root, edition, *, strict=False, allow_missing=False, out=None, force=F
     manifest, shared = read_manifest(root, edition.name), library_digests(root)
     copies, notes, missing, stale = {}, {}, [], []
     for page in edition.pages.values():
+        if page.left_out:
+            notes[page.name] = f"Edition `{edition.name}` does not run this page: {page.left_out}."
+            continue
         if not has_run(root, edition.name, manifest, page.name):
             missing.append(page.name)
             notes[page.name] = f"This page has not been run in edition `{edition.name}`: its results are missing."
@@ -79,8 +82,9 @@ def show(root, names):
         memory, disk = needs["memory_gib"], needs["disk_gib"]
         print(f"  {needs['core_seconds']:.0f} core-seconds, {memory:g} GiB memory, {disk:g} GiB disk")
         for page in edition.pages.values():
-            digest = page_digest(root, page, shared)
-            print(f"  {page.name}: {page_state(root, name, manifest, page.name, digest)}")
+            state = page.left_out and f"left out ({page.left_out})"
+            state = state or page_state(root, name, manifest, page.name, page_digest(root, page, shared))
+            print(f"  {page.name}: {state}")
             for parameter in page.declared.values():
                 value = page.effective[parameter.name]
                 changed = "" if value == parameter.default else f" (page's own: {parameter.default!r})"

@@ -1,5 +1,7 @@
 """Verdicts follow their stated rules, whatever the numbers; claims pick the right rows."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,10 +10,19 @@ from hypothesis import strategies as st
 from test_comparison import rows_of, table
 
 from cat_core import claims
-from cat_core.claims import ClaimRow, alone_claims, cascade_claims, claims_table, easy_and_hard, verdict
+from cat_core.claims import (
+    ClaimRow,
+    alone_claims,
+    bound_claims,
+    cascade_claims,
+    claims_table,
+    easy_and_hard,
+    no_difference_claims,
+    verdict,
+)
 from cat_core.comparison import Comparison
 from cat_core.ranking import Interval
-from cat_core.tables import POINTS, Undefined
+from cat_core.tables import POINTS, Undefined, Unit
 
 
 @pytest.mark.parametrize(
@@ -44,8 +55,8 @@ def test_verdicts_mirror_each_other(low, width, direction, seeds):
 
 def test_what_cannot_be_tested_and_what_is_refused():
     assert verdict(Undefined("no second task"), 1, 1) == "not testable here"
-    with pytest.raises(ValueError, match=r"direction is 0, expected 1 \(above 0\) or -1"):
-        verdict(Interval(0, 0, 0), 0, 2)
+    with pytest.raises(ValueError, match=r"direction is 2, expected 1 \(above 0\) or -1"):
+        verdict(Interval(0, 0, 0), 2, 2)
     with pytest.raises(ValueError, match="at least 1"):
         verdict(Interval(0, 0, 0), 1, 0)
     with pytest.raises(ValueError, match="rising order"):
@@ -62,6 +73,75 @@ def test_table_states_rules_numbers_and_verdicts():
     assert "C6 | S alone | below 0 | \u2013 (one task) | 10, 3 | not testable here" in text
     assert text.endswith(claims.RULES)
     assert rows[0].sentence == ("AUDC (C1): +1.20 [+0.40,\u00a0+2.00]; verdict: same direction, interval excludes 0.")
+
+
+@pytest.mark.parametrize(
+    ("ends", "margin", "expected"),
+    [
+        ((-0.01, 0.01), 0.02, "interval within ±2 points"),
+        ((0.001, 0.02), 0.02, "interval within ±2 points"),  # a difference, but a negligible one
+        ((0.001, 0.03), 0.02, "a difference"),
+        ((-0.03, -0.001), 0.02, "a difference"),
+        ((-0.001, 0.03), 0.02, "undecided"),
+        ((-0.5, 1.9), 2.0, "interval within ±2 points"),
+    ],
+)
+def test_claims_of_no_difference(ends, margin, expected):
+    assert verdict(Interval(sum(ends) / 2, *ends), 0, 3, margin) == expected
+    scale = 1.0 if margin == 2 else 100.0
+    row = ClaimRow("C4", "AUDC", 0, Interval(sum(ends) / 2, *ends), 9, 3, Unit(scale))
+    assert row.verdict == expected
+
+
+def test_rows_with_a_share_say_whether_they_keep_to_it():
+    row = ClaimRow("C10", "AUDC", 1, Interval(0.05, 0.02, 0.08), 9, 3, POINTS, "primary", mass=0.03)
+    assert row.verdict == "within the bound"  # it may be 2 points
+    assert replace(row, mass=0.01).verdict == "above the bound"
+    assert replace(row, mass=0.01, number=Interval(-0.05, -0.08, -0.02)).verdict == "above the bound"
+    assert replace(row, mass=0.0, number=Interval(0.01, -0.01, 0.05)).verdict == "within the bound"
+    assert replace(row, mass=0.0, number=Undefined("none")).verdict == "not testable here"
+
+
+def test_roles_are_those_of_the_ledger():
+    with pytest.raises(ValueError, match="role is 'main', expected one of primary, control, secondary"):
+        ClaimRow("C1", "m", 1, Interval(0, 0, 0), 1, 1, role="main")
+    assert ClaimRow("C1", "m", 1, Interval(0, 0, 0), 1, 1).role == "secondary"
+    c = Comparison(table(large_seeds=(3, 7)), {0: 3, 1: 7}, resamples=30)
+    rows = cascade_claims(c, "C1")
+    assert [r.role for r in rows] == ["primary", "primary", "control"]
+    assert {r.role for r in cascade_claims(c, "C2, secondary")} == {"secondary"}
+    assert (rows[0].large_seeds, rows[0].level) == (2, 0.95)
+    assert "60, 2 (over 2 L)" in repr(claims_table(rows, "Claims"))
+    more = table(methods=("xent", "dist", "cat-xent", "cat-dist", "random-dist", "random-xent"))
+    c = Comparison(more, resamples=30)
+    assert cascade_claims(c, "C1")[3].measure.endswith("CAT-Xent − Random mask, Xent")
+    assert [r.role for r in cascade_claims(c, "C1")] == ["primary", "primary", "control", "control"]
+    two = Comparison(table(tasks=("a", "b")), resamples=30)
+    assert [(r.claim, r.role) for r in alone_claims(two)] == [
+        (claim, role) for claim in ("C5", "C6") for role in ("primary", "primary", "control")
+    ]
+
+
+def test_no_difference_claims_hold_all_pairs_in_one_draw():
+    c = Comparison(table(), resamples=100)
+    rows = no_difference_claims(c)
+    assert len(rows) == 6 and {(r.claim, r.role, r.direction) for r in rows} == {("C4", "primary", 0)}
+    by_measure = {r.measure: r.number for r in rows}
+    same = by_measure["AUDC (Accuracy), CAT-Dist − Dist"]
+    assert vars(same) == pytest.approx(vars(c.difference("cat-dist", "dist")), abs=1e-12)
+    other = by_measure["AUDC (Accuracy), CAT-Dist − Xent"]
+    assert other.estimate == pytest.approx(c.audc("cat-dist").estimate - c.audc("xent").estimate)
+    lacking = no_difference_claims(Comparison(table(methods=("dist", "xent")), resamples=9))
+    assert {r.number.reason for r in lacking} == {"this run has no cat-xent and no cat-dist"}
+
+
+def test_bound_claims():
+    c = Comparison(table(), resamples=30)
+    rows = bound_claims(c, 0.25)
+    assert [(r.claim, r.role, r.mass) for r in rows] == [("C10", "primary", 0.25)] * 2
+    assert rows[0].number == c.difference("cat-dist", "dist")
+    with pytest.raises(ValueError, match="mass is 25, expected the share"):
+        bound_claims(c, 25)
 
 
 def two_tasks():

@@ -9,8 +9,9 @@ import sacrebleu
 
 from cat_core import curves, router
 from cat_core.comparison import PAIRS, Comparison, publish, with_confidence
-from cat_core.outcomes import OutcomeError, paired, read_outcomes
+from cat_core.outcomes import OutcomeError, drop_text, paired, read_outcomes, write_outcomes
 from cat_core.ranking import Interval
+from cat_core.resampling import paired_bootstrap
 from cat_core.tables import Undefined
 
 WORDS = "the cat a dog sat ran on by mat house blue red old new tree river".split()
@@ -154,6 +155,29 @@ def test_means_over_seeds_match_a_naive_computation():
     )
 
 
+def test_intervals_draw_large_models_first():
+    """Two large models, one good and one bad: the quality of L alone is then known only up to which one it is."""
+    deal = {seed: (3, 7)[seed % 2] for seed in range(8)}
+    frame = table(large_seeds=(3, 7), seeds=tuple(deal), methods=("dist", "cat-dist"))
+    bad = (frame["method"] == "large") & (frame["seed"] == 7)
+    frame.loc[bad, "quality"] = 0.0
+    frame.loc[(frame["method"] == "large") & ~bad, "quality"] = 1.0
+    c = Comparison(frame, deal, resamples=400)
+    assert c.groups == (3, 7) * 4 and c.large_models == 2
+    assert c.levels == "2 large models, their training seeds, then items"
+    assert c.bootstrap().n_groups == 2
+    alone = c.large_alone()
+    assert (alone.low, alone.estimate, alone.high) == (0, 0.5, 1)  # a fourth of the draws has the bad L only
+    point = c.at_thresholds("dist", dict.fromkeys(deal, np.inf), "chow_average", 1.0)
+    assert (point.quality.low, point.quality.high) == (0, 1)
+    one = Comparison(frame, dict.fromkeys(deal, 3), resamples=400)
+    assert one.groups is None and one.levels == "training seeds, then items" and one.large_models == 1
+    assert one.large_alone() == Interval(1, 1, 1)
+    flat = paired_bootstrap({"dist": [c.run("dist", seed) for seed in deal]}, resamples=400).curve["dist"]
+    assert 0 < flat.low[-1] < 0.5 < flat.high[-1] < 1  # as one level, eight seeds would hide it
+    assert Comparison(frame, {0: 3}, seeds=(0,)).levels == "items (one training seed)"
+
+
 def test_threshold_of_a_mean_curve_is_the_lower_median():
     c = Comparison(table(seeds=(0, 1, 2, 3)), resamples=10)
     every = np.sort([c.seed_curve("dist", s).threshold for s in range(4)], axis=0)
@@ -254,6 +278,27 @@ def test_bleu_is_the_corpus_score_of_the_mixed_texts():
     assert c.right_at == 0.5 and c.sequence_ledger("dist").n == 60
     # the greedy oracle of both metrics lies above random deferral, where L is better
     assert curves.audc(c.oracle("dist")) > c.random_audc("dist").estimate
+
+
+@pytest.mark.parametrize("metric", ["bleu", "chrf"])
+def test_a_table_without_texts_gives_the_same_bleu(tmp_path, metric):
+    """All but the digits of the confidences survives; with those kept, every number is equal bit for bit."""
+    frame = text_table()
+    frame["confidence_chow_average"] = frame["confidence_chow_average"].astype(np.float32).round(2)
+    stored = read_outcomes(write_outcomes(tmp_path / "o", drop_text(frame)))
+    one, two = (Comparison(f, metric=metric, resamples=30) for f in (frame, stored))
+    assert stored["prediction"].isna().all()
+    assert np.array_equal(one.curve("dist").quality, two.curve("dist").quality)
+    assert np.array_equal(one.oracle("cat-dist").quality, two.oracle("cat-dist").quality)
+    assert one.difference("cat-dist", "dist") == two.difference("cat-dist", "dist")
+    assert one.calibrated("dist", 0.5) == two.calibrated("dist", 0.5)
+    assert one.curve("dist").signature == two.curve("dist").signature != ""
+    compactly = Comparison(
+        read_outcomes(write_outcomes(tmp_path / "c", drop_text(frame), compactly=True)), metric=metric
+    )
+    assert curves.audc(compactly.curve("dist")) == pytest.approx(curves.audc(one.curve("dist")), abs=0.5)
+    with pytest.raises(OutcomeError, match="needs the texts or their counts.*drop_text, which keeps the counts"):
+        Comparison(stored.drop(columns=[f"{metric}_counts", f"{metric}_signature"]), metric=metric)
 
 
 def test_operating_point_of_bleu():

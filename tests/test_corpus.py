@@ -1,7 +1,10 @@
 """Corpus BLEU and chrF along the curve: difference 0 from sacrebleu on the mixed texts."""
 
 import numpy as np
+import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sacrebleu.metrics import BLEU, CHRF
 
 from cat_core.corpus import (
@@ -11,7 +14,10 @@ from cat_core.corpus import (
     corpus_metric,
     exact_scores,
     fast_scores,
+    pack_counts,
     sentence_counts,
+    unpack_counts,
+    with_counts,
 )
 from cat_core.curves import audc, paired_bootstrap
 
@@ -160,3 +166,102 @@ def test_resampling_refuses_settings_it_does_not_know(name, options):
     run = CorpusRun(small, large, references, confidence, name, **options)
     with pytest.raises(ValueError, match="resampling .* supports"):
         paired_bootstrap({"a": run}, resamples=2)
+
+
+# ---------------------------------------------------------------- counts in place of texts
+
+SETTINGS = [("bleu", {}), ("bleu", {"max_ngram_order": 2}), ("chrf", {}), ("chrf", {"word_order": 2, "char_order": 3})]
+
+
+@pytest.mark.parametrize("name, options", SETTINGS)
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.text(max_size=40), st.text(max_size=40)), min_size=1, max_size=8))
+def test_counts_come_back_from_their_cells(name, options, pairs):
+    metric = corpus_metric(name, **options)
+    counts = sentence_counts(metric, *zip(*pairs))
+    cells = pack_counts(metric, counts)
+    assert len({len(cell) for cell in cells}) == 1 and len(cells[0]) == 2 * counts.shape[1]
+    np.testing.assert_array_equal(unpack_counts(metric, cells), counts)
+
+
+@pytest.mark.parametrize("name, options", SETTINGS)
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_any_counts_come_back(name, options, seed):
+    """Also those that no text has: the coding must not lean on what texts are like."""
+    metric = corpus_metric(name, **options)
+    width = sentence_counts(metric, ["a"], ["a"]).shape[1]
+    counts = np.random.default_rng(seed).integers(0, 10_000, (5, width))
+    np.testing.assert_array_equal(unpack_counts(metric, pack_counts(metric, counts)), counts)
+
+
+@pytest.mark.parametrize("name, kept", [("bleu", [0, 1, 2, 3, 4, 5]), ("chrf", [0, 1, 2, 5, 8, 11, 14, 17])])
+def test_totals_follow_from_lengths_and_leave_zeros_in_cells(name, kept):
+    """What is left: both lengths, and the matches of each order."""
+    references = texts(np.random.default_rng(0), 50, low=7, high=12)
+    metric = corpus_metric(name)
+    counts = sentence_counts(metric, near(np.random.default_rng(1), references, 0.4), references)
+    cells = np.frombuffer(b"".join(pack_counts(metric, counts)), "<i2").reshape(50, -1)
+    assert not np.delete(cells, kept, axis=1).any() and cells[:, kept].any(axis=0).all()
+
+
+def outcome(predictions, targets, metric="bleu"):
+    return pd.DataFrame({"metric": metric, "prediction": predictions, "target": targets})
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("name, scorer", [("bleu", BLEU), ("chrf", CHRF)])
+def test_curves_from_counts_equal_those_from_texts_bit_for_bit(name, scorer, ties):
+    small, large, references, confidence = corpus(6, ties=ties)
+    small[3] = small[4] = large[3]
+    parts = [with_counts(outcome(texts, references)) for texts in (small, large)]
+    cells, signature = [part[f"{name}_counts"] for part in parts], parts[0][f"{name}_signature"][0]
+    run = CorpusRun.from_counts(*cells, confidence, name, signature=signature)
+    whole = CorpusRun(small, large, references, confidence, name)
+    for found, wanted in ((run.curve(), whole.curve()), (run.greedy_oracle(), whole.greedy_oracle())):
+        np.testing.assert_array_equal(found.quality, wanted.quality)
+        np.testing.assert_array_equal(found.threshold, wanted.threshold)
+    assert run.signature == whole.signature == run.curve().signature
+    draws = np.random.default_rng(0).multinomial(40, [1 / 40] * 40, size=3)
+    np.testing.assert_array_equal(run.resample(draws, None)[0], whole.resample(draws, None)[0])
+    curve = run.curve()
+    for k in np.flatnonzero(curve.realisable):
+        sentences = mixed(small, large, confidence, curve.threshold[k])
+        assert curve.quality[k] == scorer().corpus_score(sentences, [references]).score
+
+
+def test_counts_are_made_for_corpus_metrics_only_and_once(monkeypatch):
+    table = pd.concat([outcome(["a b", "a b", "c"], ["a", "a", "c"]), outcome(["yes"], ["no"], "accuracy")])
+    table.index = [4, 4, 1, 0]
+    found = with_counts(table)
+    assert list(found.index) == [4, 4, 1, 0] and "bleu_counts" not in table
+    assert found["bleu_counts"].isna().tolist() == found["chrf_signature"].isna().tolist() == [False] * 3 + [True]
+    for name in ("bleu", "chrf"):
+        metric = corpus_metric(name)
+        expected = sentence_counts(metric, ["a b", "a b", "c"], ["a", "a", "c"])
+        np.testing.assert_array_equal(unpack_counts(metric, found[f"{name}_counts"][:3]), expected)
+    again = with_counts(found.assign(prediction=None, target=None))  # what is counted needs no text
+    pd.testing.assert_series_equal(again["chrf_counts"], found["chrf_counts"])
+    assert with_counts(table.iloc[3:]) is not None and "bleu_counts" not in with_counts(table.iloc[3:])
+    assert list(with_counts(table, ("chrf",)).columns[3:]) == ["chrf_counts", "chrf_signature"]
+    with pytest.raises(ValueError, match=r"predictions\[0\] is .*, expected text"):
+        with_counts(table.assign(prediction=None))
+
+
+def test_counts_of_another_kind_are_refused():
+    metric = corpus_metric("bleu")
+    cells = pack_counts(metric, sentence_counts(metric, ["a"], ["a"]))
+    with pytest.raises(ValueError, match=r"counts\[0\] is b.*, expected 18 numbers"):
+        CorpusRun.from_counts(cells, cells, [1.0], "chrf")
+    with pytest.raises(ValueError, match="counts.0. is None, expected 10 numbers"):
+        CorpusRun.from_counts([None], cells, [1.0])
+    with pytest.raises(ValueError, match="1 small predictions, 1 large ones and 2 confidences"):
+        CorpusRun.from_counts(cells, cells, [1.0, 2.0])
+    with pytest.raises(
+        ValueError, match="the stored counts are those of 'nrefs:1.case:lc.*expected 'nrefs:1.case:mixed"
+    ):
+        CorpusRun.from_counts(cells, cells, [1.0], signature="nrefs:1|case:lc|eff:no|tok:13a|smooth:exp|version:2.6.0")
+    old = "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.4.0"
+    assert CorpusRun.from_counts(cells, cells, [1.0], signature=old).signature == old
+    with pytest.raises(ValueError, match="counts up to 70000 n-grams, expected at most 32767"):
+        pack_counts(metric, np.full((1, 10), 70_000))

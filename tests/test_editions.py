@@ -63,6 +63,7 @@ def test_a_page_s_own_value_wins_over_the_defaults(root):
         ("needs:", "need:", "unknown key 'need'; did you mean 'needs'?"),
         ("{rate: 0.5}", "{rat: 0.5}", "02_second: parameters: unknown key 'rat'; did you mean 'rate'?"),
         ("core_seconds: 5", "seconds: 5", "02_second: unknown key 'seconds'; did you mean 'core_seconds'?"),
+        ("core_seconds: 5", "left_out: true", "02_second: 'left_out' is True, expected the reason in words"),
         ("core_seconds: 5", "core_seconds: x", "02_second: 'core_seconds' is 'x', expected a number >= 0"),
         ("memory_gib: 0.5, ", "", "needs: 'memory_gib' is None, expected a number >= 0"),
         ("edition: quick", "edition: slow", "'edition' is 'slow', expected 'quick' as in the file's name"),

@@ -5,8 +5,24 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sacrebleu.metrics import BLEU, CHRF
 
-from cat_core.outcomes import SCHEMA, OutcomeError, drop_text, paired, read_outcomes, validate, write_outcomes
+from cat_core.corpus import with_counts
+from cat_core.curves import audc, deferral_curve
+from cat_core.outcomes import (
+    COUNTS,
+    SCHEMA,
+    OutcomeError,
+    compact,
+    drop_text,
+    paired,
+    read_outcomes,
+    significant,
+    validate,
+    write_outcomes,
+)
 
 
 def row(item="i1", model="small", method="cat-dist", split="test", seed=0, **more):
@@ -105,6 +121,167 @@ def test_texts_can_be_left_out(tmp_path):
     assert without["prediction"].isna().all() and without["target"].isna().all()
     assert table["target"].notna().all()
     pd.testing.assert_series_equal(without["quality"], table["quality"])
+
+
+def translated(n=6, **more):
+    """Rows scored by BLEU, of S and L."""
+    texts = ["the cat sat on a mat", "a dog", "", "the red house is near the old river", "x", "one two three four five"]
+    made = [
+        row(f"i{i}", metric="bleu", model=model, prediction=texts[(i + shift) % 6], target=texts[i % 6], **more)
+        for model, shift in (("small", 1), ("large", 0))
+        for i in range(n)
+    ]
+    return frame(*made)
+
+
+def test_counts_stay_when_the_texts_go(tmp_path):
+    table = frame(*translated().to_dict("records"), row("acc"), row("acc", model="large"))
+    for compactly in (False, True):
+        again = read_outcomes(write_outcomes(tmp_path / "o", drop_text(table), compactly=compactly))
+        assert again["prediction"].isna().all() and list(again.columns) == [*SCHEMA.names, *COUNTS]
+        scored = again["metric"] == "bleu"
+        assert (
+            again.loc[scored, list(COUNTS)].notna().all().all() and again.loc[~scored, list(COUNTS)].isna().all().all()
+        )
+        assert set(again.loc[scored, "bleu_signature"]) == {_signature(BLEU)}
+        assert set(again.loc[scored, "chrf_signature"]) == {_signature(CHRF)}
+        pair = paired(again[scored], "cat-dist", 0, "test")
+        assert set(pair.small_counts) == set(pair.large_counts) == set(pair.signatures) == {"bleu", "chrf"}
+        assert paired(again[~scored], "cat-dist", 0, "test").small_counts == {}
+    stored, wanted = (t.drop(columns=["prediction", "target"]) for t in (again, compact(drop_text(table))))
+    blank = {"bleu_signature": "", "chrf_signature": ""}  # None or NaN, as the file's types have it
+    pd.testing.assert_frame_equal(stored.fillna(blank), wanted.fillna(blank), check_dtype=False)
+    assert not set(COUNTS) & set(drop_text(frame()).columns)
+    gone = table.assign(prediction=None)  # nothing to count from: what is left is written as it is
+    assert "bleu_counts" not in drop_text(gone)
+
+
+def _signature(metric):
+    scorer = metric()
+    scorer.corpus_score(["a"], [["a"]])
+    return str(scorer.get_signature())
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda f: f.drop(columns="bleu_signature"), "bleu_counts and bleu_signature are not there in the same rows"),
+        (lambda f: f.assign(chrf_signature=None), "chrf_counts and chrf_signature are not there in the same rows"),
+        (lambda f: f.assign(bleu_counts=[b"1", b"22"] * 6), r"bleu_counts has cells of \[1, 2\] bytes"),
+        (lambda f: f.assign(bleu_counts="text"), r"wrongly typed columns bleu_counts \(expected binary\)"),
+    ],
+)
+def test_counts_that_do_not_fit(change, message):
+    with pytest.raises(OutcomeError, match=message):
+        validate(change(with_counts(translated())))
+
+
+def test_counts_of_two_settings_are_not_paired():
+    table = with_counts(translated())
+    other = table.assign(bleu_signature=np.where(table["model"] == "large", "nrefs:1|case:lc", table["bleu_signature"]))
+    with pytest.raises(
+        OutcomeError, match="bleu was counted as nrefs:1.case:lc and as nrefs:1.*: count all texts alike"
+    ):
+        paired(other, "cat-dist", 0, "test")
+
+
+# ---------------------------------------------------------------- compact tables
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(-1e30, 1e30), min_size=2), st.integers(2, 24))
+def test_rounding_keeps_the_order_and_the_digits(values, bits):
+    values = np.sort(values)
+    found = significant(values, bits)
+    assert (np.diff(found) >= 0).all() and np.array_equal(found, significant(found, bits))
+    assert np.array_equal(found, found.astype(np.float32))
+    normal = np.abs(values) > 2e-38
+    assert (np.abs(found - values)[normal] <= 2.0**-bits * np.abs(values)[normal]).all()
+    down = significant(values, bits, np.floor)[normal]
+    assert (down <= values[normal]).all() and (
+        values[normal] - down <= 2.0 ** (1 - bits) * np.abs(values[normal])
+    ).all()
+
+
+def test_rounding_by_an_independent_way():
+    # ten binary digits of pi: 1100100100.00... / 256; of -1/3: 0.01010101010(1...) rounds up to ...1011
+    assert significant([np.pi, -1 / 3, 0.0, 1.0, np.inf], 10).tolist() == [
+        0b1100100100 / 2**8,
+        -0b1010101011 / 2**11,
+        0,
+        1,
+        np.inf,
+    ]
+    assert np.isnan(significant([np.nan], 10)).all()
+    assert significant([0.4999999, 0.5, 0.9999999, 1.0], 10, np.floor).tolist() == [
+        1023 / 2048,
+        0.5,
+        1023 / 1024,
+        1,
+    ]
+
+
+def large_table(items=150, models=12, seed=0):
+    """Answers of S (and of one L) with confidences that have all of float32's digits, rows model by model."""
+    rng, rows = np.random.default_rng(seed), []
+    for m in range(models):
+        for i in range(items):
+            model = "large" if m == 0 else "small"
+            score = float(np.float32(-rng.exponential()))
+            rules = {f"confidence_{r}": score for r in ("chow_sum", "chow_average", "chow_quantile_0")}
+            rows.append(
+                row(
+                    f"item-{(37 * i) % items:04d}", model=model, method=("xent", "dist", "cat-dist")[m % 3], seed=m,
+                    task=f"task {i % 3}", quality=float(rng.random() < 0.7), **rules,
+                )
+            )  # fmt: skip
+    return validate(frame(*rows))
+
+
+def test_a_compact_table_is_the_same_table_but_for_digits_and_order(tmp_path):
+    table = large_table()
+    plain, path = (write_outcomes(tmp_path / str(c), table, compactly=c) for c in (False, True))
+    assert path.stat().st_size < 0.5 * plain.stat().st_size
+    assert pq.read_schema(path).field("confidence_chow_sum").type == pa.float32()
+    again = read_outcomes(path)
+    pd.testing.assert_frame_equal(again, compact(table), check_dtype=False)
+    pd.testing.assert_frame_equal(compact(again), compact(table), check_dtype=False)
+    assert again["task"].drop_duplicates(keep="last").index.tolist() == [599, 1199, 1799]  # each task in one piece
+    assert (again["item_id"].to_numpy().reshape(150, 12) == again["item_id"].to_numpy()[::12, None]).all()
+    for name in ("task", "method", "seed"):
+        assert list(again[name].unique()) == list(table[name].unique())
+    key = ["item_id", "method", "seed"]
+    one, two = (t.sort_values(key).reset_index(drop=True) for t in (table, again))
+    confidences = [c for c in one.columns if c.startswith("confidence_")]
+    pd.testing.assert_frame_equal(one.drop(columns=confidences), two.drop(columns=confidences), check_dtype=False)
+    np.testing.assert_allclose(one[confidences], two[confidences], rtol=2**-10)
+    assert not np.array_equal(one["confidence_chow_sum"], two["confidence_chow_sum"])
+    write_outcomes(tmp_path / "twice", again, compactly=True)
+    assert (tmp_path / "twice").read_bytes() == path.read_bytes()
+
+
+def test_rounding_hardly_moves_an_area():
+    table = large_table(items=1_000, models=2)
+    rounded = compact(table)
+    areas = []
+    for t in (table, rounded):
+        pair = paired(t, "dist", 1, "test", large_seed=0)
+        areas.append(audc(deferral_curve(pair.small_quality, pair.large_quality, pair.confidence)))
+    assert 0 < abs(areas[0] - areas[1]) < 1e-4
+    assert (
+        abs(areas[0] - audc(deferral_curve(pair.small_quality, pair.large_quality, significant(pair.confidence, 2))))
+        > 1e-4
+    )
+
+
+def test_quality_of_corpus_metrics_is_rounded_down_and_no_other():
+    table = frame(*(row(f"i{k}", metric=m, quality=q) for k, (m, q) in enumerate(
+        [("bleu", 0.4999999), ("bleu", 0.5), ("exact_match", 1 / 3), ("chrf", 0.9999999), ("chrf", 1.0)])))  # fmt: skip
+    found = compact(table)["quality"].tolist()
+    assert found[0] < 0.5 and found[1:3] == [0.5, 1 / 3] and found[3] < 1 and found[4] == 1
+    assert found[0] == pytest.approx(0.5, rel=2**-9)
+    with pytest.raises(ValueError, match="bits is 1, expected 2 to 24"):
+        compact(table, 1)
 
 
 # ---------------------------------------------------------------- refusals

@@ -1,5 +1,7 @@
 """The fast paired bootstrap against a loop that copies the drawn items and scores them anew."""
 
+import itertools
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cat_core.curves import audc, deferral_curve, paired_bootstrap
-from cat_core.resampling import GRID, MeanRun, Scratch, cluster_numbers, holm, item_counts, sign_flip_test
+from cat_core.resampling import (
+    GRID,
+    MeanRun,
+    Scratch,
+    cluster_numbers,
+    holm,
+    item_counts,
+    seed_weights,
+    sign_flip_test,
+)
 
 
 def run(rng, n, ties=False, whole=True, **more):
@@ -102,6 +113,84 @@ def test_intervals_cover():
         area = paired_bootstrap({"m": data}, resamples=200, level=0.8, grid=None).area["m"]
         hits += area.low <= 5 / 6 <= area.high
     assert 140 <= hits <= 178
+
+
+# ---------------------------------------------------------------- large models above seeds
+
+
+def enumerated(groups):
+    """Every way to draw groups, then seeds within each, with its probability: the distribution of seed weights."""
+    members = {g: [i for i, label in enumerate(groups) if label == g] for g in dict.fromkeys(groups)}
+    found = Counter()
+    for drawn in itertools.product(members, repeat=len(members)):
+        inside = [list(itertools.product(members[g], repeat=len(members[g]))) for g in drawn]
+        ways = list(itertools.product(*inside))
+        for way in ways:
+            seeds = [s for part in way for s in part]
+            weight = tuple(round(seeds.count(s) / len(seeds), 9) for s in range(len(groups)))
+            found[weight] += len(members) ** -len(members) / len(ways)
+    return found
+
+
+@pytest.mark.parametrize("groups", [(5, 5, 9), (0, 1, 0), (1, 0, 0, 1), (0, 1, 2)])
+def test_seed_weights_have_the_distribution_of_the_nested_draw(groups):
+    wanted, draws = enumerated(groups), 40_000
+    assert sum(wanted.values()) == pytest.approx(1)
+    weights = seed_weights(np.random.default_rng(0), draws, len(groups), groups)
+    found = Counter(map(tuple, np.round(weights, 9).tolist()))
+    assert set(found) == set(wanted)
+    for weight, p in wanted.items():
+        assert found[weight] / draws == pytest.approx(p, abs=5 * (p / draws) ** 0.5)
+
+
+def test_one_group_is_no_level():
+    plain, grouped = (seed_weights(np.random.default_rng(2), 50, 4, g) for g in (None, ["L"] * 4))
+    np.testing.assert_array_equal(plain, grouped)
+    one = {"a": [run(np.random.default_rng(i), 9) for i in range(3)]}
+    assert paired_bootstrap(one, resamples=40, groups=[7] * 3).area == paired_bootstrap(one, resamples=40).area
+    with pytest.raises(ValueError, match="groups has 2 labels for 3 training seeds"):
+        paired_bootstrap(one, resamples=4, groups=[0, 1])
+
+
+def test_nested_bootstrap_equals_plain_loops():
+    """Everything drawn one by one, with another generator: the same quantiles, up to the noise of resampling."""
+    rng, n, resamples = np.random.default_rng(11), 12, 1500
+    groups, clusters = [0, 1, 2, 0, 1, 0], np.repeat(np.arange(6), 2)
+    methods = {}
+    for name, gain in (("a", 0.9), ("b", 0.5)):
+        methods[name] = [run(rng, n, ties=True) for _ in groups]
+        for found, g in zip(methods[name], groups):  # large models that differ much
+            found.large_quality = (rng.random(n) < (gain, 0.5, 0.1)[g]) * 1.0
+    fast = paired_bootstrap(methods, pairs=[("a", "b")], clusters=clusters, groups=groups, resamples=resamples)
+    flat = paired_bootstrap(methods, pairs=[("a", "b")], clusters=clusters, resamples=resamples)
+    draws = []
+    for _ in range(resamples):
+        seeds = []
+        for g in rng.choice([0, 1, 2], 3):
+            mine = [i for i, label in enumerate(groups) if label == g]
+            seeds += [mine[rng.integers(len(mine))] for _ in mine]
+        counts = np.zeros(n, dtype=int)
+        for c in rng.integers(0, 6, 6):
+            counts[clusters == c] += 1
+        areas = {i: [audc(copied(methods[name][i], counts)) for name in "ab"] for i in set(seeds)}
+        draws.append(np.mean([areas[i][0] - areas[i][1] for i in seeds]))
+    width = np.ptp(np.quantile(draws, [0.025, 0.975]))
+    found = fast.difference["a", "b"]
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=0.1 * width)
+    assert (fast.n_groups, flat.n_groups) == (3, 1)
+    other = flat.difference["a", "b"]
+    assert found.high - found.low > 1.1 * (other.high - other.low)
+
+
+def test_intervals_cover_over_large_models():
+    """8 large models of 3 seeds each, as different as two seeds are: nested intervals cover, others do not."""
+    rng, hits, groups = np.random.default_rng(3), Counter(), np.repeat(np.arange(8), 3)
+    for _ in range(300):
+        area = rng.normal(size=8)[groups] + rng.normal(size=24)  # of each seed; the truth is 0
+        for name, given_groups in (("nested", groups), ("one level", None)):
+            low, high = np.quantile(seed_weights(rng, 300, 24, given_groups) @ area, [0.1, 0.9])
+            hits[name] += low <= 0 <= high
+    assert 215 <= hits["nested"] <= 265 and hits["one level"] < 200
 
 
 def test_item_counts():

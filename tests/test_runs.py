@@ -192,6 +192,20 @@ def test_variant_leaves_the_edition_alone_and_pages_can_be_missing(tmp_path):
     assert "out of date in edition 'quick+more': 01_first" in runs(root, *strict, status=2)
 
 
+def test_a_page_that_an_edition_leaves_out_is_not_run_and_says_so(tmp_path):
+    edition = EDITION + "  01_first: {left_out: it trains models}\n"
+    first = (markdown("(first)=\n# First\n\nIt took {glue:text}`minutes:.1f` minutes."), *FIRST[1:])
+    root = make_project(tmp_path, first=first, edition=edition)
+    output = runs(root, "book")
+    assert "1 of 1 pages to run" in output
+    html = (root / "_build" / "html" / "01_first.html").read_text()
+    assert "does not run this page: it trains models." in html and "It took — minutes" in html
+    assert not (root / "papermill_runs" / "quick" / "01_first.ipynb").exists()
+    assert "01_first: left out (it trains models)" in runs(root, "list")
+    refusal = runs(root, "run", "--page", "01", status=2)
+    assert "edition 'quick' leaves 01_first out: it trains models" in refusal
+
+
 @pytest.mark.slow
 def test_failing_page_is_kept_and_the_others_go_on(tmp_path):
     second = (

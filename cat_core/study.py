@@ -1,0 +1,349 @@
+"""Studies: experiments fixed in a file beforehand, run once, committed as tables, and read back without training.
+
+A study is `data/studies/<name>.yaml`: methods, seeds and its *cells*, each one experiment (the arguments of
+`Experiment.of`). What a cell gave lies in `papermill_runs/<name>/`:
+
+    outcomes/<cell>.parquet   the outcome table, written compactly; without texts where `texts` is false
+    training/<cell>.json      training logs and held-out token signals of every model
+    study.json                per cell: configuration, commit, versions, machine, seconds, sha256 of the two files
+
+    python -m cat_core.study run reference [--cell NAME ...]     trains what is missing, resumes what was interrupted
+    python -m cat_core.study list
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+
+from cat_core.artifacts import file_sha256, write_text
+from cat_core.curves import Ledger
+from cat_core.editions import EditionError, find_root, read_yaml, suggest
+
+FOLDER = Path("data") / "studies"
+RUNS = "papermill_runs"
+_KEYS = ("study", "description", "primary", "methods", "seeds", "large_seeds", "texts", "cells")
+LOGGED = ("step", "loss", "keep_rate", "both", "only_small", "only_large", "neither")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One experiment of a study; what it gave is read from the study's folder.
+
+    name: such as "mini-wmt-high"; config: the arguments of `Experiment.of`; folder: `papermill_runs/<study>`.
+    """
+
+    study: str
+    name: str
+    config: dict
+    folder: Path
+    texts: bool
+
+    @property
+    def outcomes_path(self) -> Path:
+        """The outcome table."""
+        return self.folder / "outcomes" / f"{self.name}.parquet"
+
+    @property
+    def training_path(self) -> Path:
+        """Training logs and token signals."""
+        return self.folder / "training" / f"{self.name}.json"
+
+    @property
+    def record(self) -> dict | None:
+        """What study.json says of a recorded run of this configuration; None if there is none.
+
+        Raises ValueError when the cell was recorded with another configuration, or a file has changed since.
+        """
+        found = read_record(self.folder)["cells"].get(self.name)
+        if found is None:
+            return None
+        if found["config"] != self.config:
+            changed = sorted(k for k in self.config.keys() | found["config"].keys()
+                             if self.config.get(k) != found["config"].get(k))  # fmt: skip
+            raise ValueError(
+                f"cell {self.name!r} of study {self.study!r} was recorded with another {', '.join(changed)}; "
+                "give the new configuration a new name, or remove its files and its entry in study.json"
+            )
+        for name, digest in found["files"].items():
+            path = self.folder / name
+            if not path.is_file() or file_sha256(path) != digest:
+                raise ValueError(f"{path} is missing or has changed since it was recorded: restore it from git")
+        return found
+
+    @cached_property
+    def experiment(self):
+        """The cell as an `Experiment` (imports torch)."""
+        from cat_core.experiment import Experiment
+
+        return Experiment.of(**self.config)
+
+    def large_seed(self, seed: int) -> int:
+        """The seed of the large model that goes with a seed of the small one, as `Experiment.large_seed`."""
+        seeds, large = self.config["seeds"], self.config["large_seeds"]
+        if seed not in seeds:
+            raise ValueError(f"seed {seed} is not one of the cell's seeds {list(seeds)}")
+        return large[list(seeds).index(seed) % len(large)]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Training seeds of S."""
+        return tuple(self.config["seeds"])
+
+    def outcomes(self):
+        """The recorded outcome table (pandas)."""
+        from cat_core.outcomes import read_outcomes
+
+        self._required()
+        return read_outcomes(self.outcomes_path)
+
+    def comparison(self, **options):
+        """`Comparison` of the recorded table; options: its further fields."""
+        from cat_core.comparison import Comparison
+
+        return Comparison(self.outcomes(), self.large_seed, **options)
+
+    @cached_property
+    def training(self) -> dict:
+        """The recorded training file."""
+        self._required()
+        return json.loads(self.training_path.read_text(encoding="utf-8"))
+
+    def logs(self) -> dict[tuple[str, int], list[dict]]:
+        """Training logs of the small models by (method, seed), as `Experiment.logs`."""
+        columns = self.training["logs"]
+        rows = {}
+        for key, table in columns.items():
+            method, _, seed = key.rpartition(" ")
+            rows[method, int(seed)] = [dict(zip(table, values)) for values in zip(*table.values())]
+        return rows
+
+    def token_signals(self, method: str, seed: int) -> dict:
+        """`signals.summary` of S of one method and seed against its L on the held-out target tokens (test split)."""
+        return self.training["tokens"][f"{method} {seed}"]
+
+    def token_ledger(self, method: str) -> Ledger:
+        """The 2x2 ledger over held-out target tokens, summed over the seeds."""
+        counts = np.sum([self.token_signals(method, seed)["ledger"] for seed in self.seeds], axis=0)
+        return Ledger(*map(int, counts))
+
+    def token_ledger_by_task(self, method: str) -> dict[str, Ledger]:
+        """The same for each task of the cell."""
+        total: dict[str, np.ndarray] = {}
+        for seed in self.seeds:
+            for task, counts in self.token_signals(method, seed)["ledger_by_task"].items():
+                total[task] = total.get(task, 0) + np.array(counts)
+        return {task: Ledger(*map(int, counts)) for task, counts in total.items()}
+
+    def keep_rate(self, method: str) -> float:
+        """Share of the target tokens kept over the whole training, mean over seeds."""
+        logs = self.logs()
+        return float(np.mean([np.mean([row["keep_rate"] for row in logs[method, s]]) for s in self.seeds]))
+
+    def _required(self):
+        if self.record is None:
+            raise ValueError(
+                f"cell {self.name!r} of study {self.study!r} is not recorded in {self.folder}: "
+                f"run python -m cat_core.study run {self.study} --cell {self.name}"
+            )
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study file. primary: its primary outcome in words; cells by name."""
+
+    name: str
+    description: str
+    primary: str
+    cells: dict[str, Cell]
+
+    def cell(self, name: str) -> Cell:
+        """One cell by its name."""
+        if name not in self.cells:
+            raise ValueError(f"study {self.name!r} has no cell {name!r}{suggest(name, self.cells)}")
+        return self.cells[name]
+
+    @property
+    def recorded(self) -> dict[str, Cell]:
+        """The cells whose results are there."""
+        return {name: cell for name, cell in self.cells.items() if cell.record is not None}
+
+
+def study_names(root: Path | None = None) -> list[str]:
+    """Names of all study files."""
+    return sorted(path.stem for path in ((root or find_root()) / FOLDER).glob("*.yaml"))
+
+
+def load_study(name: str, root: Path | None = None) -> Study:
+    """Read and check `data/studies/<name>.yaml`. Raises ValueError that names file, key and what was expected."""
+    root = root or find_root()
+    path = root / FOLDER / f"{name}.yaml"
+    if not path.is_file():
+        raise ValueError(f"unknown study {name!r}{suggest(name, study_names(root))}")
+    content = read_yaml(path)
+    problems = [f"unknown key {key!r}{suggest(key, _KEYS)}" for key in content if key not in _KEYS]
+    problems += [f"{key!r} is missing" for key in ("study", "methods", "seeds", "cells") if key not in content]
+    if content.get("study", name) != name:
+        problems.append(f"'study' is {content['study']!r}, expected {name!r} as in the file's name")
+    if not isinstance(content.get("cells", {}), dict):
+        problems.append("'cells' must map names to experiments")
+    if problems:
+        raise ValueError("; ".join(f"{path.name}: {problem}" for problem in problems))
+    shared = {"large_seeds": [0]} | {k: list(content[k]) for k in ("methods", "seeds", "large_seeds") if k in content}
+    folder, texts = root / RUNS / name, bool(content.get("texts", False))
+    cells = {
+        cell: Cell(name, cell, json.loads(json.dumps(shared | dict(config))), folder, texts)
+        for cell, config in content["cells"].items()
+    }
+    return Study(name, content.get("description", ""), content.get("primary", ""), cells)
+
+
+def open_cell(place: str, root: Path | None = None) -> Cell:
+    """The cell named by "study/cell", such as "reference/mini-wmt-high"."""
+    study, slash, cell = place.partition("/")
+    if not slash:
+        raise ValueError(f"{place!r} names no cell: expected <study>/<cell>, such as reference/mini-wmt-high")
+    return load_study(study, root).cell(cell)
+
+
+# ---------------------------------------------------------------- running
+
+
+def run_cell(cell: Cell, progress=None) -> dict:
+    """Train, let all models answer, and record; what is recorded already is left as it is. Returns its record."""
+    import torch
+    import transformers
+
+    from cat_core.experiment import resolve_device
+    from cat_core.fingerprints import versions
+    from cat_core.manifest import device, git_state
+    from cat_core.outcomes import drop_text, write_outcomes
+
+    if (found := cell.record) is not None:
+        return found
+    began, experiment = time.time(), cell.experiment
+    frame = experiment.outcomes(cell.study, progress)
+    training = {"logs": _logs(experiment), "tokens": _tokens(experiment, progress)}
+    cell.training_path.parent.mkdir(parents=True, exist_ok=True)
+    write_outcomes(cell.outcomes_path, frame if cell.texts else drop_text(frame), compactly=True)
+    write_text(cell.training_path, json.dumps(training, separators=(",", ":")) + "\n")
+    files = (cell.outcomes_path, cell.training_path)
+    record = {
+        "config": cell.config,
+        "data": experiment.data.load().fingerprint,
+        "models": {f"{method} {seed}": config.digest() for (method, seed), config in experiment.configs().items()},
+        "files": {path.relative_to(cell.folder).as_posix(): file_sha256(path) for path in files},
+        "git": git_state(find_root()),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__,
+                     "transformers": transformers.__version__, **versions("numpy", "sacrebleu")},
+        "device": device() if resolve_device(experiment.device).type == "cuda" else f"CPU ({platform.machine()})",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "last_wall_seconds": round(time.time() - began, 1),
+    }  # fmt: skip
+    whole = read_record(cell.folder)
+    whole["study"] = cell.study
+    whole["cells"][cell.name] = record
+    write_text(cell.folder / "study.json", json.dumps(whole, indent=1) + "\n")
+    return record
+
+
+def read_record(folder: Path) -> dict:
+    """study.json of a folder, or an empty one."""
+    path = folder / "study.json"
+    if not path.is_file():
+        return {"study": folder.name, "cells": {}}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content["cells"], dict):
+            return content
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ValueError(f"{path} cannot be read: restore it from git, or remove it to record the study anew")
+
+
+def _logs(experiment) -> dict:
+    """Logs by "method seed" as columns, numbers with five digits."""
+    return {
+        f"{method} {seed}": {
+            name: [row[name] if name == "step" else float(f"{row[name]:.5g}") for row in log]
+            for name in LOGGED
+            if all(name in row for row in log)
+        }
+        for (method, seed), log in experiment.logs().items()
+    }
+
+
+def _tokens(experiment, progress) -> dict:
+    """`signals.summary` by "method seed", with the ledger of each task."""
+    from cat_core.signals import summary
+
+    tasks = np.array([e.task for e in experiment.data.load().split("test")])
+    found = {}
+    for (method, seed), config in experiment.configs().items():
+        if method == "large":
+            continue
+        small = experiment.token_signals(config, progress=progress)
+        large = experiment.token_signals(experiment.large_config(experiment.large_seed(seed)), progress=progress)
+        cell, task = 2 * ~small.right + ~large.right, tasks[small.example]
+        by_task = {str(t): np.bincount(cell[task == t], minlength=4).tolist() for t in dict.fromkeys(tasks)}
+        found[f"{method} {seed}"] = _rounded(summary(small, large)) | {"ledger_by_task": by_task}
+    return found
+
+
+def _rounded(value):
+    if isinstance(value, Mapping):
+        return {k: _rounded(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_rounded(v) for v in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _say(cell: str, line: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {cell}: {line}", flush=True)
+
+
+def main(arguments=None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m cat_core.study", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="train and record what is not recorded yet; an interrupted run goes on")
+    run.add_argument("study", help="name of a file in data/studies")
+    run.add_argument("--cell", action="append", default=[], help="only this cell; may be given several times")
+    commands.add_parser("list", help="all studies, their cells, and which are recorded")
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "list":
+            for name in study_names():
+                study = load_study(name)
+                print(f"{name}: {study.description}")
+                for cell in study.cells.values():
+                    print(f"  {cell.name:<28} {'recorded' if cell.record else 'not recorded'}")
+            return 0
+        study = load_study(options.study)
+        cells = [study.cell(name) for name in options.cell] or list(study.cells.values())
+        for cell in cells:
+            cell.experiment.data.load()  # a missing data set or a wrong parameter is refused before hours are spent
+        for cell in cells:
+            began = time.time()
+            run_cell(cell, progress=partial(_say, cell.name))
+            print(f"{cell.name}: recorded in {cell.folder} ({time.time() - began:.0f} s)", flush=True)
+    except (ValueError, FileNotFoundError, EditionError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""A study is run once, recorded, read back without training, and refused when it does not fit."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cat_core import study as studies
+from cat_core.study import load_study, open_cell, run_cell
+
+STUDY = """
+study: tiny
+description: one cell
+methods: [xent, cat-dist, gatekeeper]
+seeds: [1, 2, 3]
+large_seeds: [1, 2]
+texts: {texts}
+cells:
+  wmt: &wmt
+    suite: mini-wmt
+    suite_options: {{train: 300, calibration: 20, test: 30}}
+    small: hidden 8, layers 1, heads 2
+    large: hidden 16, layers 1, heads 2
+    vocab_size: 500
+    steps: 12
+    large_steps: 20
+    batch_size: 16
+    large_batch_size: 16
+    learning_rate: 0.01
+    large_learning_rate: 0.01
+    device: cpu
+  other:
+    <<: *wmt
+    steps: 13
+"""
+
+
+def project(folder: Path, texts="false", text=STUDY) -> Path:
+    (folder / "data" / "studies").mkdir(parents=True)
+    (folder / "book").mkdir()
+    (folder / "book" / "_toc.yml").write_text("root: intro\n")
+    (folder / "data" / "studies" / "tiny.yaml").write_text(text.format(texts=texts))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A recorded study without texts, and the frame and the models it was made from."""
+    root = project(tmp_path_factory.mktemp("project"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CAT_ARTIFACTS", str(root / "artifacts"))
+        patch.chdir(root)
+        cell = load_study("tiny", root).cell("wmt")
+        run_cell(cell)
+        yield root, cell.experiment.outcomes("tiny"), cell.experiment
+
+
+def test_what_was_recorded_is_what_was_computed(recorded):
+    root, frame, experiment = recorded
+    cell = open_cell("tiny/wmt", root)
+    table = cell.outcomes()
+    assert table["prediction"].isna().all() and len(table) == len(frame)
+    assert cell.seeds == (1, 2, 3) and [cell.large_seed(s) for s in cell.seeds] == [1, 2, 1]
+    from cat_core.comparison import Comparison
+
+    ours = cell.comparison(resamples=50)
+    theirs = Comparison(frame, experiment.large_seed, resamples=50)
+    for method in ("xent", "cat-dist", "gatekeeper"):
+        assert ours.alone(method).estimate == pytest.approx(theirs.alone(method).estimate, abs=1e-9)
+    assert set(cell.logs()) == {(m, s) for m in ("xent", "cat-dist", "gatekeeper") for s in (1, 2, 3)}
+    assert cell.logs()["cat-dist", 2][-1]["step"] == 12
+    assert cell.logs()["gatekeeper", 2][-1]["step"] == 3  # a quarter of the steps
+    assert 0 < cell.keep_rate("cat-dist") < 1 == cell.keep_rate("xent")
+
+
+def test_token_signals_are_those_of_the_models(recorded):
+    root, _, experiment = recorded
+    cell = open_cell("tiny/wmt", root)
+    total = np.zeros(4, int)
+    for seed in cell.seeds:
+        small = experiment.token_signals(experiment.small_config("cat-dist", seed))
+        large = experiment.token_signals(experiment.large_config(cell.large_seed(seed)))
+        counts = np.bincount(2 * ~small.right + ~large.right, minlength=4)
+        assert cell.token_signals("cat-dist", seed)["ledger"] == counts.tolist()
+        total += counts
+    found = cell.token_ledger("cat-dist")
+    assert [found.both, found.only_small, found.only_large, found.neither] == total.tolist()
+    assert cell.token_ledger_by_task("cat-dist") == {"translation": found}
+
+
+def test_reading_back_neither_trains_nor_imports_torch(recorded):
+    root, *_ = recorded
+    code = (
+        "import sys; from cat_core.study import open_cell; c = open_cell('tiny/wmt'); c.comparison(resamples=20).audc("
+        "'xent'); c.token_ledger('xent'); print('torch' in sys.modules)"
+    )
+    environment = {"PATH": "/usr/bin:/bin", "CAT_ARTIFACTS": str(root / "none"), "PYTHONPATH": str(Path.cwd())}
+    repository = str(Path(studies.__file__).resolve().parents[1])
+    environment["PYTHONPATH"] = repository
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr
+    assert not (root / "none").exists()
+
+
+def test_a_recorded_cell_is_not_run_again(recorded, monkeypatch):
+    root, *_ = recorded
+    cell = open_cell("tiny/wmt", root)
+    monkeypatch.setenv("CAT_ARTIFACTS", str(root / "empty"))
+    assert run_cell(cell)["config"] == cell.config
+    assert not (root / "empty").exists()
+
+
+def test_a_changed_configuration_or_file_is_refused(recorded, tmp_path):
+    root, *_ = recorded
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy, ignore=shutil.ignore_patterns("artifacts"))
+    path = copy / "data" / "studies" / "tiny.yaml"
+    path.write_text(path.read_text().replace("steps: 12", "steps: 14"))
+    with pytest.raises(ValueError, match="was recorded with another steps; give the new configuration a new name"):
+        open_cell("tiny/wmt", copy).record
+    path.write_text(path.read_text().replace("steps: 14", "steps: 12"))
+    table = copy / "papermill_runs" / "tiny" / "outcomes" / "wmt.parquet"
+    table.write_bytes(table.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="has changed since it was recorded: restore it from git"):
+        open_cell("tiny/wmt", copy).outcomes()
+    with pytest.raises(ValueError, match="cell 'other' of study 'tiny' is not recorded"):
+        open_cell("tiny/other", copy).outcomes()
+    record = copy / "papermill_runs" / "tiny" / "study.json"
+    record.write_text(record.read_text()[:-20])
+    with pytest.raises(ValueError, match="study.json cannot be read"):
+        open_cell("tiny/wmt", copy).record
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (("methods:", "method:"), "unknown key 'method'; did you mean 'methods'"),
+        (("study: tiny", "study: big"), "'study' is 'big', expected 'tiny'"),
+        (("seeds: [1, 2, 3]", "seeds: [1, 2, 3"), "not valid YAML"),
+        (("steps: 13", "steps: 13\n    steps: 14"), "'steps' is given twice"),
+    ],
+)
+def test_files_that_cannot_be_read_say_so_in_one_line(tmp_path, change, message):
+    root = project(tmp_path, text=STUDY.replace(*change))
+    with pytest.raises(ValueError, match=message) as caught:
+        load_study("tiny", root)
+    assert "\n" not in str(caught.value)
+
+
+def test_names_that_are_not_there(tmp_path):
+    root = project(tmp_path)
+    with pytest.raises(ValueError, match="unknown study 'tinny'; did you mean 'tiny'"):
+        load_study("tinny", root)
+    with pytest.raises(ValueError, match="has no cell 'wnt'; did you mean 'wmt'"):
+        open_cell("tiny/wnt", root)
+    with pytest.raises(ValueError, match="expected <study>/<cell>"):
+        open_cell("tiny", root)
+
+
+def test_every_study_of_the_project_can_be_read():
+    root = Path(studies.__file__).resolve().parents[1]
+    for name in studies.study_names(root):
+        study = load_study(name, root)
+        assert study.cells and study.description
+        for cell in study.cells.values():
+            assert cell.experiment.methods and json.dumps(cell.config)
