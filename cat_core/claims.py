@@ -138,7 +138,7 @@ def as_metrics(rows: Sequence[ClaimRow]) -> list[dict]:
     ]  # fmt: skip
 
 
-def _on(c: Comparison) -> dict:
+def on(c: Comparison) -> dict:
     """What every row on a comparison rests on."""
     return {"n": c.n, "seeds": len(c.seeds), "large_seeds": c.large_models, "unit": gain_unit(c), "level": c.level}
 
@@ -163,7 +163,7 @@ def cascade_claims(c: Comparison, claim: str) -> list[ClaimRow]:
     return [
         ClaimRow(
             claim, f"AUDC ({c.label}), {name(a)} − {name(b)}", 1, c.difference(a, b),
-            role=role if decides else "secondary", **_on(c),
+            role=role if decides else "secondary", **on(c),
         )
         for a, b, role in _pairs(c, always=3)
     ]  # fmt: skip
@@ -181,7 +181,7 @@ def no_difference_claims(c: Comparison, claim: str = "C4", methods: Sequence[str
         how = {"groups": c.groups, "resamples": c.resamples, "level": c.level, "grid": None}
         found = paired_bootstrap(runs, pairs=pairs, **how).difference
     return [
-        ClaimRow(claim, f"AUDC ({c.label}), {name(a)} − {name(b)}", 0, found[a, b], role="primary", **_on(c))
+        ClaimRow(claim, f"AUDC ({c.label}), {name(a)} − {name(b)}", 0, found[a, b], role="primary", **on(c))
         for a, b in pairs
     ]
 
@@ -196,7 +196,7 @@ def bound_claims(c: Comparison, mass: float, claim: str = "C10") -> list[ClaimRo
     return [
         ClaimRow(
             claim, f"AUDC ({c.label}), {name(a)} − {name(b)}", 1, c.difference(a, b), role="primary",
-            mass=float(mass), **_on(c),
+            mass=float(mass), **on(c),
         )
         for a, b in PRIMARY
     ]  # fmt: skip
@@ -227,10 +227,10 @@ def alone_claims(c: Comparison) -> list[ClaimRow]:
     for claim, direction, place in (("C5", 1, 0), ("C6", -1, 1)):
         for a, b, role in _pairs(c, always=2):
             if isinstance(chosen, Undefined):
-                on, measure, number = _on(c), f"S alone, {name(a)} − {name(b)}", chosen
+                where, measure, number = on(c), f"S alone, {name(a)} − {name(b)}", chosen
             else:
                 part = c.of_task(chosen[place])
                 measure = f"S alone on {chosen[place]} ({('easiest', 'hardest')[place]}), {name(a)} − {name(b)}"
-                on, number = _on(part), part.alone_difference(a, b)
-            rows.append(ClaimRow(claim, measure, direction, number, role=role, **on))
+                where, number = on(part), part.alone_difference(a, b)
+            rows.append(ClaimRow(claim, measure, direction, number, role=role, **where))
     return rows

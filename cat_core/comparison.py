@@ -367,6 +367,11 @@ class Comparison:
         the calibration rows (as `curves.iso_quality_saving`), its threshold then applied to the test
         rows.
         """
+        taus, rates = self._iso_taus(method, rule)
+        return self.at_thresholds(method, taus, rule, float(np.mean(rates)))
+
+    def _iso_taus(self, method: str, rule: str) -> tuple[dict[int, float], list[float]]:
+        """Each seed's threshold for L's quality on the calibration rows, and the deferral rates there."""
         taus, rates = {}, []
         for seed in self.seeds:
             curve = self.seed_curve(method, seed, "calibration", rule)
@@ -374,7 +379,7 @@ class Comparison:
             k = int(np.flatnonzero(reached)[0])  # always there: deferring everything gives L's quality
             taus[seed] = float(curve.threshold[k])
             rates.append(curve.deferral_rate[k])
-        return self.at_thresholds(method, taus, rule, float(np.mean(rates)))
+        return taus, rates
 
     def calibrated(self, method: str, budget: float, rule: str = "chow_average") -> OperatingPoint | Undefined:
         """Each seed's threshold for a deferral-rate budget (`router.calibrate` on calibration rows),
@@ -399,23 +404,36 @@ class Comparison:
         `router.evaluate` (exact for shares of independent items) gives those of the deferral rate and the
         quality.
         """
-        k = len(self.seeds)
+        once, draws = self._threshold_draws(method, taus, rule)
+        found = self._intervals(once, draws)
+        if len(self.seeds) == 1 and not self.is_corpus:
+            rows = self.pairing(method, self.seeds[0], "test", rule)
+            exact = router.evaluate(taus[self.seeds[0]], rows, level=self.level, resamples=self.resamples)
+            found[:2] = [exact.deferral_rate, exact.quality]
+        return OperatingPoint(dict(taus), promised_rate, *found)
+
+    def saving_difference(self, method: str, baseline: str, rule: str = "chow_average") -> Interval:
+        """Iso-quality saving (see `iso_quality`) of `method` less that of `baseline`, on the same draws."""
+        parts = [self._threshold_draws(m, self._iso_taus(m, rule)[0], rule) for m in (method, baseline)]
+        return self._intervals(parts[0][0] - parts[1][0], parts[0][1] - parts[1][1])[3]
+
+    def _threshold_draws(self, method: str, taus: Mapping[int, float], rule: str) -> tuple[np.ndarray, np.ndarray]:
+        """[4] rate, quality, gap and saving on the test rows, and the same on every resample [b, 4]."""
         columns = [self._columns(method, seed, taus[seed], rule) for seed in self.seeds]
         labels, draws = cluster_numbers(self.pairing(method, self.seeds[0]).cluster_ids), []
-        for _, counts, w in draw_blocks(labels, k, self.resamples, groups=self.groups):
+        for _, counts, w in draw_blocks(labels, len(self.seeds), self.resamples, groups=self.groups):
             counts = counts.astype(np.float64)
             parts = [self._summary(counts @ c, counts.sum(axis=1), method, seed, fast_scores)
                      for c, seed in zip(columns, self.seeds)]  # fmt: skip
             draws.append(np.einsum("bs,sbq->bq", w, np.stack(parts)))
         once = [self._summary(c.sum(axis=0)[None], np.array([len(c)]), method, seed, exact_scores)[0]
                 for c, seed in zip(columns, self.seeds)]  # fmt: skip
-        ends = np.quantile(np.concatenate(draws), [(1 - self.level) / 2, (1 + self.level) / 2], axis=0)
-        found = [Interval(*map(float, triple)) for triple in zip(np.mean(once, axis=0), *ends)]
-        if k == 1 and not self.is_corpus:
-            rows = self.pairing(method, self.seeds[0], "test", rule)
-            exact = router.evaluate(taus[self.seeds[0]], rows, level=self.level, resamples=self.resamples)
-            found[:2] = [exact.deferral_rate, exact.quality]
-        return OperatingPoint(dict(taus), promised_rate, *found)
+        return np.mean(once, axis=0), np.concatenate(draws)
+
+    def _intervals(self, once: np.ndarray, draws: np.ndarray) -> list[Interval]:
+        """An `Interval` for each column of estimates [q] and draws [b, q]."""
+        ends = np.quantile(draws, [(1 - self.level) / 2, (1 + self.level) / 2], axis=0)
+        return [Interval(*map(float, triple)) for triple in zip(once, *ends)]
 
     def _columns(self, method, seed, tau, rule) -> np.ndarray:
         """[n, q] of the test rows: deferred, cost, cost of L, then quality (or counts) mixed, then of L."""

@@ -36,7 +36,7 @@ def library_digests(root):
     for path in sorted((root / "data").rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
             files[path.relative_to(root).as_posix()] = path
-    for path in sorted((root / RUNS).glob("*/study.json")):  # holds the SHA-256 of the study's tables
+    for path in sorted((root / RUNS).glob("studies/*/study.json")):  # holds the SHA-256 of the study's tables
         files[path.relative_to(root).as_posix()] = path
     return {name: sha256(path) for name, path in files.items()}
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cat_core import explorer, figures
-from cat_core.claims import ClaimRow, gain_unit
+from cat_core.claims import ClaimRow, as_metrics, gain_unit
 from cat_core.comparison import BUDGETS, Comparison
 from cat_core.curves import audc
 from cat_core.resampling import GRID
@@ -32,8 +32,7 @@ def measured_in(c: Comparison) -> str:
 
 def intervals(c: Comparison) -> str:
     """How the intervals were made, for notes below tables."""
-    seeds = "training seeds, then items" if len(c.seeds) > 1 else "items (one training seed)"
-    return f"[ ]: {100 * c.level:g} % intervals, {c.resamples:,} paired resamples of {seeds}."
+    return f"[ ]: {100 * c.level:g} % intervals, {c.resamples:,} paired resamples of {c.levels}."
 
 
 def alone_table(c: Comparison) -> Table:
@@ -259,15 +258,11 @@ def page_metrics(c: Comparison, claims: Sequence[ClaimRow], budget: float, rules
             "iso_quality": _point(iso), "calibrated": _point(point),
         }  # fmt: skip
     differences = {rule: {f"{a} - {b}": c.difference(a, b, rule) for a, b in c.pairs} for rule in rules or c.rules}
-    rows = [
-        {"claim": r.claim, "measure": r.measure, "direction": r.direction, "number": r.number, "n": r.n,
-         "seeds": r.seeds, "verdict": r.verdict}
-        for r in claims
-    ]  # fmt: skip
     return {
+        "suite": c.frame["suite"].iloc[0], "large_models": c.large_models,
         "metric": c.metric, "n": c.n, "seeds": c.seeds, "tasks": c.tasks, "large_alone": c.large_alone(),
         "large_flops": c.large_flops, "budget": budget, "methods": methods, "differences": differences,
-        "claims": rows,
+        "claims": as_metrics(claims),
     }  # fmt: skip
 
 

@@ -1,13 +1,15 @@
 """Studies: experiments fixed in a file beforehand, run once, committed as tables, and read back without training.
 
 A study is `data/studies/<name>.yaml`: methods, seeds and its *cells*, each one experiment (the arguments of
-`Experiment.of`). What a cell gave lies in `papermill_runs/<name>/`:
+`Experiment.of`, and the keys of `_CELL_KEYS`). What a cell gave lies in `papermill_runs/studies/<name>/`:
 
     outcomes/<cell>.parquet   the outcome table, written compactly; without texts where `texts` is false
     training/<cell>.json      training logs and held-out token signals of every model
-    study.json                per cell: configuration, commit, versions, machine, seconds, sha256 of the two files
+    metrics/<cell>.json       every number that the book says of it (`evidence.cell_metrics`), from these two files
+    study.json                per cell: configuration, commit, versions, machine, seconds, sha256 of the first two
 
     python -m cat_core.study run reference [--cell NAME ...]     trains what is missing, resumes what was interrupted
+    python -m cat_core.study metrics reference [--cell NAME ...]
     python -m cat_core.study list
 """
 
@@ -31,8 +33,9 @@ from cat_core.curves import Ledger
 from cat_core.editions import EditionError, find_root, read_yaml, suggest
 
 FOLDER = Path("data") / "studies"
-RUNS = "papermill_runs"
-_KEYS = ("study", "description", "primary", "methods", "seeds", "large_seeds", "texts", "cells")
+RUNS = Path("papermill_runs") / "studies"
+_KEYS = ("study", "description", "primary", "methods", "seeds", "large_seeds", "texts", "learned_rules", "cells")
+_CELL_KEYS = ("claim", "generative")
 LOGGED = ("step", "loss", "keep_rate", "both", "only_small", "only_large", "neither")
 
 
@@ -40,7 +43,9 @@ LOGGED = ("step", "loss", "keep_rate", "both", "only_small", "only_large", "neit
 class Cell:
     """One experiment of a study; what it gave is read from the study's folder.
 
-    name: such as "mini-wmt-high"; config: the arguments of `Experiment.of`; folder: `papermill_runs/<study>`.
+    name: such as "mini-wmt-high"; config: the arguments of `Experiment.of`; folder: `papermill_runs/studies/<study>`;
+    claim: the claim that the cell was made for, such as "C1"; generative: its tasks that C4 speaks of; learned_rules:
+    methods whose S gets the learned deferral rules, too.
     """
 
     study: str
@@ -48,6 +53,9 @@ class Cell:
     config: dict
     folder: Path
     texts: bool
+    claim: str = ""
+    generative: tuple[str, ...] = ()
+    learned_rules: tuple[str, ...] = ()
 
     @property
     def outcomes_path(self) -> Path:
@@ -65,6 +73,10 @@ class Cell:
 
         Raises ValueError when the cell was recorded with another configuration, or a file has changed since.
         """
+        return self._record
+
+    @cached_property
+    def _record(self) -> dict | None:
         found = read_record(self.folder)["cells"].get(self.name)
         if found is None:
             return None
@@ -106,6 +118,22 @@ class Cell:
 
         self._required()
         return read_outcomes(self.outcomes_path)
+
+    @property
+    def metrics_path(self) -> Path:
+        """The cell's numbers."""
+        return self.folder / "metrics" / f"{self.name}.json"
+
+    def metrics(self) -> dict:
+        """The recorded numbers (`evidence.cell_metrics`, as JSON)."""
+        self._required()
+        try:
+            return json.loads(self.metrics_path.read_text(encoding="utf-8"))["metrics"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{self.metrics_path} cannot be read ({type(error).__name__}): make it with "
+                f"python -m cat_core.study metrics {self.study} --cell {self.name}"
+            ) from None
 
     def comparison(self, **options):
         """`Comparison` of the recorded table; options: its further fields."""
@@ -201,10 +229,12 @@ def load_study(name: str, root: Path | None = None) -> Study:
         raise ValueError("; ".join(f"{path.name}: {problem}" for problem in problems))
     shared = {"large_seeds": [0]} | {k: list(content[k]) for k in ("methods", "seeds", "large_seeds") if k in content}
     folder, texts = root / RUNS / name, bool(content.get("texts", False))
-    cells = {
-        cell: Cell(name, cell, json.loads(json.dumps(shared | dict(config))), folder, texts)
-        for cell, config in content["cells"].items()
-    }
+    learned = tuple(content.get("learned_rules", ()))
+    cells = {}
+    for cell, given in content["cells"].items():
+        config = json.loads(json.dumps(shared | {k: v for k, v in given.items() if k not in _CELL_KEYS}))
+        speaks = {"claim": given.get("claim", ""), "generative": tuple(given.get("generative", ()))}
+        cells[cell] = Cell(name, cell, config, folder, texts, **speaks, learned_rules=learned)
     return Study(name, content.get("description", ""), content.get("primary", ""), cells)
 
 
@@ -256,7 +286,16 @@ def run_cell(cell: Cell, progress=None) -> dict:
     whole["study"] = cell.study
     whole["cells"][cell.name] = record
     write_text(cell.folder / "study.json", json.dumps(whole, indent=1) + "\n")
+    vars(cell).pop("_record", None)
     return record
+
+
+def write_metrics(cell: Cell) -> Path:
+    """Compute and write the cell's numbers from its recorded files."""
+    from cat_core.evidence import cell_metrics
+    from cat_core.results import publish
+
+    return publish(cell.folder, cell.name, None, cell_metrics(cell))["metrics"]
 
 
 def read_record(folder: Path) -> dict:
@@ -319,8 +358,10 @@ def main(arguments=None) -> int:
     parser = argparse.ArgumentParser(prog="python -m cat_core.study", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="train and record what is not recorded yet; an interrupted run goes on")
-    run.add_argument("study", help="name of a file in data/studies")
-    run.add_argument("--cell", action="append", default=[], help="only this cell; may be given several times")
+    numbers = commands.add_parser("metrics", help="compute the numbers of recorded cells from their tables anew")
+    for command in (run, numbers):
+        command.add_argument("study", help="name of a file in data/studies")
+        command.add_argument("--cell", action="append", default=[], help="only this cell; may be given several times")
     commands.add_parser("list", help="all studies, their cells, and which are recorded")
     options = parser.parse_args(arguments)
     try:
@@ -333,11 +374,17 @@ def main(arguments=None) -> int:
             return 0
         study = load_study(options.study)
         cells = [study.cell(name) for name in options.cell] or list(study.cells.values())
+        if options.command == "metrics":
+            for cell in cells:
+                if cell.record is not None or options.cell:
+                    print(write_metrics(cell))
+            return 0
         for cell in cells:
             cell.experiment.data.load()  # a missing data set or a wrong parameter is refused before hours are spent
         for cell in cells:
             began = time.time()
             run_cell(cell, progress=partial(_say, cell.name))
+            write_metrics(cell)
             print(f"{cell.name}: recorded in {cell.folder} ({time.time() - began:.0f} s)", flush=True)
     except (ValueError, FileNotFoundError, EditionError) as error:
         print(f"error: {error}", file=sys.stderr)

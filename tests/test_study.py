@@ -7,43 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_study import STUDY, project
 
 from cat_core import study as studies
 from cat_core.study import load_study, open_cell, run_cell
-
-STUDY = """
-study: tiny
-description: one cell
-methods: [xent, cat-dist, gatekeeper]
-seeds: [1, 2, 3]
-large_seeds: [1, 2]
-texts: {texts}
-cells:
-  wmt: &wmt
-    suite: mini-wmt
-    suite_options: {{train: 300, calibration: 20, test: 30}}
-    small: hidden 8, layers 1, heads 2
-    large: hidden 16, layers 1, heads 2
-    vocab_size: 500
-    steps: 12
-    large_steps: 20
-    batch_size: 16
-    large_batch_size: 16
-    learning_rate: 0.01
-    large_learning_rate: 0.01
-    device: cpu
-  other:
-    <<: *wmt
-    steps: 13
-"""
-
-
-def project(folder: Path, texts="false", text=STUDY) -> Path:
-    (folder / "data" / "studies").mkdir(parents=True)
-    (folder / "book").mkdir()
-    (folder / "book" / "_toc.yml").write_text("root: intro\n")
-    (folder / "data" / "studies" / "tiny.yaml").write_text(text.format(texts=texts))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -122,18 +89,18 @@ def test_a_changed_configuration_or_file_is_refused(recorded, tmp_path):
     path = copy / "data" / "studies" / "tiny.yaml"
     path.write_text(path.read_text().replace("steps: 12", "steps: 14"))
     with pytest.raises(ValueError, match="was recorded with another steps; give the new configuration a new name"):
-        open_cell("tiny/wmt", copy).record
+        _ = open_cell("tiny/wmt", copy).record
     path.write_text(path.read_text().replace("steps: 14", "steps: 12"))
-    table = copy / "papermill_runs" / "tiny" / "outcomes" / "wmt.parquet"
+    table = copy / "papermill_runs" / "studies" / "tiny" / "outcomes" / "wmt.parquet"
     table.write_bytes(table.read_bytes()[:-1])
     with pytest.raises(ValueError, match="has changed since it was recorded: restore it from git"):
         open_cell("tiny/wmt", copy).outcomes()
     with pytest.raises(ValueError, match="cell 'other' of study 'tiny' is not recorded"):
         open_cell("tiny/other", copy).outcomes()
-    record = copy / "papermill_runs" / "tiny" / "study.json"
+    record = copy / "papermill_runs" / "studies" / "tiny" / "study.json"
     record.write_text(record.read_text()[:-20])
     with pytest.raises(ValueError, match="study.json cannot be read"):
-        open_cell("tiny/wmt", copy).record
+        _ = open_cell("tiny/wmt", copy).record
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,178 @@
+"""The evidence of a recorded cell: its claims, parts and grids, as one file of metrics computed from its table alone.
+
+    python -m cat_core.study metrics reference      writes papermill_runs/reference/metrics/<cell>.json
+
+What is primary was fixed before the cells were run: AUDC over the deferral rate with Chow-Average on test items,
+CAT-Dist against Dist and CAT-Xent against Xent, each also against the random mask. All else is secondary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from cat_core import claims, report
+from cat_core.claims import ClaimRow
+from cat_core.comparison import Comparison
+from cat_core.decomposition import decompose, rule_grid
+from cat_core.ranking import Interval
+from cat_core.resampling import paired_bootstrap
+from cat_core.study import Cell
+from cat_core.tables import PERCENT, Undefined
+from cat_core.training_report import name
+
+BUDGET = 0.3
+MAIN = ("xent", "dist", "cat-xent", "cat-dist", "random-xent", "random-dist")
+GRID_METHODS = ("xent", "dist", "cat-xent", "cat-dist")
+BASELINE_RULES = {"edge": "EdgeInference", "chow_quantile_0": "Chow-Quantile-0"}
+GRID_RULES = (
+    "chow_average", "chow_sum", "chow_quantile_0", "chow_quantile_25", "chow_quantile_50", "chow_quantile_75",
+    "chow_quantile_100", "token_margin", "token_entropy", "option_probability", "option_margin",
+    "post_hoc_quantile", "post_hoc_embed", "edge",
+)  # fmt: skip
+GRID_RESAMPLES = 1_000
+
+
+def usable_rules(c: Comparison, methods: Sequence[str], rules: Sequence[str] = GRID_RULES) -> tuple[str, ...]:
+    """Those of `rules` that the table has for every row of S of these methods."""
+    small = c.frame[c.frame["method"].isin(methods)]
+    columns = {rule: f"confidence_{rule}" for rule in rules}
+    return tuple(r for r, column in columns.items() if column in small and not small[column].isna().any())
+
+
+def rule_difference(c: Comparison, a: tuple[str, str], b: tuple[str, str]) -> Interval:
+    """AUDC of (method, rule) `a` less that of `b`, paired."""
+    runs = {str(i): [c.run(m, seed, rule=rule) for seed in c.seeds] for i, (m, rule) in enumerate((a, b))}
+    how = {"groups": c.groups, "resamples": c.resamples, "level": c.level, "grid": None}
+    return paired_bootstrap(runs, pairs=[("0", "1")], **how).difference["0", "1"]
+
+
+def baseline_claims(c: Comparison, claim: str = "C7") -> list[ClaimRow]:
+    """C7: CAT-Dist with Chow-Average beats Dist with the rules of the paper's baselines."""
+    rows = []
+    for rule, label in BASELINE_RULES.items():
+        if "cat-dist" not in c.methods or "dist" not in c.methods or rule not in usable_rules(c, ("dist",), (rule,)):
+            number = Undefined(f"this table has no rule {rule} for Dist, or no CAT-Dist")
+        else:
+            number = rule_difference(c, ("cat-dist", "chow_average"), ("dist", rule))
+        measure = f"AUDC ({c.label}), {name('cat-dist')} with Chow-Average − {name('dist')} with {label}"
+        rows.append(ClaimRow(claim, measure, 1, number, role="primary", **claims.on(c)))
+    return rows
+
+
+def saving_claims(c: Comparison, claim: str = "C8") -> list[ClaimRow]:
+    """C8: CAT saves more FLOPs at the quality of L than its unmasked counterpart."""
+    on = claims.on(c) | {"unit": replace(PERCENT, sign=True)}
+    return [
+        ClaimRow(claim, f"Iso-quality saving, {name(a)} − {name(b)}", 1, c.saving_difference(a, b), role="primary", **on)
+        for a, b in claims.PRIMARY
+        if {a, b} <= set(c.methods)
+    ]
+
+
+def cell_claims(cell: Cell, c: Comparison) -> list[ClaimRow]:
+    """Every claim that a cell speaks to; the one that it was made for first."""
+    rows = []
+    if cell.claim:
+        accuracy = [t for t in c.tasks if t not in cell.generative]
+        part = c if not cell.generative else of_tasks(c, accuracy)
+        rows += claims.cascade_claims(part, cell.claim)
+        rows += claims.alone_claims(part) if len(part.tasks) > 1 else []
+    if cell.generative:
+        rows += claims.no_difference_claims(of_tasks(c, cell.generative))
+    return rows + baseline_claims(c) + saving_claims(c) + claims.bound_claims(c, 1 - cell.keep_rate("cat-dist"))
+
+
+def of_tasks(c: Comparison, tasks: Sequence[str]) -> Comparison:
+    """The same comparison on some of its tasks."""
+    return replace(c, frame=c.frame[c.frame["task"].isin(list(tasks))], right_at=None, metric="", _cache={})
+
+
+def task_metrics(cell: Cell, c: Comparison) -> dict[str, dict]:
+    """By task: n, S (Xent) and L alone, share of answers neither gets right, and the primary differences."""
+    found = {}
+    ledgers = cell.token_ledger_by_task("xent")
+    for task in c.tasks:
+        part = replace(c.of_task(task), methods=tuple(m for m in MAIN if m in c.methods), _cache={})
+        shares = part.sequence_ledger("xent").shares
+        found[task] = {
+            "n": part.n,
+            "metric": part.metric,
+            "small_alone": part.alone("xent"),
+            "large_alone": part.large_alone(),
+            "answers": shares,
+            "tokens": ledgers[task].shares,
+            "majority": majority(part),
+            "differences": {f"{a} - {b}": part.difference(a, b) for a, b in part.pairs},
+            "alone": {f"{a} - {b}": part.alone_difference(a, b) for a, b in part.pairs},
+        }
+    return found
+
+
+def majority(c: Comparison) -> float | Undefined:
+    """Accuracy of always giving the test answer that is most frequent there; free text has none."""
+    targets = c.frame.loc[(c.frame["model"] == "large") & (c.frame["split"] == "test"), ["item_id", "target"]]
+    targets = targets.drop_duplicates("item_id")["target"]
+    if c.metric != "accuracy":
+        return Undefined("free text has no majority class")
+    if targets.isna().any():
+        return Undefined("the table was written without texts")
+    return float(targets.value_counts(normalize=True).iloc[0])
+
+
+def token_metrics(cell: Cell) -> dict[str, dict]:
+    """By method, mean over seeds (standard deviation beside it): signals of S on held-out tokens, and the keep-rate."""
+    found = {}
+    for method in cell.config["methods"]:
+        rows = [cell.token_signals(method, seed) for seed in cell.seeds]
+        names = ("share_right", "entropy", "confidence", "nll", "ece")
+        found[method] = {n: float(np.mean([r[n] for r in rows])) for n in names}
+        found[method] |= {f"{n}_sd": float(np.std([r[n] for r in rows], ddof=1)) for n in names if len(rows) > 1}
+        found[method]["keep_rate"] = cell.keep_rate(method)
+        found[method]["ledger"] = cell.token_ledger(method).shares
+        for part in ("entropy_by_cell", "confidence_by_cell"):
+            values = np.array([[np.nan if v is None else v for v in r[part]] for r in rows], dtype=float)
+            means = [float(np.nanmean(column)) if not np.isnan(column).all() else None for column in values.T]
+            found[method][part] = [Undefined("no such token") if m is None else m for m in means]
+    return found
+
+
+def cell_metrics(cell: Cell, resamples: int = 2_000) -> dict:
+    """Every number that the pages say of a cell."""
+    c = cell.comparison(resamples=resamples)
+    grid_methods = tuple(m for m in GRID_METHODS if m in c.methods)
+    rules = usable_rules(c, grid_methods)
+    grid = rule_grid(replace(c, methods=grid_methods, _cache={}), rules, resamples=min(resamples, GRID_RESAMPLES))
+    parts = {f"{a} - {b}": vars(decompose(c, a, b)) for a, b in c.pairs}
+    seeds = {
+        method: [report.audc(c.seed_curve(method, seed)) for seed in c.seeds] for method in c.methods
+    }  # every seed on its own: what a single run would have shown
+    record = cell.record
+    return report.page_metrics(c, cell_claims(cell, c), BUDGET, ("chow_average",)) | {
+        "study": cell.study,
+        "cell": cell.name,
+        "commit": record["git"]["commit"] or "not known",
+        "device": record["device"],
+        "resamples": resamples,
+        "audc_by_seed": seeds,
+        "decomposition": parts,
+        "rule_grid": {
+            "rules": rules,
+            "resamples": min(resamples, GRID_RESAMPLES),
+            "best_on_calibration": grid.best,
+            "over_random": _nested(grid.over_random),
+            "regret": _nested(grid.regret),
+        },
+        "tokens": token_metrics(cell),
+        "tasks": task_metrics(cell, c) if len(c.tasks) > 1 else {},
+    }
+
+
+def _nested(table: dict[tuple[str, str], Interval]) -> dict[str, dict[str, Interval]]:
+    """{(method, rule): x} as {method: {rule: x}}."""
+    found: dict[str, dict[str, Interval]] = {}
+    for (method, rule), value in table.items():
+        found.setdefault(method, {})[rule] = value
+    return found

@@ -1,0 +1,37 @@
+"""A study in miniature: two cells of small models."""
+
+from pathlib import Path
+
+STUDY = """
+study: tiny
+description: one cell
+methods: [xent, cat-dist, gatekeeper]
+seeds: [1, 2, 3]
+large_seeds: [1, 2]
+texts: {texts}
+cells:
+  wmt: &wmt
+    suite: mini-wmt
+    suite_options: {{train: 300, calibration: 20, test: 30}}
+    small: hidden 8, layers 1, heads 2
+    large: hidden 16, layers 1, heads 2
+    vocab_size: 500
+    steps: 12
+    large_steps: 20
+    batch_size: 16
+    large_batch_size: 16
+    learning_rate: 0.01
+    large_learning_rate: 0.01
+    device: cpu
+  other:
+    <<: *wmt
+    steps: 13
+"""
+
+
+def project(folder: Path, texts="false", text=STUDY) -> Path:
+    (folder / "data" / "studies").mkdir(parents=True)
+    (folder / "book").mkdir()
+    (folder / "book" / "_toc.yml").write_text("root: intro\n")
+    (folder / "data" / "studies" / "tiny.yaml").write_text(text.format(texts=texts))
+    return folder

@@ -1,0 +1,78 @@
+"""The numbers of a cell come from its table alone, and the claims' entries can be read by the ledger."""
+
+import json
+
+import numpy as np
+import pytest
+from small_study import STUDY, project
+
+from cat_core import evidence
+from cat_core.ledger import read_entries
+from cat_core.study import load_study, main, run_cell
+
+METHODS = "methods: [xent, dist, cat-xent, cat-dist, random-dist]"
+SUPERGLUE = """
+  superglue:
+    <<: *wmt
+    claim: C1
+    generative: [choice]
+    suite: mini-superglue
+    suite_options: {{train: 300, calibration: 30, test: 45}}
+"""
+
+
+@pytest.fixture(scope="module")
+def cell(tmp_path_factory):
+    text = STUDY.replace("methods: [xent, cat-dist, gatekeeper]", METHODS).split("  other:")[0] + SUPERGLUE
+    root = project(tmp_path_factory.mktemp("project"), text=text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CAT_ARTIFACTS", str(root / "artifacts"))
+        patch.chdir(root)
+        cell = load_study("tiny", root).cell("superglue")
+        run_cell(cell)
+        assert main(["metrics", "tiny", "--cell", "superglue"]) == 0
+        yield load_study("tiny", root).cell("superglue")
+
+
+def test_metrics_are_numbers_of_the_table(cell):
+    found, c = cell.metrics(), cell.comparison(resamples=20)
+    assert found["methods"]["cat-dist"]["audc"]["estimate"] == pytest.approx(c.audc("cat-dist").estimate, abs=1e-12)
+    whole = found["decomposition"]["cat-dist - dist"]
+    parts = [whole[part]["estimate"] for part in ("small_alone", "complement", "ranking", "large_alone")]
+    assert sum(parts) == pytest.approx(whole["whole"]["estimate"], abs=1e-9)
+    assert np.mean(found["audc_by_seed"]["dist"]) == pytest.approx(c.audc("dist").estimate, abs=1e-9)
+    assert found["tokens"]["xent"]["keep_rate"] == 1 > found["tokens"]["cat-dist"]["keep_rate"]
+    assert sum(found["tokens"]["xent"]["ledger"]) == pytest.approx(1)
+    task = found["tasks"]["reading"]
+    assert task["n"] == 15 and task["differences"]["cat-dist - dist"]["low"] <= task["differences"]["cat-dist - dist"][
+        "high"
+    ]
+    assert {"chow_average", "chow_quantile_0", "option_margin"} <= set(found["rule_grid"]["rules"])
+    assert json.loads(cell.metrics_path.read_text())["page"] == "superglue"
+
+
+def test_claims_of_a_cell_reach_the_ledger(cell):
+    entries = [e for e in read_entries(cell.folder) if e.page == "superglue"]
+    by_claim = {claim: [e for e in entries if e.claim == claim] for claim in {e.claim for e in entries}}
+    assert set(by_claim) == {"C1", "C4", "C5", "C6", "C7", "C8", "C10"}
+    assert [e.role for e in by_claim["C1"]] == ["primary", "primary", "control"]
+    assert by_claim["C1"][0].n == 30  # the generative task is C4's
+    assert len(by_claim["C4"]) == 6 and all(e.n == 15 for e in by_claim["C4"])
+    assert all(e.seeds == 3 and e.large_seeds == 2 for e in entries)
+
+
+def test_saving_difference_is_the_difference_of_the_savings(cell):
+    c = cell.comparison(resamples=20)
+    found = c.saving_difference("cat-dist", "dist")
+    expected = c.iso_quality("cat-dist").saving.estimate - c.iso_quality("dist").saving.estimate
+    assert found.estimate == pytest.approx(expected, abs=1e-12)
+    assert c.saving_difference("dist", "dist") == type(found)(0, 0, 0)
+
+
+def test_rule_difference_of_one_rule_is_the_difference_of_methods(cell):
+    c = cell.comparison(resamples=50)
+    found = evidence.rule_difference(c, ("cat-dist", "chow_average"), ("dist", "chow_average"))
+    assert found == pytest.approx(c.difference("cat-dist", "dist"))
+    other = evidence.rule_difference(c, ("dist", "chow_average"), ("dist", "chow_quantile_0"))
+    areas = [c.audc("dist", rule).estimate for rule in ("chow_average", "chow_quantile_0")]
+    assert other.estimate == pytest.approx(areas[0] - areas[1], abs=1e-12)
