@@ -64,9 +64,9 @@ def baseline_claims(c: Comparison, claim: str = "C7") -> list[ClaimRow]:
 
 def saving_claims(c: Comparison, claim: str = "C8") -> list[ClaimRow]:
     """C8: CAT saves more FLOPs at the quality of L than its unmasked counterpart."""
-    on = claims.on(c) | {"unit": replace(PERCENT, sign=True)}
+    on = claims.on(c) | {"unit": replace(PERCENT, sign=True), "role": "primary"}
     return [
-        ClaimRow(claim, f"Iso-quality saving, {name(a)} − {name(b)}", 1, c.saving_difference(a, b), role="primary", **on)
+        ClaimRow(claim, f"Iso-quality saving, {name(a)} − {name(b)}", 1, c.saving_difference(a, b), **on)
         for a, b in claims.PRIMARY
         if {a, b} <= set(c.methods)
     ]
