@@ -41,6 +41,7 @@ from cat_core.train import TrainingSet, TrainSettings, train
 Progress = Callable[[str], None] | None
 TRAINING_MODULES = ("loss", "fused", "teacher", "train", "side_by_side", "models", "tokens")
 ANSWERING_MODULES = ("cascade", "engine", "confidence", "flops", "models", "tokens")
+RULE_MODULES = ("features", "deferral", "posthoc", "edge", *ANSWERING_MODULES)
 SIGNAL_MODULES = ("signals", "tokens", "models")
 SECOND_STAGE = 4  # Gatekeeper: a quarter of the steps again, at a tenth of the peak learning rate (our choice)
 EVALUATED = ("calibration", "test")
@@ -457,28 +458,10 @@ class Experiment:
 
     def answers(self, config: TrainConfig, progress: Progress = None) -> list[dict]:
         """One model's answers to all calibration and test items, as fields of `cascade.Response`."""
-        suite = self.data.load()
-        examples = [e for split in EVALUATED for e in suite.split(split)]
-        requests = [Request(e.item_id, e.prompt, e.options) for e in examples]
-        runner_options = {
-            "max_new_tokens": self.max_new_tokens,
-            "batch_tokens": self.batch_tokens,
-            "prediction": self.prediction,
-            "truncate_prompts": self.truncate_prompts,
-        }
-        trained = train_or_load(config, progress)
-        digest = config.digest()
+        requests, options = self._requests(), self._runner_options()
 
         def make(folder: Path) -> None:
-            model, tokenizer = load_model(str(trained)).eval(), load_tokenizer(str(trained))
-            runner = CascadeRunner(
-                model,
-                model,
-                tokenizer,
-                device=resolve_device(self.device),
-                fingerprint={"small": digest, "large": digest},
-                **runner_options,
-            )
+            runner = self._runner(config, config, progress)
             store = folder / "batches"
             what = f"{config.settings.method} seed {config.settings.seed}"
             report = progress and (lambda done, total: progress(f"{what}: {done} of {total} items answered"))
@@ -488,9 +471,62 @@ class Experiment:
                 left.unlink()
             store.rmdir()
 
-        identity = {"model": digest, "data": suite.fingerprint, **runner_options}
+        identity = {"model": config.digest(), "data": self.data.load().fingerprint, **options}
         folder = artifacts.obtain("answers", identity, ANSWERING_MODULES, make)
         return json.loads((folder / "answers.json").read_text(encoding="utf-8"))
+
+    def learned_confidences(self, method: str, seed: int, progress: Progress = None) -> dict[str, list[float]]:
+        """Confidence of S by the learned deferral rules (`posthoc`, `edge`), in the order of its `answers`.
+
+        Fitted on the calibration items alone, with the training seed of S.
+        """
+        from cat_core.features import answer_features
+        from cat_core.posthoc import learned_confidences
+
+        small, large = self.small_config(method, seed), self.large_config(self.large_seed(seed))
+        examples = self._evaluated()
+
+        def make(folder: Path) -> None:
+            answers = [self.answers(config, progress) for config in (small, large)]
+            runner = self._runner(small, large, progress)
+            features = answer_features(runner, self._requests(), [a["tokens"] for a in answers[0]])
+            quality = [[score(e, a["prediction"]) for e, a in zip(examples, given)] for given in answers]
+            split, clusters = [e.split for e in examples], [e.cluster_id or e.item_id for e in examples]
+            found = learned_confidences(features, *quality, split, clusters, seed)
+            table = {rule: values.tolist() for rule, values in found.items()}
+            artifacts.write_text(folder / "confidences.json", json.dumps(table))
+
+        models = {"small": small.digest(), "large": large.digest(), "seed": seed}
+        identity = {**models, "data": self.data.load().fingerprint, **self._runner_options()}
+        folder = artifacts.obtain("learned", identity, RULE_MODULES, make)
+        return json.loads((folder / "confidences.json").read_text(encoding="utf-8"))
+
+    def _evaluated(self) -> list:
+        suite = self.data.load()
+        return [e for split in EVALUATED for e in suite.split(split)]
+
+    def _requests(self) -> list[Request]:
+        return [Request(e.item_id, e.prompt, e.options) for e in self._evaluated()]
+
+    def _runner_options(self) -> dict:
+        return {
+            "max_new_tokens": self.max_new_tokens,
+            "batch_tokens": self.batch_tokens,
+            "prediction": self.prediction,
+            "truncate_prompts": self.truncate_prompts,
+        }
+
+    def _runner(self, small: TrainConfig, large: TrainConfig, progress: Progress) -> CascadeRunner:
+        """The cascade of two trained models (or of one twice, to let it answer alone)."""
+        folders = {"small": str(train_or_load(small, progress)), "large": str(train_or_load(large, progress))}
+        return CascadeRunner(
+            load_model(folders["small"]).eval(),
+            load_model(folders["large"]).eval(),
+            load_tokenizer(folders["small"]),
+            device=resolve_device(self.device),
+            fingerprint={"small": small.digest(), "large": large.digest()},
+            **self._runner_options(),
+        )
 
     def token_signals(self, config: TrainConfig, split: str = "test", progress: Progress = None) -> TokenSignals:
         """What a model says of the target tokens of a split (teacher forcing)."""
@@ -504,8 +540,11 @@ class Experiment:
         identity = {"model": config.digest(), "data": self.data.load().fingerprint, "split": split}
         return TokenSignals.load(artifacts.obtain("signals", identity, SIGNAL_MODULES, make))
 
-    def outcomes(self, edition: str = "", progress: Progress = None):
-        """Train what is not trained, let every model answer, and return the outcome table (pandas; see `outcomes`)."""
+    def outcomes(self, edition: str = "", progress: Progress = None, learned_rules: Sequence[str] = ()):
+        """Train what is not trained, let every model answer, and return the outcome table (pandas; see `outcomes`).
+
+        learned_rules: methods whose small models get the learned deferral rules as further confidences.
+        """
         import pandas as pd
 
         from cat_core.outcomes import validate
@@ -517,7 +556,8 @@ class Experiment:
         self.train(progress)
         rows = []
         for (method, seed), config in self.configs().items():
-            for answer in self.answers(config, progress):
+            learned = self.learned_confidences(method, seed, progress) if method in learned_rules else {}
+            for number, answer in enumerate(self.answers(config, progress)):
                 example = examples[answer["item_id"]]
                 rows.append(
                     {
@@ -539,6 +579,7 @@ class Experiment:
                         "truncated": answer["truncated"],
                         "flops": answer["flops"],
                         **{f"confidence_{name}": value for name, value in answer["confidences"].items()},
+                        **{f"confidence_{name}": values[number] for name, values in learned.items()},
                     }
                 )
         frame = pd.DataFrame(rows)

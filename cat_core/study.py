@@ -262,7 +262,7 @@ def run_cell(cell: Cell, progress=None) -> dict:
     if (found := cell.record) is not None:
         return found
     began, experiment = time.time(), cell.experiment
-    frame = experiment.outcomes(cell.study, progress)
+    frame = experiment.outcomes(cell.study, progress, cell.learned_rules)
     training = {"logs": _logs(experiment), "tokens": _tokens(experiment, progress)}
     cell.training_path.parent.mkdir(parents=True, exist_ok=True)
     write_outcomes(cell.outcomes_path, frame if cell.texts else drop_text(frame), compactly=True)

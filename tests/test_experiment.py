@@ -162,3 +162,16 @@ def test_mismatched_vocabularies_are_refused_before_training(tmp_path):
     with pytest.raises(ValueError, match="tokenizers of S .* and L .* differ"):
         mixed.outcomes()
     assert len(made(artifacts.root(), "model")) == before
+
+
+def test_learned_rules_become_confidences_fitted_on_calibration_items(tmp_path):
+    changed = TINY | {"suite_options": {"train": 400, "calibration": 60, "test": 30}}
+    chosen = Experiment.of(**changed, methods=["xent", "dist"])
+    frame = chosen.outcomes(learned_rules=("xent",))
+    small = frame[frame["model"] == "small"]
+    for rule in ("post_hoc_quantile", "post_hoc_embed", "edge"):
+        column = small[f"confidence_{rule}"]
+        assert column[small["method"] == "xent"].notna().all() and column[small["method"] != "xent"].isna().all()
+    found = chosen.learned_confidences("xent", chosen.seeds[0])
+    rows = small[(small["method"] == "xent") & (small["seed"] == chosen.seeds[0])]
+    assert rows["confidence_edge"].tolist() == found["edge"]
