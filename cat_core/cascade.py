@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,15 +18,19 @@ import torch
 import transformers
 from torch import Tensor
 
-from cat_core.confidence import confidence_rules, option_confidence
-from cat_core.engine import encode_prompt as encode_prompt
-from cat_core.engine import encode_prompts, encode_targets, generate_batch, plan_batches, score_batch
-from cat_core.engine import encode_target as encode_target
+from cat_core.confidence import answer_confidence, option_confidence
+from cat_core.engine import answering, generate_batch, score_batch
 from cat_core.flops import option_flops, request_flops, shape_of
 from cat_core.router import route
 from cat_core.store import Store, model_fingerprint
+from cat_core.tokens import encode_prompt as encode_prompt
+from cat_core.tokens import encode_prompts, encode_targets, plan_batches
+from cat_core.tokens import encode_target as encode_target
 
 PREDICTIONS = ("sum", "average")
+
+RECORDS = "2: log-probability, margin and entropy of each token"
+"""What the stored batches hold. Folders of another version are refused, so change it with the records."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,9 @@ class Response:
     tokens, token_logprobs: the answer's ids and natural-log probabilities;
     truncated: generation reached max_new_tokens without EOS; prompt_truncated: the prompt was cut left;
     flops: cost of this answer, the item taken alone; confidences: by rule name, high = keep;
-    option_logprobs: summed log-probability of every option, in the order given.
+    option_logprobs: summed log-probability of every option, in the order given;
+    token_margins, token_entropies: log p(top1) - log p(top2) and entropy, in nats, of the distribution at each
+    position of the answer.
     """
 
     item_id: str
@@ -61,6 +66,8 @@ class Response:
     tokens: list[int] = field(default_factory=list)
     option_logprobs: list[float] = field(default_factory=list)
     prompt_truncated: bool = False
+    token_margins: list[float] = field(default_factory=list)
+    token_entropies: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -91,26 +98,14 @@ class CascadeResult:
 
 
 @dataclass(frozen=True)
-class _Item:
-    """A request in token ids."""
+class Item:
+    """A request in token ids: BOS and what truncation left of the prompt; options with their EOS."""
 
     item_id: str
     prompt: list[int]
     options: list[list[int]]
     texts: tuple[str, ...]
     shortened: bool
-
-
-@contextmanager
-def _answering(model):
-    """Evaluation mode without gradients; the model's training mode is put back at the end."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(training)
 
 
 class CascadeRunner:
@@ -181,7 +176,7 @@ class CascadeRunner:
         """
         if which not in self.models:
             raise ValueError(f"unknown model {which!r}: choose 'small' or 'large'")
-        items = self._items(requests)
+        items = self.items(requests)
         model = self.models[which]
         batches = self._plan(items)
         kept = None if store is None else Store(store, self._description(items, which))
@@ -189,7 +184,7 @@ class CascadeRunner:
         responses: list[Response | None] = [None] * len(items)
         finished = 0
         try:
-            with _answering(model):
+            with answering(model):
                 for number, batch in enumerate(batches):
                     members = [items[i] for i in batch]
                     records = kept.load(number) if kept else None
@@ -234,8 +229,8 @@ class CascadeRunner:
                 large[i] = response
         return CascadeResult(float(tau), rule, confidence, deferred, small, large)
 
-    def _items(self, requests: Sequence) -> list[_Item]:
-        """Requests as token ids after every check that needs no model."""
+    def items(self, requests: Sequence) -> list[Item]:
+        """Requests as token ids, as the models read them, after every check that needs no model."""
         requests = list(requests)
         if not requests:
             raise ValueError("the request list is empty: give at least one query")
@@ -265,7 +260,7 @@ class CascadeRunner:
             for request, prompt in zip(requests, prompts)
         ]
 
-    def _item(self, request, prompt: list[int], options: list[list[int]]) -> _Item:
+    def _item(self, request, prompt: list[int], options: list[list[int]]) -> Item:
         """One request in ids, fitted to the context of both models."""
         name = request.item_id
         if not prompt:
@@ -291,9 +286,9 @@ class CascadeRunner:
                     f"{answer} in a context of {self.context}: shorten it, or set truncate_prompts=True"
                 )
             prompt = head + prompt[len(prompt) - room + len(head) :]
-        return _Item(name, prompt, options, tuple(request.options), shortened)
+        return Item(name, prompt, options, tuple(request.options), shortened)
 
-    def _plan(self, items: list[_Item]) -> list[list[int]]:
+    def _plan(self, items: list[Item]) -> list[list[int]]:
         """Batches of item indices: those that generate, then those with options; no batch mixes them."""
         plan = []
         for scored in (False, True):
@@ -307,13 +302,14 @@ class CascadeRunner:
             plan += [[places[j] for j in batch] for batch in plan_batches(lengths, self.batch_tokens)]
         return plan
 
-    def _description(self, items: list[_Item], which: str) -> dict:
+    def _description(self, items: list[Item], which: str) -> dict:
         """All that the stored numbers depend on; not the rules, which are applied to what is stored."""
         model = self.models[which]
         digest = hashlib.sha256()
         for item in items:
             digest.update(json.dumps([item.item_id, item.prompt, item.options]).encode())
         return {
+            "records": RECORDS,
             "items": f"{len(items)} {digest.hexdigest()}",
             "model": self.fingerprint.get(which) or model_fingerprint(model),
             "max_new_tokens": self.max_new_tokens,
@@ -326,19 +322,19 @@ class CascadeRunner:
             "versions": [torch.__version__, transformers.__version__],
         }
 
-    def _compute(self, model, items: list[_Item], which: str) -> list[list[list]]:
-        """Raw numbers of one batch: [ids, log-probs] of each generation, or each option's log-probs."""
+    def _compute(self, model, items: list[Item], which: str) -> list[list[list]]:
+        """Raw numbers of one batch, as `engine.generate_batch` or `engine.score_batch` gives them."""
         prompts = [item.prompt for item in items]
         common = {"pad": self.pad, "vocab": self.vocab}
         if items[0].options:
             options = [item.options for item in items]
             records = score_batch(model, prompts, options, batch_tokens=self.batch_tokens, **common)
-            totals = [sum(map(sum, rows)) for rows in records]
+            totals = [sum(sum(logprobs) for logprobs, *_ in rows) for rows in records]
         else:
             limit = self.max_new_tokens
             made = generate_batch(model, prompts, eos=self.eos, max_new_tokens=limit, **common)
-            records = [[tokens, logprobs] for tokens, logprobs in made]
-            totals = [sum(logprobs) for _, logprobs in records]
+            records = [list(record) for record in made]
+            totals = [sum(logprobs) for _, logprobs, *_ in records]
         for item, total in zip(items, totals):
             if not math.isfinite(total):
                 raise ValueError(
@@ -347,14 +343,15 @@ class CascadeRunner:
                 )
         return records
 
-    def _responses(self, model, items: list[_Item], records: list[list[list]]) -> list[Response]:
+    def _responses(self, model, items: list[Item], records: list[list[list]]) -> list[Response]:
         """Answers, confidences and costs from the raw numbers of one batch."""
         read = self._chosen if items[0].options else self._generated
         texts, answers, costs, sums, table = read(model.config, items, records)
-        padded, mask = _right_padded([logprobs for _, logprobs in answers])
-        table = {name: rule(padded, mask).tolist() for name, rule in confidence_rules.items()} | table
+        columns = [_right_padded(rows) for rows in list(zip(*answers))[1:]]
+        rules = answer_confidence(*(padded for padded, _ in columns), columns[0][1])
+        table = {name: values.tolist() for name, values in rules.items()} | table
         responses = []
-        for i, (item, (tokens, logprobs)) in enumerate(zip(items, answers)):
+        for i, (item, (tokens, logprobs, margins, entropies)) in enumerate(zip(items, answers)):
             responses.append(
                 Response(
                     item_id=item.item_id,
@@ -368,24 +365,26 @@ class CascadeRunner:
                     tokens=tokens,
                     option_logprobs=sums[i],
                     prompt_truncated=item.shortened,
+                    token_margins=margins,
+                    token_entropies=entropies,
                 )
             )
         return responses
 
-    def _generated(self, config, items: list[_Item], records: list[list[list]]):
-        """Texts, (ids, log-probs), costs, no option sums and no option rules of generated answers."""
+    def _generated(self, config, items: list[Item], records: list[list[list]]):
+        """Texts, records, costs, no option sums and no option rules of generated answers."""
         known = len(self.tokenizer)  # ids beyond it are padding of the output matrix: they have no text
         texts = self.tokenizer.batch_decode(
-            [[token for token in tokens if token < known] for tokens, _ in records],
+            [[token for token in tokens if token < known] for tokens, *_ in records],
             skip_special_tokens=True,
             clean_up_tokenization_spaces=False,
         )
-        costs = [request_flops(config, len(item.prompt), len(ids)) for item, (ids, _) in zip(items, records)]
+        costs = [request_flops(config, len(item.prompt), len(ids)) for item, (ids, *_) in zip(items, records)]
         return [text.strip() for text in texts], records, costs, [[] for _ in items], {}
 
-    def _chosen(self, config, items: list[_Item], records: list[list[list]]):
-        """Texts, (ids, log-probs), costs, option sums and option rules of answers chosen among options."""
-        sums = [[math.fsum(logprobs) for logprobs in rows] for rows in records]
+    def _chosen(self, config, items: list[Item], records: list[list[list]]):
+        """Texts, records, costs, option sums and option rules of answers chosen among options."""
+        sums = [[math.fsum(logprobs) for logprobs, *_ in rows] for rows in records]
         best = []
         for item, row in zip(items, sums):
             if self.prediction == "average":
@@ -393,7 +392,7 @@ class CascadeRunner:
             best.append(row.index(max(row)))
         rules = option_confidence(*_right_padded(sums), torch.tensor(best))
         texts = [item.texts[k] for item, k in zip(items, best)]
-        answers = [(item.options[k], rows[k]) for item, k, rows in zip(items, best, records)]
+        answers = [(item.options[k], *rows[k]) for item, k, rows in zip(items, best, records)]
         costs = [option_flops(config, len(item.prompt), [len(ids) for ids in item.options]) for item in items]
         return texts, answers, costs, sums, {name: value.tolist() for name, value in rules.items()}
 

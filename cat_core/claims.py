@@ -7,7 +7,8 @@ the rows that `as_metrics` leaves in the metrics of a page.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,21 +102,55 @@ def verdict(number: Interval | Undefined, direction: int, seeds: int, margin: fl
     return text if seeds > 1 else f"{text}; {ONE_SEED}"
 
 
-def claims_table(rows: Sequence[ClaimRow], caption: str) -> Table:
-    """The rows as a table, with the rules below it."""
-    columns = ("Claim", "Measure", "Direction claimed", "This run", "n, seeds", "Verdict")
+def claims_table(rows: Sequence[ClaimRow], caption: str, reference: Sequence[Mapping] | None = None) -> Table:
+    """The rows as a table, with the rules below it.
+
+    reference: metrics of recorded cells (`study.Cell.metrics`), whose numbers of the same measures get a column.
+    """
+    columns = ["Claim", "Measure", "Direction claimed", "This run", "n, seeds", "Verdict"]
     shown = [
-        (
+        [
             r.claim,
             r.measure,
             DIRECTIONS[r.direction],
             show_number(r.number, r.unit),
             f"{r.n:,}, {r.seeds}" + (f" (over {r.large_seeds} L)" if r.large_seeds > 1 else ""),
             r.verdict,
-        )
+        ]
         for r in rows
     ]
-    return Table(columns, shown, caption, RULES)
+    note = RULES
+    if reference is not None:
+        columns.insert(4, "Reference")
+        for row, r in zip(shown, rows):
+            row.insert(4, reference_text(r, reference))
+        cells = [f"{m['study']}/{m['cell']}: n = {m['n']:,}, {len(m['seeds'])} seeds" for m in reference]
+        note += f" Reference: {'; '.join(cells) or 'nothing is recorded yet'}. The verdict is that of this run alone."
+    return Table(columns, shown, caption, note)
+
+
+def reference_text(row: ClaimRow, reference: Sequence[Mapping]) -> str:
+    """The numbers that recorded cells have for a row of a page: the same claim, measure and pair of methods.
+
+    For claims on the easiest or hardest task, the cell's own one, which is named where it is another.
+    """
+    found = []
+    for m in reference:
+        for r in m["claims"]:
+            if (r["claim"], _without_task(r["measure"])) == (row.claim, _without_task(row.measure)):
+                n = r["number"]
+                number = Interval(n["estimate"], n["low"], n["high"]) if "estimate" in n else Undefined(n["reason"])
+                text = show_number(number, Unit(r["scale"], 2, "", True))
+                task = _TASK.search(r["measure"]) if r["measure"] != row.measure else None
+                found.append(f"{m['cell']}{f' ({task[1]})' if task else ''}: {text}")
+    return "; ".join(found) or "\u2013 (not recorded)"
+
+
+_TASK = re.compile(r"^S alone on (.*) \((?:easiest|hardest)\)")
+
+
+def _without_task(measure: str) -> str:
+    return _TASK.sub("S alone", measure)
 
 
 # ---------------------------------------------------------------- claims

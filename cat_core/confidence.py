@@ -1,10 +1,11 @@
-"""How sure a model is of its own answer: one number a query, from the log-probabilities of its tokens.
+"""How sure a model is of its own answer: one number a query, from the distributions of its tokens.
 
 High means keep the small model's answer, low means defer to the large one. Every rule reads padded token
 log-probabilities `logprobs` [B, T] (natural logarithm) with a boolean `mask` [B, T]: True for a generated
-token, the end-of-sequence token included, False for padding, whose values are never looked at.
+token, the end-of-sequence token included, False for padding, whose values are never looked at. The rules
+`token_margin` and `token_entropy` read that number of each token's whole distribution in its place.
 
-The names are those of Gupta et al., "Language Model Cascades: Token-Level Uncertainty and Beyond"
+The chow names are those of Gupta et al., "Language Model Cascades: Token-Level Uncertainty and Beyond"
 (arXiv 2404.10136). `chow_average` is the rule of cascade-aware training (arXiv 2406.00060), sign turned.
 """
 
@@ -40,8 +41,29 @@ def chosen_logprob(logits: Tensor, token: Tensor) -> Tensor:
     return torch.where(own < float("inf"), logprob, float("nan"))
 
 
-def _checked(logprobs: Tensor, mask: Tensor, what: str = "logprobs") -> tuple[Tensor, Tensor]:
-    """`logprobs` and `mask` as tensors after every check a rule needs (shapes, empty rows, NaN)."""
+def margin_and_entropy(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """How far softmax(`logits`) is from undecided: (log p(top1) - log p(top2), entropy in nats), each [...].
+
+    logits: [..., V] unnormalised scores, any float type. Returns float32 (float64 for float64 logits). With
+    g_v = log p(top1) - log p(v) over all v but the first most probable one, and s = sum_v exp(-g_v), the
+    margin is min_v g_v and the entropy log(1 + s) + sum_v g_v exp(-g_v) / (1 + s): no term is negative, so
+    nothing cancels, and distributions that are nearly certain keep distinct values. The margin is 0 for a tie
+    and +inf where no other token is possible; NaN logits give NaN.
+    """
+    scores = logits if logits.dtype == torch.float64 else logits.float()
+    top, index = scores.max(-1, keepdim=True)
+    gaps = (top - scores).scatter_(-1, index, float("inf"))
+    margin = gaps.amin(-1)
+    gaps.clamp_max_(800.0)  # exp(-800) is 0 even in float64, while inf * 0 would be NaN
+    weights = gaps.neg().exp_()
+    rest = weights.sum(-1)
+    entropy = rest.log1p() + gaps.mul_(weights).sum(-1) / (1 + rest)
+    broken = top.squeeze(-1).isnan()
+    return margin.masked_fill(broken, float("nan")), entropy.masked_fill(broken, float("nan"))
+
+
+def _checked(logprobs: Tensor, mask: Tensor, what: str = "logprobs", unbounded: bool = False) -> tuple[Tensor, Tensor]:
+    """`logprobs` and `mask` as tensors after every check a rule needs: shapes, empty rows, NaN, +inf if bounded."""
     logprobs, mask = torch.as_tensor(logprobs), torch.as_tensor(mask)
     if logprobs.dim() != 2:
         raise ValueError(f"{what} must have two dimensions, got shape {tuple(logprobs.shape)}")
@@ -59,9 +81,11 @@ def _checked(logprobs: Tensor, mask: Tensor, what: str = "logprobs") -> tuple[Te
             f"row {int(empty[0])} of {what} has no entry (mask all False): every answer has at least "
             "its end-of-sequence token"
         )
-    bad = ((logprobs.isnan() | (logprobs == float("inf"))) & mask).any(-1).nonzero().flatten()
+    broken = logprobs.isnan() if unbounded else logprobs.isnan() | (logprobs == float("inf"))
+    bad = (broken & mask).any(-1).nonzero().flatten()
     if len(bad):
-        raise ValueError(f"row {int(bad[0])} of {what} holds NaN or +inf: look at the logits of the model behind it")
+        found = "NaN" if unbounded else "NaN or +inf"
+        raise ValueError(f"row {int(bad[0])} of {what} holds {found}: look at the logits of the model behind it")
     return logprobs, mask
 
 
@@ -103,6 +127,37 @@ confidence_rules: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "chow_quantile_0": partial(chow_quantile, q=0.0),
 }
 """Token-level rules by the names used in tables; each maps (logprobs [B, T], mask [B, T]) to [B]."""
+
+quantile_rules: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    f"chow_quantile_{percent}": partial(chow_quantile, q=percent / 100) for percent in (25, 50, 75, 100)
+}
+"""The rest of the Chow-Quantile family, by name and used as `confidence_rules`; 100 is the maximum."""
+
+
+def token_margin(margins: Tensor, mask: Tensor) -> Tensor:
+    """[B] mean over the answer's tokens of log p(top1) - log p(top2), in nats: large where S never hesitates.
+
+    margins, mask: [B, T], margins as `margin_and_entropy`. Errors as `chow_sum`, but +inf is a margin.
+    """
+    margins, mask = _checked(margins, mask, "margins", unbounded=True)
+    return (margins.masked_fill(~mask, 0.0).sum(-1, dtype=torch.float64) / mask.sum(-1)).to(margins.dtype)
+
+
+def token_entropy(entropies: Tensor, mask: Tensor) -> Tensor:
+    """[B] minus the mean over the answer's tokens of their distributions' entropy, in nats (0 = certain).
+
+    entropies, mask: [B, T], entropies as `margin_and_entropy`. Errors as `chow_sum`.
+    """
+    entropies, mask = _checked(entropies, mask, "entropies")
+    return -(entropies.masked_fill(~mask, 0.0).sum(-1, dtype=torch.float64) / mask.sum(-1)).to(entropies.dtype)
+
+
+def answer_confidence(logprobs: Tensor, margins: Tensor, entropies: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """Every rule that an answer's own tokens define, by name, each [B]; arguments [B, T], as in the single rules."""
+    rules = confidence_rules | quantile_rules
+    values = {name: rule(logprobs, mask) for name, rule in rules.items()}
+    return values | {"token_margin": token_margin(margins, mask), "token_entropy": token_entropy(entropies, mask)}
+
 
 OPTION_RULES = ("option_probability", "option_margin")
 """Names of the rules of `option_confidence`, defined for queries that come with answer options only."""

@@ -97,7 +97,9 @@ def split_difference(a: tuple, b: tuple) -> dict[str, np.ndarray]:
     # a greedy oracle can leave no room and yet the rule gains: what no share can express is ranking
     found["ranking"] = found["ranking"] + (over_a - room_a * share_a) - (over_b - room_b * share_b)
     left = found["whole"] - sum(found[part] for part in PARTS)
-    scale = max(1.0, float(np.abs([area_a, area_b]).max(initial=0)))
+    # where the room is small the share is large: what cancels is rounded in its own size
+    scale = 1 + np.abs([area_a, area_b]).max(axis=0)
+    scale = scale + (np.abs(share_a) + np.abs(share_b)) * (np.abs(room_a) + np.abs(room_b))
     if not (np.abs(left) <= ROUNDING * scale).all():
         raise ValueError(f"the parts miss the whole by {np.abs(left).max()}: areas must be finite numbers")
     return found

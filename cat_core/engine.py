@@ -1,75 +1,39 @@
 """Batched inference on one transformers causal language model: greedy answers, and scores of given options.
 
-The log-probability of every produced token is taken on the fly, so that memory never holds a tensor of steps
-x batch x vocabulary. Prompts of one batch are padded on the left, with explicit position ids, so that a query
-gets the same answer in a batch as alone (log-probabilities within 1e-5 in float32).
+The log-probability of every produced token, and the margin and entropy of the distribution it was taken from,
+are computed on the fly, so that memory never holds a tensor of steps x batch x vocabulary. Prompts of one batch
+are padded on the left, with explicit position ids, so that a query gets the same answer in a batch as alone
+(log-probabilities, margins and entropies within 1e-5 in float32).
 
-Token convention, the same in training and inference: a prompt is [BOS] + its tokens (BOS where the tokenizer
-has one), an answer is its tokens + [EOS]; the two are tokenised separately and joined.
+Token conventions are those of `tokens`.
 """
 
 import copy
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from cat_core.confidence import chosen_logprob
+from cat_core.confidence import chosen_logprob, margin_and_entropy
 
 # Logits of one option pass: at most this many numbers at once (128 MiB in float32).
 LOGIT_BUDGET = 1 << 25
 
 
-def _token_ids(tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of texts without special tokens."""
-    return tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
-
-
-def encode_prompts(tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of prompts: [BOS] + tokens, with BOS only where the tokenizer defines one."""
-    head = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    return [head + ids for ids in _token_ids(tokenizer, texts)]
-
-
-def encode_targets(tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of answers: tokens + [EOS]. Raises ValueError when the tokenizer has no EOS."""
-    if tokenizer.eos_token_id is None:
-        raise ValueError("the tokenizer has no eos_token: set one, as every answer ends with it")
-    tail = [tokenizer.eos_token_id]
-    return [ids + tail for ids in _token_ids(tokenizer, texts)]
-
-
-def encode_prompt(tokenizer, text: str) -> list[int]:
-    """Token ids of one prompt; see `encode_prompts`."""
-    return encode_prompts(tokenizer, [text])[0]
-
-
-def encode_target(tokenizer, text: str) -> list[int]:
-    """Token ids of one answer, EOS included; see `encode_targets`."""
-    return encode_targets(tokenizer, [text])[0]
-
-
-def plan_batches(lengths: Sequence[tuple[int, int, int]], batch_tokens: int) -> list[list[int]]:
-    """Indices of the items of each batch; a pure function of its arguments.
-
-    lengths: per item (prompt tokens, tokens that follow, rows: 1, or the number of options). Longest prompts
-    first, so that little is padded and memory runs out in the first minute or never; ties keep their order.
-    Rows x (longest prompt + longest rest) stays within `batch_tokens`; a larger item is a batch by itself.
-    """
-    batches: list[list[int]] = []
-    width = rest = rows = 0
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i][0], i)):
-        prompt, more, count = lengths[index]
-        if batches and (rows + count) * (width + max(rest, more)) <= batch_tokens:
-            batches[-1].append(index)
-            rest, rows = max(rest, more), rows + count
-        else:
-            batches.append([index])
-            width, rest, rows = prompt, more, count
-    return batches
+@contextmanager
+def answering(model):
+    """Evaluation mode without gradients; the model's training mode is put back at the end."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
 
 
 def _left_padded(rows: Sequence[Sequence[int]], pad: int, device) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,9 +65,10 @@ def _prefill(model, prompts, pad: int, vocab: int) -> tuple[DynamicCache, Tensor
 
 def generate_batch(
     model, prompts: Sequence[Sequence[int]], *, eos: int, pad: int, vocab: int, max_new_tokens: int
-) -> list[tuple[list[int], list[float]]]:
-    """Greedy answers of one batch: (token ids, log-probabilities) a prompt, EOS included where reached.
+) -> list[tuple[list[int], list[float], list[float], list[float]]]:
+    """Greedy answers of one batch: (token ids, log-probabilities, margins, entropies), one of each a token.
 
+    An answer includes EOS where it is reached; margins and entropies are those of `confidence.margin_and_entropy`.
     prompts: token ids; eos: the id that ends an answer; pad: any id, for the padding; vocab: number of logits
     used. Rows that are finished leave the batch; memory holds one step's logits [B, vocab] at a time.
     """
@@ -111,7 +76,7 @@ def generate_batch(
     size, width = mask.shape
     device = mask.device
     tokens = torch.full((size, max_new_tokens), eos, dtype=torch.long, device=device)
-    logprobs = torch.zeros((size, max_new_tokens), dtype=torch.float32, device=device)
+    values = torch.zeros((3, size, max_new_tokens), dtype=torch.float32, device=device)
     mask = torch.cat([mask, mask.new_ones(size, max_new_tokens)], dim=1)
     position = mask[:, :width].sum(-1, keepdim=True)
     rows = torch.arange(size, device=device)
@@ -119,7 +84,7 @@ def generate_batch(
     for step in range(max_new_tokens):
         token = logits.argmax(-1)
         tokens[rows, step] = token
-        logprobs[rows, step] = chosen_logprob(logits, token).float()
+        values[:, rows, step] = torch.stack([chosen_logprob(logits, token), *margin_and_entropy(logits)]).float()
         done |= token == eos
         left = len(rows) - int(done.sum())
         if left == 0 or step == max_new_tokens - 1:
@@ -139,10 +104,10 @@ def generate_batch(
         )
         logits = output.logits[:, -1, :vocab]
         position = position + 1
-    tokens, logprobs = tokens.cpu().numpy(), logprobs.cpu().numpy()
+    tokens, values = tokens.cpu().numpy(), values.cpu().numpy()
     ended = tokens == eos  # a row that finished early wrote on until it was dropped: cut at its first EOS
     counts = np.where(ended.any(1), ended.argmax(1) + 1, max_new_tokens)
-    return [(tokens[i, :n].tolist(), logprobs[i, :n].tolist()) for i, n in enumerate(counts)]
+    return [(tokens[i, :n].tolist(), *values[:, i, :n].tolist()) for i, n in enumerate(counts)]
 
 
 def score_batch(
@@ -153,9 +118,11 @@ def score_batch(
     pad: int,
     vocab: int,
     batch_tokens: int,
-) -> list[list[list[float]]]:
-    """Log-probability of every token of every option (EOS included in `options`) after its prompt.
+) -> list[list[list[list[float]]]]:
+    """Of every option of every prompt: [log-probabilities, margins, entropies], one of each a token.
 
+    Options include their EOS. Margins and entropies are those of the distributions at the option's positions
+    (`confidence.margin_and_entropy`), whichever token the option has there.
     Each prompt is read once; its cache is repeated for its options. Options of equal length go through the
     model together, so that no padding is computed among them and an item alone costs `flops.option_flops`
     exactly. A pass holds at most `batch_tokens` tokens and LOGIT_BUDGET logits.
@@ -167,14 +134,15 @@ def score_batch(
     for row, choices in enumerate(options):
         for k, choice in enumerate(choices):
             groups[len(choice)].append((row, k))
-    scores: list[list[list[float]]] = [[[] for _ in choices] for choices in options]
+    first = torch.stack(margin_and_entropy(logits))  # [2, B]: all options of a prompt start from the same one
+    scores: list[list[list[list[float]]]] = [[[] for _ in choices] for choices in options]
     for length, places in sorted(groups.items()):
         step = max(1, min(batch_tokens // (width + length), LOGIT_BUDGET // (length * vocab)))
         for start in range(0, len(places), step):
             part = places[start : start + step]
             rows = torch.tensor([row for row, _ in part], device=mask.device)
             ids = torch.tensor([options[row][k] for row, k in part], device=mask.device)
-            logprob = chosen_logprob(logits[rows], ids[:, 0]).unsqueeze(-1)
+            values = torch.cat([chosen_logprob(logits[rows], ids[:, 0])[None], first[:, rows]]).unsqueeze(-1)
             if length > 1:
                 output = model(
                     input_ids=ids[:, :-1],
@@ -183,9 +151,11 @@ def score_batch(
                     past_key_values=_selected(cache, rows),
                     use_cache=True,
                 )
-                logprob = torch.cat([logprob, chosen_logprob(output.logits[..., :vocab], ids[:, 1:])], dim=1)
-            for (row, k), values in zip(part, logprob.float().tolist(), strict=True):
-                scores[row][k] = values
+                rest = output.logits[..., :vocab]
+                rest = torch.stack([chosen_logprob(rest, ids[:, 1:]), *margin_and_entropy(rest)])
+                values = torch.cat([values, rest], dim=-1)
+            for (row, k), value in zip(part, values.float().transpose(0, 1).tolist(), strict=True):
+                scores[row][k] = value
     return scores
 
 

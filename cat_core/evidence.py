@@ -25,6 +25,7 @@ from cat_core.training_report import name
 
 BUDGET = 0.3
 MAIN = ("xent", "dist", "cat-xent", "cat-dist", "random-xent", "random-dist")
+MASKS = ("cat-dist", "large-dist", "small-dist", "both-dist", "neither-dist", "random-dist")
 GRID_METHODS = ("xent", "dist", "cat-xent", "cat-dist")
 BASELINE_RULES = {"edge": "EdgeInference", "chow_quantile_0": "Chow-Quantile-0"}
 GRID_RULES = (
@@ -47,6 +48,25 @@ def rule_difference(c: Comparison, a: tuple[str, str], b: tuple[str, str]) -> In
     runs = {str(i): [c.run(m, seed, rule=rule) for seed in c.seeds] for i, (m, rule) in enumerate((a, b))}
     how = {"groups": c.groups, "resamples": c.resamples, "level": c.level, "grid": None}
     return paired_bootstrap(runs, pairs=[("0", "1")], **how).difference["0", "1"]
+
+
+def mask_differences(c: Comparison) -> dict[str, dict[str, Interval]]:
+    """Dist with every mask less Dist and less the random mask, and Gatekeeper less Xent and CAT-Xent, paired, one draw.
+
+    "audc": of the area under the deferral curve, Chow-Average; "alone": of the quality of S on its own. Pairs of
+    methods that the table holds, as "a - b".
+    """
+    pairs = [(mask, base) for base in ("dist", "random-dist") for mask in MASKS if mask != base]
+    pairs += [("gatekeeper", "xent"), ("gatekeeper", "cat-xent")]
+    pairs = [pair for pair in pairs if set(pair) <= set(c.methods)]
+    runs = {m: [c.run(m, seed) for seed in c.seeds] for m in dict.fromkeys(m for pair in pairs for m in pair)}
+    if not pairs:
+        return {"audc": {}, "alone": {}}
+    how = {"groups": c.groups, "resamples": c.resamples, "level": c.level, "grid": np.zeros(1)}
+    found = paired_bootstrap(runs, pairs=pairs, **how)
+    ends = {pair: found.difference_curve[pair] for pair in pairs}
+    alone = {p: Interval(*(float(x[0]) for x in (b.estimate, b.low, b.high))) for p, b in ends.items()}
+    return {k: {f"{a} - {b}": v[a, b] for a, b in pairs} for k, v in (("audc", found.difference), ("alone", alone))}
 
 
 def baseline_claims(c: Comparison, claim: str = "C7") -> list[ClaimRow]:
@@ -74,15 +94,25 @@ def saving_claims(c: Comparison, claim: str = "C8") -> list[ClaimRow]:
 
 def cell_claims(cell: Cell, c: Comparison) -> list[ClaimRow]:
     """Every claim that a cell speaks to; the one that it was made for first."""
-    rows = []
+    rows, part = [], deciding(cell, c)
     if cell.claim:
-        accuracy = [t for t in c.tasks if t not in cell.generative]
-        part = c if not cell.generative else of_tasks(c, accuracy)
         rows += claims.cascade_claims(part, cell.claim)
         rows += claims.alone_claims(part) if len(part.tasks) > 1 else []
     if cell.generative:
         rows += claims.no_difference_claims(of_tasks(c, cell.generative))
-    return rows + baseline_claims(c) + saving_claims(c) + claims.bound_claims(c, 1 - cell.keep_rate("cat-dist"))
+    if "cat-dist" not in c.methods:
+        return rows
+    mass = 1 - cell.keep_rate("cat-dist")
+    return rows + baseline_claims(part) + saving_claims(part) + claims.bound_claims(part, mass)
+
+
+def deciding(cell: Cell, c: Comparison) -> Comparison:
+    """The comparison on the tasks that decide the cell's claim."""
+    tasks = cell.claim_tasks or [t for t in c.tasks if t not in cell.generative]
+    unknown = [t for t in tasks if t not in c.tasks]
+    if unknown:
+        raise ValueError(f"cell {cell.name!r}: claim_tasks names {', '.join(unknown)}; its tasks: {', '.join(c.tasks)}")
+    return c if set(tasks) == set(c.tasks) else of_tasks(c, tasks)
 
 
 def of_tasks(c: Comparison, tasks: Sequence[str]) -> Comparison:
@@ -141,7 +171,8 @@ def token_metrics(cell: Cell) -> dict[str, dict]:
 
 def cell_metrics(cell: Cell, resamples: int = 2_000) -> dict:
     """Every number that the pages say of a cell."""
-    c = cell.comparison(resamples=resamples)
+    whole = cell.comparison(resamples=resamples)
+    c = deciding(cell, whole)
     grid_methods = tuple(m for m in GRID_METHODS if m in c.methods)
     rules = usable_rules(c, grid_methods)
     grid = rule_grid(replace(c, methods=grid_methods, _cache={}), rules, resamples=min(resamples, GRID_RESAMPLES))
@@ -150,7 +181,7 @@ def cell_metrics(cell: Cell, resamples: int = 2_000) -> dict:
         method: [report.audc(c.seed_curve(method, seed)) for seed in c.seeds] for method in c.methods
     }  # every seed on its own: what a single run would have shown
     record = cell.record
-    return report.page_metrics(c, cell_claims(cell, c), BUDGET, ("chow_average",)) | {
+    return report.page_metrics(c, cell_claims(cell, whole), BUDGET, ("chow_average",)) | {
         "study": cell.study,
         "cell": cell.name,
         "commit": record["git"]["commit"] or "not known",
@@ -158,6 +189,7 @@ def cell_metrics(cell: Cell, resamples: int = 2_000) -> dict:
         "resamples": resamples,
         "audc_by_seed": seeds,
         "decomposition": parts,
+        "masks": mask_differences(c),
         "rule_grid": {
             "rules": rules,
             "resamples": min(resamples, GRID_RESAMPLES),
@@ -166,7 +198,7 @@ def cell_metrics(cell: Cell, resamples: int = 2_000) -> dict:
             "regret": _nested(grid.regret),
         },
         "tokens": token_metrics(cell),
-        "tasks": task_metrics(cell, c) if len(c.tasks) > 1 else {},
+        "tasks": task_metrics(cell, whole) if len(whole.tasks) > 1 else {},
     }
 
 

@@ -20,6 +20,7 @@ import transformers
 
 from cat_core import artifacts
 from cat_core.cascade import CascadeRunner, Request
+from cat_core.draws import draw_key, draw_order
 from cat_core.loss import METHODS
 from cat_core.models import (
     ModelSize,
@@ -49,29 +50,45 @@ EVALUATED = ("calibration", "test")
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is learnt from and tested on; the fields are the arguments of `tasks.load_suite`."""
+    """What is learnt from and tested on; the fields are the arguments of `tasks.load_suite`.
+
+    without_half: 0 or 1 leaves that half of the training examples out (`halves`); None keeps all.
+    """
 
     suite: str = "mini-superglue"
     options: dict = field(default_factory=dict)
     data_root: str = ""
     limits: dict = field(default_factory=dict)
     seed: int = 0
+    without_half: int | None = None
 
     def load(self) -> Suite:
         """The suite, read once a process."""
         return _load_suite(json.dumps(asdict(self), sort_keys=True), os.environ.get("CAT_DATA_ROOT", ""))
 
 
+def halves(examples: Sequence) -> list[int]:
+    """0 or 1 for every example: two halves of its clusters (or prompts), drawn by their names alone."""
+    keys = {key: i % 2 for i, key in enumerate(draw_order(map(draw_key, examples), 0))}
+    return [keys[draw_key(example)] for example in examples]
+
+
 @lru_cache(maxsize=8)
 def _load_suite(config: str, _data_root: str) -> Suite:
     fields = json.loads(config)
-    return load_suite(
+    suite = load_suite(
         fields["suite"],
         data_root=fields["data_root"],
         limits=fields["limits"] or None,
         options=fields["options"] or None,
         seed=fields["seed"],
     )
+    if fields["without_half"] is None:
+        return suite
+    trained = suite.split("train")
+    left_out = {e.item_id for e, half in zip(trained, halves(trained)) if half == fields["without_half"]}
+    kept = tuple(e for e in suite.examples if e.split != "train" or e.item_id not in left_out)
+    return replace(suite, examples=kept)
 
 
 @dataclass(frozen=True)
@@ -81,7 +98,8 @@ class TrainConfig:
     model: "hidden 96, layers 2, heads 4" (a Llama from scratch; fields of `models.ModelSize`), or the name or folder of
     a causal model to start from; vocab_size: of the tokenizer trained on the training texts (from scratch only);
     teacher: the large model's own configuration, for methods that compare S with L; initial: the configuration of the
-    model to go on from (same size and tokenizer), for a second stage of training.
+    model to go on from (same size and tokenizer), for a second stage of training; out_of_fold: what L says of a
+    training example comes from an L trained on the half that the example is not in.
     """
 
     data: DataConfig
@@ -92,6 +110,7 @@ class TrainConfig:
     truncate_prompts: bool = False
     teacher: TrainConfig | None = None
     initial: TrainConfig | None = None
+    out_of_fold: bool = False
     device: str = "auto"
 
     @property
@@ -120,7 +139,7 @@ class TrainConfig:
                 "transformers": transformers.__version__,
                 "device": resolve_device(self.device).type,
             },
-        }
+        } | ({"out_of_fold": True} if self.out_of_fold else {})
 
     def digest(self) -> str:
         """Name of the trained model's content."""
@@ -169,7 +188,7 @@ def tokenizer_of(config: TrainConfig):
     """The tokenizer of a configuration: the named model's own, or byte-level BPE trained on the training texts."""
     if not config.from_scratch:
         return load_tokenizer(config.model)
-    suite = config.data.load()
+    suite = replace(config.data, without_half=None).load()  # one tokenizer for both halves
 
     def make(folder: Path) -> None:
         texts = (text for e in suite.split("train") for text in (e.prompt, e.target))
@@ -191,7 +210,7 @@ def train_or_load(config: TrainConfig, progress: Progress = None) -> Path:
     def make(folder: Path) -> dict:
         tokenizer = tokenizer_of(config)
         training_set = training_set_of(config, tokenizer)
-        teacher = None if config.teacher is None else teacher_outputs(config.teacher, training_set, progress)
+        teacher = None if config.teacher is None else _teacher_of(config, training_set, progress)
         model = _untrained(config, tokenizer, progress)
         checkpoints = folder / "checkpoints"
         log = train(model, training_set, config.settings, checkpoints, teacher, progress, use_cpu=use_cpu)
@@ -225,9 +244,9 @@ def train_together(configs: Sequence[TrainConfig], progress: Progress = None) ->
     def make(folder: Path) -> dict:
         tokenizer = tokenizer_of(first)
         training_set = training_set_of(first, tokenizer)
-        keys = [None if c.teacher is None else c.teacher.digest() for c in todo]
-        taught = {key: c.teacher for key, c in zip(keys, todo) if key is not None}
-        known = {key: teacher_outputs(teacher, training_set, progress) for key, teacher in taught.items()}
+        keys = [None if c.teacher is None else (c.teacher.digest(), c.out_of_fold) for c in todo]
+        taught = {key: c for key, c in zip(keys, todo) if key is not None}
+        known = {key: _teacher_of(c, training_set, progress) for key, c in taught.items()}
         models = [_untrained(c, tokenizer, progress) for c in todo]
         logs = train_side_by_side(
             models,
@@ -295,12 +314,42 @@ def teacher_outputs(config: TrainConfig, training_set: TrainingSet, progress: Pr
     return TeacherOutputs.load(artifacts.obtain("teacher", identity, TRAINING_MODULES, make))
 
 
+def _teacher_of(config: TrainConfig, training_set: TrainingSet, progress: Progress) -> TeacherOutputs:
+    """L's outputs that teach the small model of a configuration."""
+    if not config.out_of_fold:
+        return teacher_outputs(config.teacher, training_set, progress)
+    data = config.teacher.data
+    without = [replace(config.teacher, data=replace(data, without_half=half)) for half in (0, 1)]
+    parts = [teacher_outputs(part, training_set, progress) for part in without]
+    return stitched(parts, torch.tensor(halves(config.data.load().split("train"))))
+
+
+def stitched(parts: Sequence[TeacherOutputs], which: torch.Tensor) -> TeacherOutputs:
+    """One teacher out of several: example i is that of `parts[which[i]]`. All with a plain linear head.
+
+    States are laid side by side, zero in the columns of the others, and so are the heads: the logits stay exact.
+    """
+    if any(part.head is None for part in parts):
+        raise ValueError("an out-of-fold teacher needs models with a plain linear head")
+    rows = torch.repeat_interleave(which, parts[0].offsets.diff())
+    states = torch.cat([part.states * (rows == i).unsqueeze(1) for i, part in enumerate(parts)], dim=1)
+    correct = torch.stack([part.correct for part in parts]).gather(0, rows.unsqueeze(0))[0]
+    bias = None
+    if parts[0].bias is not None:  # one more state a part, which is 1 in its own rows
+        states = torch.cat([states, *((rows == i).float().unsqueeze(1) for i in range(len(parts)))], dim=1)
+        bias = [part.bias.unsqueeze(1) for part in parts]
+    head = torch.cat([*(part.head for part in parts), *(bias or [])], dim=1)
+    return TeacherOutputs(states, correct, parts[0].offsets, head)
+
+
 @dataclass(frozen=True)
 class Experiment:
     """A suite, a pair of models, and the methods and seeds that are compared.
 
     Seeds of S are spread over the large models in turn: seed number i is taught by, and defers to,
-    `large_seeds[i % len(large_seeds)]`. Lengths in tokens, steps of the optimiser.
+    `large_seeds[i % len(large_seeds)]`. Lengths in tokens, steps of the optimiser. out_of_fold: S is taught by large
+    models that did not train on the example (two more of them a seed of L), as L knows its own training set too well;
+    it still defers to L.
     """
 
     data: DataConfig
@@ -317,6 +366,7 @@ class Experiment:
     max_new_tokens: int = 24
     batch_tokens: int = 16_384
     prediction: str = "sum"
+    out_of_fold: bool = False
     device: str = "auto"
 
     def __post_init__(self):
@@ -412,7 +462,7 @@ class Experiment:
             )
             initial = self.small_config("xent", seed)
         config = self._config(self.small, settings, self.large_config(self.large_seed(seed)))
-        return replace(config, initial=initial)
+        return replace(config, initial=initial, out_of_fold=self.out_of_fold)
 
     def train(self, progress: Progress = None) -> None:
         """Train every model that is not there yet, the small ones of a seed side by side where they can be."""

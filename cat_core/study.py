@@ -35,7 +35,7 @@ from cat_core.editions import EditionError, find_root, read_yaml, suggest
 FOLDER = Path("data") / "studies"
 RUNS = Path("papermill_runs") / "studies"
 _KEYS = ("study", "description", "primary", "methods", "seeds", "large_seeds", "texts", "learned_rules", "cells")
-_CELL_KEYS = ("claim", "generative")
+_CELL_KEYS = ("claim", "claim_tasks", "generative")
 LOGGED = ("step", "loss", "keep_rate", "both", "only_small", "only_large", "neither")
 
 
@@ -44,8 +44,9 @@ class Cell:
     """One experiment of a study; what it gave is read from the study's folder.
 
     name: such as "mini-wmt-high"; config: the arguments of `Experiment.of`; folder: `papermill_runs/studies/<study>`;
-    claim: the claim that the cell was made for, such as "C1"; generative: its tasks that C4 speaks of; learned_rules:
-    methods whose S gets the learned deferral rules, too.
+    claim: the claim that the cell was made for, such as "C1"; claim_tasks: the tasks that decide it (default: all that
+    are not generative); generative: tasks that C4 speaks of; learned_rules: methods whose S gets the learned deferral
+    rules, too.
     """
 
     study: str
@@ -54,6 +55,7 @@ class Cell:
     folder: Path
     texts: bool
     claim: str = ""
+    claim_tasks: tuple[str, ...] = ()
     generative: tuple[str, ...] = ()
     learned_rules: tuple[str, ...] = ()
 
@@ -233,7 +235,8 @@ def load_study(name: str, root: Path | None = None) -> Study:
     cells = {}
     for cell, given in content["cells"].items():
         config = json.loads(json.dumps(shared | {k: v for k, v in given.items() if k not in _CELL_KEYS}))
-        speaks = {"claim": given.get("claim", ""), "generative": tuple(given.get("generative", ()))}
+        speaks = {key: tuple(given.get(key, ())) for key in ("claim_tasks", "generative")}
+        speaks["claim"] = given.get("claim", "")
         cells[cell] = Cell(name, cell, config, folder, texts, **speaks, learned_rules=learned)
     return Study(name, content.get("description", ""), content.get("primary", ""), cells)
 

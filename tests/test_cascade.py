@@ -28,7 +28,7 @@ from cat_core.cascade import (
     encode_targets,
     plan_batches,
 )
-from cat_core.confidence import chow_average, chow_quantile, chow_sum
+from cat_core.confidence import confidence_rules, quantile_rules
 from cat_core.flops import option_flops, request_flops
 
 WORDS = "the cat sat on mat a dog runs after is sky blue house red zebra".split()
@@ -60,7 +60,7 @@ def runner(tiny_pair):
 
 
 def assert_same(one, other, tolerance=1e-5):
-    """Two lists of responses: equal answers, log-probabilities within the tolerance."""
+    """Two lists of responses: equal answers, numbers within the tolerance."""
     assert [r.item_id for r in one] == [r.item_id for r in other]
     for a, b in zip(one, other):
         assert (a.tokens, a.prediction, a.flops, a.truncated) == (
@@ -69,8 +69,25 @@ def assert_same(one, other, tolerance=1e-5):
             b.flops,
             b.truncated,
         )
-        np.testing.assert_allclose(a.token_logprobs, b.token_logprobs, rtol=0, atol=tolerance)
-        np.testing.assert_allclose(a.option_logprobs, b.option_logprobs, rtol=0, atol=tolerance)
+        for name in ("token_logprobs", "token_margins", "token_entropies", "option_logprobs"):
+            np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=0, atol=tolerance, err_msg=name)
+        assert a.confidences.keys() == b.confidences.keys()
+        for name in ("token_margin", "token_entropy", "chow_quantile_25", "chow_quantile_50", "chow_average"):
+            assert a.confidences[name] == pytest.approx(b.confidences[name], rel=0, abs=tolerance)
+
+
+def spread(table):
+    """Margins and entropies of log-probability rows [n, V] in float64, each by its definition."""
+    ordered = np.sort(table.numpy(), axis=-1)
+    with np.errstate(invalid="raise"):
+        return ordered[:, -1] - ordered[:, -2], [-math.fsum(np.exp(row) * row) for row in ordered]
+
+
+def rules_of_tokens(logprobs, margins, entropies):
+    """The rules that need nothing but an answer's own tokens, by numpy."""
+    rules = {f"chow_quantile_{q}": np.quantile(logprobs, q / 100) for q in (0, 25, 50, 75, 100)}
+    rules |= {"chow_sum": sum(logprobs), "chow_average": np.mean(logprobs)}
+    return rules | {"token_margin": np.mean(margins), "token_entropy": -np.mean(entropies)}
 
 
 # ------------------------------------------------------------------ generation
@@ -92,20 +109,21 @@ def test_generation_equals_transformers_generate(runner, tiny_pair, which):
             return_dict_in_generate=True,
         )
         tokens = made.sequences[0, ids.shape[1] :].tolist()
-        logprobs = [score.double().log_softmax(-1)[0, token].item() for score, token in zip(made.scores, tokens)]
+        table = torch.cat(made.scores).double().log_softmax(-1)
+        logprobs, (margins, entropies) = table[range(len(tokens)), tokens].tolist(), spread(table)
         assert response.tokens == tokens
         np.testing.assert_allclose(response.token_logprobs, logprobs, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(response.token_margins, margins, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(response.token_entropies, entropies, rtol=0, atol=1e-5)
         assert response.prediction == tokenizer.decode(tokens, skip_special_tokens=True).strip()
         assert response.n_prompt == ids.shape[1] and response.n_generated == len(tokens)
         assert response.truncated == (tokens[-1] != tokenizer.eos_token_id)
         assert response.flops == request_flops(model.config, ids.shape[1], len(tokens))
         values = torch.tensor([response.token_logprobs], dtype=torch.float64)
         mask = torch.ones_like(values, dtype=torch.bool)
-        assert response.confidences == {
-            "chow_sum": chow_sum(values, mask).item(),
-            "chow_average": chow_average(values, mask).item(),
-            "chow_quantile_0": chow_quantile(values, mask, 0).item(),
-        }
+        for name, rule in (confidence_rules | quantile_rules).items():
+            assert response.confidences[name] == rule(values, mask).item()
+        assert response.confidences == pytest.approx(rules_of_tokens(logprobs, margins, entropies), rel=0, abs=2e-5)
     lengths = {response.n_generated for response in found}
     assert {True, False} == {r.truncated for r in found} and len(lengths) > 5  # rows did leave the batch early
 
@@ -167,17 +185,19 @@ def test_padding_token_may_be_eos_or_missing(tiny_pair):
 
 
 def test_never_holds_steps_times_vocabulary(tiny_pair, monkeypatch):
-    """Every log-probability is taken from one step's logits."""
-    shapes = []
-    original = cat_core.engine.chosen_logprob
+    """Every log-probability, margin and entropy is taken from one step's logits."""
 
-    def watched(logits, token):
-        shapes.append(tuple(logits.shape))
-        return original(logits, token)
+    def watched(name):
+        shapes, original = [], getattr(cat_core.engine, name)
+        monkeypatch.setattr(
+            cat_core.engine, name, lambda logits, *more: shapes.append(tuple(logits.shape)) or original(logits, *more)
+        )
+        return shapes
 
-    monkeypatch.setattr(cat_core.engine, "chosen_logprob", watched)
+    shapes, others = watched("chosen_logprob"), watched("margin_and_entropy")
     CascadeRunner(*tiny_pair, max_new_tokens=NEW).answer(questions(30))
     rows = [shape[0] for shape in shapes]
+    assert shapes == others
     assert len(rows) == NEW and {len(shape) for shape in shapes} == {2}  # one batch, one [B, V] a step
     assert rows[0] == 30 and rows[-1] < 15 and rows == sorted(rows, reverse=True)  # finished rows left it
 
@@ -199,12 +219,13 @@ def test_options_equal_naive_scoring_of_whole_sequences(tiny_pair, prediction):
     differs = 0
     for request, response in zip(requests, found):
         head = [tokenizer.bos_token_id, *tokenizer(request.prompt, add_special_tokens=False).input_ids]
-        logprobs = []
+        logprobs, spreads = [], []
         for option in request.options:
             tail = [*tokenizer(option, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
             with torch.no_grad():
                 table = large(torch.tensor([head + tail])).logits[0].double().log_softmax(-1)
             logprobs.append([table[len(head) - 1 + i, token].item() for i, token in enumerate(tail)])
+            spreads.append(spread(table[len(head) - 1 : -1]))
         sums, means = [sum(row) for row in logprobs], [sum(row) / len(row) for row in logprobs]
         best = int(np.argmax(sums if prediction == "sum" else means))
         differs += np.argmax(sums) != np.argmax(means)
@@ -214,10 +235,10 @@ def test_options_equal_naive_scoring_of_whole_sequences(tiny_pair, prediction):
         assert response.tokens == encode_target(tokenizer, request.options[best])
         assert response.n_generated == len(logprobs[best]) and not response.truncated
         assert response.flops == option_flops(large.config, len(head), [len(row) for row in logprobs])
-        expected = {
-            "chow_sum": sums[best],
-            "chow_average": means[best],
-            "chow_quantile_0": min(logprobs[best]),
+        margins, entropies = spreads[best]
+        np.testing.assert_allclose(response.token_margins, margins, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(response.token_entropies, entropies, rtol=0, atol=1e-5)
+        expected = rules_of_tokens(logprobs[best], margins, entropies) | {
             "option_probability": sums[best] - np.logaddexp.reduce(sums),
             "option_margin": sums[best] - max(np.delete(sums, best)),
         }
@@ -437,7 +458,13 @@ def test_another_run_in_the_same_folder_is_refused(tiny_pair, tmp_path):
         CascadeRunner(*tiny_pair).answer(requests, "large", store=tmp_path)
     with pytest.raises(ValueError, match=folder + "model"):
         CascadeRunner(*tiny_pair, fingerprint={"small": "step 7"}).answer(requests, store=tmp_path)
-    (tmp_path / "plan.json").write_text("{")
+    path = tmp_path / "plan.json"
+    plan = json.loads(path.read_text())
+    del plan["plan"]["records"]  # a folder of the first version: log-probabilities alone
+    path.write_text(json.dumps(plan))
+    with pytest.raises(ValueError, match=folder + "records"):
+        CascadeRunner(*tiny_pair).answer(requests, store=tmp_path)
+    path.write_text("{")
     with pytest.raises(ValueError, match="plan.json is damaged .* delete"):
         CascadeRunner(*tiny_pair).answer(requests, store=tmp_path)
 

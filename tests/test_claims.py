@@ -63,6 +63,35 @@ def test_what_cannot_be_tested_and_what_is_refused():
         verdict(Interval(0, float("nan"), 1), 1, 2)
 
 
+def test_table_with_the_numbers_of_recorded_cells():
+    rows = [
+        ClaimRow("C1", "AUDC (Accuracy), CAT-Dist − Dist", 1, Interval(0.012, 0.004, 0.02), 1500, 3, POINTS),
+        ClaimRow("C5", "S alone on reading (easiest), CAT-Dist − Dist", 1, Interval(0, -0.1, 0.1), 10, 3, POINTS),
+        ClaimRow("C6", "S alone on choice (hardest), CAT-Dist − Dist", -1, Interval(0, -0.1, 0.1), 10, 3, POINTS),
+        ClaimRow("C1, secondary", "AUDC (Accuracy), CAT-Dist − Dist", 1, Interval(0, -0.1, 0.1), 10, 3, POINTS),
+    ]
+    number = {"estimate": 0.03, "low": -0.01, "high": 0.05}
+    found = [
+        {"claim": "C1", "measure": rows[0].measure, "number": number, "scale": 100.0},
+        {"claim": "C1", "measure": "AUDC (Accuracy), CAT-Xent − Xent", "number": {"estimate": 9.0}, "scale": 100.0},
+        {"claim": "C5", "measure": "S alone on sense (easiest), CAT-Dist − Dist", "number": number, "scale": 100.0},
+        {"claim": "C6", "measure": rows[2].measure, "number": {"value": None, "reason": "no"}, "scale": 100.0},
+    ]
+    cell = {"study": "reference", "cell": "low", "n": 1500, "seeds": [1, 2, 3], "claims": found}
+    table = claims_table(rows, "Claims", [cell, cell | {"cell": "high"}])
+    assert table.columns[3:5] == ["This run", "Reference"]
+    shown = "+3.00 [−1.00,\u00a0+5.00]"
+    assert [row[4] for row in table.rows] == [
+        f"low: {shown}; high: {shown}", f"low (sense): {shown}; high (sense): {shown}", "low: – (no); high: – (no)",
+        "– (not recorded)",
+    ]  # fmt: skip
+    assert "Reference: reference/low: n = 1,500, 3 seeds; reference/high" in table.note
+    none = claims_table(rows, "Claims", [])
+    assert {row[4] for row in none.rows} == {"– (not recorded)"} and "nothing is recorded yet" in none.note
+    plain = claims_table(rows, "Claims")
+    assert "Reference" not in plain.columns and plain.note == claims.RULES
+
+
 def test_table_states_rules_numbers_and_verdicts():
     rows = [
         ClaimRow("C1", "AUDC", 1, Interval(0.012, 0.004, 0.02), 1500, 3, POINTS),

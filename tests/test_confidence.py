@@ -10,12 +10,17 @@ from hypothesis import strategies as st
 
 from cat_core.confidence import (
     OPTION_RULES,
+    answer_confidence,
     chosen_logprob,
     chow_average,
     chow_quantile,
     chow_sum,
     confidence_rules,
+    margin_and_entropy,
     option_confidence,
+    quantile_rules,
+    token_entropy,
+    token_margin,
 )
 
 
@@ -62,6 +67,88 @@ def test_named_rules_and_types():
         "chow_quantile_0": -3.0,
     }
     assert all(value.dtype == torch.float32 for value in found.values())
+    more = {
+        name: rule(torch.tensor([[-5.0, -1.0, -2.0]]), torch.ones(1, 3, dtype=torch.bool)).item()
+        for name, rule in quantile_rules.items()
+    }
+    assert more == {
+        "chow_quantile_25": -3.5,
+        "chow_quantile_50": -2.0,
+        "chow_quantile_75": -1.5,
+        "chow_quantile_100": -1,
+    }
+
+
+@settings(max_examples=50, deadline=None)
+@given(padded(), st.integers(0, 1000))
+def test_answer_confidence_holds_every_rule(case, seed):
+    rows, logprobs, mask = case
+    draw = np.random.default_rng(seed)
+    margins, entropies = (torch.full(logprobs.shape, math.nan, dtype=torch.float64) for _ in "me")
+    ragged = [[draw.exponential(size=len(row)) for row in rows] for _ in "me"]
+    for table, values in zip((margins, entropies), ragged):
+        for i, row in enumerate(values):
+            table[i, mask[i]] = torch.from_numpy(row)
+    found = answer_confidence(logprobs, margins, entropies, mask)
+    assert set(found) == {*confidence_rules, *quantile_rules, "token_margin", "token_entropy"}
+    np.testing.assert_allclose(found["token_margin"], [row.mean() for row in ragged[0]], rtol=1e-12)
+    np.testing.assert_allclose(found["token_entropy"], [-row.mean() for row in ragged[1]], rtol=1e-12)
+    np.testing.assert_allclose(
+        found["chow_quantile_75"], [np.quantile(row, 0.75) for row in rows], rtol=1e-12, atol=1e-12
+    )
+
+
+def test_margins_may_be_infinite_entropies_may_not():
+    values, mask = torch.tensor([[1.0, math.inf]]), torch.ones(1, 2, dtype=torch.bool)
+    assert token_margin(values, mask).item() == math.inf
+    with pytest.raises(ValueError, match="row 0 of entropies holds NaN or"):
+        token_entropy(values, mask)
+    with pytest.raises(ValueError, match="row 0 of margins holds NaN:"):
+        token_margin(values * math.nan, mask)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 6), st.integers(2, 40), st.integers(0, 10_000), st.sampled_from([0.0, 0.1, 3.0, 40.0]))
+def test_margin_and_entropy_equal_their_definitions(rows, vocab, seed, scale):
+    logits = torch.randn(rows, 2, vocab, generator=torch.Generator().manual_seed(seed)) * scale
+    # by their definitions, in extended precision where the platform has it; relative to each distribution's maximum,
+    # because log p of a nearly certain token is lost in a log-softmax
+    wide = logits.double().numpy().astype(np.longdouble)
+    gaps = np.sort(wide.max(-1, keepdims=True) - wide, -1)
+    rest = np.exp(-gaps[..., 1:]).sum(-1)
+    share = np.exp(-gaps) / (1 + rest)[..., None]
+    entropies = (share * (gaps + np.log1p(rest)[..., None])).sum(-1)
+    for found, rtol in ((margin_and_entropy(logits), 1e-5), (margin_and_entropy(logits.double()), 1e-12)):
+        tiny = np.finfo(found[1].numpy().dtype).tiny
+        np.testing.assert_allclose(found[0], gaps[..., 1].astype(float), rtol=rtol, atol=tiny)
+        np.testing.assert_allclose(found[1], entropies.astype(float), rtol=rtol, atol=tiny)
+    assert found[0].shape == found[1].shape == (rows, 2) and margin_and_entropy(logits)[0].dtype == torch.float32
+
+
+def test_entropy_of_nearly_certain_distributions():
+    gaps = torch.tensor([17.0, 20.0, 25.0, 40.0, 60.0])
+    logits = torch.zeros(5, 3)
+    logits[:, 1] = gaps
+    expected = 2 * torch.exp(-gaps.double()) * (1 + gaps.double())
+    table = logits.log_softmax(-1)
+    usual = -(table.exp() * table).sum(-1).double()
+    assert ((usual / expected - 1).abs() > 0.01).all()  # the trap: log p of the top token is rounded to 0
+    margin, entropy = margin_and_entropy(logits)
+    assert margin.tolist() == gaps.tolist()
+    torch.testing.assert_close(entropy.double(), expected, rtol=1e-5, atol=0)
+
+
+def test_margin_and_entropy_at_the_edges():
+    inf, nan = math.inf, math.nan
+    rows = torch.tensor([[0.0, 0.0, -inf], [3.0, -inf, -inf], [nan, 0.0, 1.0], [-inf, -inf, -inf], [900.0, 0.0, 0.0]])
+    margin, entropy = margin_and_entropy(rows)
+    torch.testing.assert_close(margin, torch.tensor([0.0, inf, nan, nan, 900.0]), equal_nan=True)
+    torch.testing.assert_close(entropy, torch.tensor([math.log(2), 0.0, nan, nan, 0.0]), equal_nan=True)
+    half = torch.randn(4, 9, generator=torch.Generator().manual_seed(0)).bfloat16()
+    assert [value.dtype for value in margin_and_entropy(half)] == [torch.float32] * 2
+    given_logits = torch.tensor([[1.0, 2.0]])
+    margin_and_entropy(given_logits)
+    assert given_logits.tolist() == [[1.0, 2.0]]  # the caller's tensor is left as it was
 
 
 def test_impossible_token_stays_minus_infinity():

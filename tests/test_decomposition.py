@@ -203,3 +203,16 @@ def test_the_best_rule_is_chosen_on_calibration_items():
     )
     assert found.best == {"dist": "chow_average"}
     assert found.regret["dist", "option_probability"].high < 0
+
+
+def test_a_room_near_nothing_is_no_error():
+    """BLEU areas whose greedy oracle leaves hardly any room: the shares are huge and cancel."""
+    rng = np.random.default_rng(0)
+    small, large = rng.uniform(0, 3, (2, 200))
+    area = (small + large) / 2 + rng.normal(0, 0.3, 200)
+    oracle = (small + large) / 2 + 10.0 ** rng.uniform(-11, -2, 200)
+    other = (area + 0.1, oracle + 0.2, small, large)
+    found = split_difference((area, oracle, small, large), other)
+    assert np.isfinite(sum(found.values())).all()
+    with pytest.raises(ValueError, match="the parts miss the whole"):
+        split_difference((area * np.nan, oracle, small, large), other)

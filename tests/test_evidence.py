@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 from small_study import STUDY, project
+from test_comparison import table
 
 from cat_core import evidence
+from cat_core.comparison import Comparison
 from cat_core.ledger import read_entries
 from cat_core.study import load_study, main, run_cell
 
@@ -59,6 +61,20 @@ def test_claims_of_a_cell_reach_the_ledger(cell):
     assert by_claim["C1"][0].n == 30  # the generative task is C4's
     assert len(by_claim["C4"]) == 6 and all(e.n == 15 for e in by_claim["C4"])
     assert all(e.seeds == 3 and e.large_seeds == 2 for e in entries)
+
+
+def test_mask_differences_are_those_of_the_areas():
+    c = Comparison(table(methods=("xent", "dist", "cat-dist", "random-dist", "large-dist")), resamples=40)
+    found = evidence.mask_differences(c)
+    assert set(found["audc"]) == set(found["alone"]) == {
+        "cat-dist - dist", "large-dist - dist", "random-dist - dist", "cat-dist - random-dist",
+        "large-dist - random-dist",
+    }  # fmt: skip
+    areas = {m: c.audc(m).estimate for m in c.methods}
+    assert found["audc"]["large-dist - dist"].estimate == pytest.approx(areas["large-dist"] - areas["dist"], abs=1e-12)
+    assert found["audc"]["cat-dist - dist"] == pytest.approx(c.difference("cat-dist", "dist"))
+    assert found["alone"]["cat-dist - dist"] == pytest.approx(c.alone_difference("cat-dist", "dist"))
+    assert evidence.mask_differences(Comparison(table(methods=("xent",)), resamples=2)) == {"audc": {}, "alone": {}}
 
 
 def test_saving_difference_is_the_difference_of_the_savings(cell):

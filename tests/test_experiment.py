@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from cat_core import artifacts, experiment
 from cat_core.experiment import DataConfig, Experiment, TrainConfig, parse_size, resolve_device, train_or_load
 from cat_core.models import load_model, load_pair
 from cat_core.outcomes import paired
+from cat_core.teacher import TeacherOutputs
 from cat_core.train import TrainSettings
 
 TINY = {
@@ -175,3 +177,41 @@ def test_learned_rules_become_confidences_fitted_on_calibration_items(tmp_path):
     found = chosen.learned_confidences("xent", chosen.seeds[0])
     rows = small[(small["method"] == "xent") & (small["seed"] == chosen.seeds[0])]
     assert rows["confidence_edge"].tolist() == found["edge"]
+
+
+def test_an_out_of_fold_teacher_has_not_seen_the_example(tmp_path):
+    chosen = Experiment.of(**TINY, methods=["cat-dist"], seeds=[0], out_of_fold=True)
+    config = chosen.small_config("cat-dist", 0)
+    examples = config.data.load().split("train")
+    training_set = experiment.training_set_of(config)
+    found = experiment._teacher_of(config, training_set, None)
+    half = experiment.halves(examples)
+    assert 0.4 < np.mean(half) < 0.6
+    for which in (0, 1):
+        large = replace(config.teacher, data=replace(config.data, without_half=which))
+        kept = {e.item_id for e in large.data.load().split("train")}
+        assert kept == {e.item_id for e, h in zip(examples, half) if h != which}
+        assert [e for e in large.data.load().examples if e.split == "test"] == config.data.load().split("test")
+        alone = experiment.teacher_outputs(large, training_set)
+        members = torch.tensor([i for i, h in enumerate(half) if h == which])
+        rows = found.rows(members)
+        torch.testing.assert_close(found.logits(rows), alone.logits(rows))
+        assert torch.equal(found.correct[rows], alone.correct[rows])
+    plain = Experiment.of(**TINY, methods=["cat-dist"], seeds=[0])
+    assert train_or_load(config).name != train_or_load(plain.small_config("cat-dist", 0)).name
+    assert chosen.large_config(0) == plain.large_config(0)
+
+
+def test_stitched_teachers_with_a_bias_keep_their_logits():
+    g = torch.Generator().manual_seed(0)
+    offsets = torch.tensor([0, 2, 3, 6])
+    parts = [
+        TeacherOutputs(torch.randn(6, h, generator=g), torch.rand(6, generator=g) < 0.5, offsets,
+                       torch.randn(5, h, generator=g), torch.randn(5, generator=g))
+        for h in (3, 4)
+    ]  # fmt: skip
+    found = experiment.stitched(parts, torch.tensor([1, 0, 1]))
+    for row, part in zip(range(6), [parts[1], parts[1], parts[0], parts[1], parts[1], parts[1]]):
+        at = torch.tensor([row])
+        torch.testing.assert_close(found.logits(at), part.logits(at))
+        assert found.correct[row] == part.correct[row]

@@ -1,0 +1,193 @@
+"""Post-hoc deferral rules: networks that learn, on calibration rows, where L would do better than S.
+
+Source: Gupta et al., "Language Model Cascades: Token-Level Uncertainty and Beyond" (arXiv 2404.10136): a multilayer
+perceptron with 5 layers of 32 hidden units and batch normalisation, 200 epochs, on the vector of quantiles of S's token
+log-probabilities (Post-Hoc-Quantile), and on that with S's last hidden state and L's first-layer embedding appended
+(Post-Hoc-Embed; every query pays for the latter, see `features.AnswerFeatures.large_flops`).
+
+Ours, because the description leaves it open: the target (`TARGETS`), the optimiser, that "5 layers" means five linear
+ones (four hidden, the fifth the output), and that batch normalisation is applied with the statistics of all rows the
+network was fitted on. The network's own cost, some ten thousand FLOPs a query, is not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cat_core import edge
+from cat_core.deferral import Dense, FitSettings, LearnedRule, Standardise, check_finite, check_rows, cross_fitted
+from cat_core.features import AnswerFeatures
+
+TARGETS = ("rescue", "gain")
+"""rescue: whether L is right and S is wrong, l > s (cross entropy); gain: l - s (squared error). Where both can be
+wrong, `gain` is what deferral should be ordered by, as it also sees where L spoils an answer; 0/1 quality has few such
+rows and a rare class, for which cross entropy is the usual loss."""
+
+LAYERS, WIDTH = 5, 32
+RULES = ("post_hoc_quantile", "post_hoc_embed")
+LEARNED = (*RULES, "edge")
+
+
+class Perceptron(nn.Module):
+    """[M, B, inputs] -> [M, B]: `LAYERS` linear layers with batch normalisation and ReLU between them."""
+
+    def __init__(self, members: int, inputs: int, generator: torch.Generator):
+        super().__init__()
+        self.standard = Standardise(members, inputs)
+        sizes = [inputs, *[WIDTH] * (LAYERS - 1)]
+        self.layers = nn.ModuleList([Dense(members, a, b, generator) for a, b in zip(sizes, sizes[1:])])
+        self.norms = nn.ModuleList([BatchNorm(members, WIDTH) for _ in self.layers])
+        self.head = Dense(members, WIDTH, 1, generator)
+
+    def standardise(self, member: int, rows: Tensor) -> None:
+        """Take the statistics of the rows [n, inputs] that the member is fitted on."""
+        self.standard.fit(member, rows)
+
+    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+        x = self.standard(x)
+        for layer, norm in zip(self.layers, self.norms):
+            x = norm(layer(x), weights).relu()
+        return self.head(x).squeeze(-1)
+
+    def settle(self, rows: Tensor, weights: Tensor) -> None:
+        """Fix each normalisation to the statistics of the member's rows: all [n, inputs], weights [M, n] 0 or 1."""
+        x = self.standard(rows[None].expand(len(weights), *rows.shape))
+        for layer, norm in zip(self.layers, self.norms):
+            x = layer(x)
+            norm.settle(x, weights)
+            x = norm(x, weights).relu()
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation of [M, B, width] over rows of weight 1; in evaluation with the statistics of `settle`."""
+
+    def __init__(self, members: int, width: int, epsilon: float = 1e-5):
+        super().__init__()
+        self.epsilon = epsilon
+        self.gamma = nn.Parameter(torch.ones(members, 1, width))
+        self.beta = nn.Parameter(torch.zeros(members, 1, width))
+        self.register_buffer("mean", torch.zeros(members, 1, width))
+        self.register_buffer("variance", torch.ones(members, 1, width))
+
+    @staticmethod
+    def statistics(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and (biased) variance [M, 1, width] over rows of weight 1."""
+        share = (weights / weights.sum(1, keepdim=True)).unsqueeze(-1)
+        mean = (share * x).sum(1, keepdim=True)
+        return mean, (share * (x - mean) ** 2).sum(1, keepdim=True)
+
+    def settle(self, x: Tensor, weights: Tensor) -> None:
+        mean, variance = self.statistics(x, weights)
+        self.mean.copy_(mean)
+        self.variance.copy_(variance)
+
+    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+        mean, variance = self.statistics(x, weights) if self.training else (self.mean, self.variance)
+        return (x - mean) * (variance + self.epsilon).rsqrt() * self.gamma + self.beta
+
+
+def rule_inputs(features: AnswerFeatures, rule: str) -> tuple[Tensor, ...]:
+    """What a rule of `LEARNED` reads, [n, ...] each. ValueError for NaN and infinity, naming the feature."""
+    if rule == "edge":
+        return edge.router_inputs(features)
+    if rule not in RULES:
+        raise ValueError(f"unknown learned rule {rule!r}: choose {', '.join(LEARNED)}")
+    names = ("quantiles",) if rule == "post_hoc_quantile" else ("quantiles", "small_state", "large_embedding")
+    return (torch.cat([check_finite(name, getattr(features, name)) for name in names], dim=1),)
+
+
+def target_of(
+    small_quality: np.ndarray, large_quality: np.ndarray, target: str | None = None
+) -> tuple[str, np.ndarray]:
+    """(name, values [n]) of the target; by default `rescue` where all quality is 0 or 1, else `gain`."""
+    if target is None:
+        binary = np.isin(small_quality, (0, 1)).all() and np.isin(large_quality, (0, 1)).all()
+        target = "rescue" if binary else "gain"
+    if target not in TARGETS:
+        raise ValueError(f"unknown target {target!r}: choose {' or '.join(TARGETS)}")
+    gain = large_quality - small_quality
+    return target, (gain > 0).astype(np.float64) if target == "rescue" else gain
+
+
+def cross_entropy(outputs: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """[M] mean over rows of weight 1 of the binary cross entropy of logits; all arguments [M, B]."""
+    losses = F.binary_cross_entropy_with_logits(outputs, target, reduction="none")
+    return (losses * weights).sum(1) / weights.sum(1)
+
+
+def squared_error(outputs: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """[M] mean over rows of weight 1 of the squared error; all arguments [M, B]."""
+    return ((outputs - target) ** 2 * weights).sum(1) / weights.sum(1)
+
+
+def fit_post_hoc(
+    features: AnswerFeatures,
+    small_quality,
+    large_quality,
+    split,
+    clusters,
+    seed: int = 0,
+    *,
+    rule: str = "post_hoc_quantile",
+    target: str | None = None,
+    settings: FitSettings | None = None,
+) -> tuple[LearnedRule, np.ndarray]:
+    """(rule, its confidence on every row: float64 [n], high = keep), fitted on calibration rows only.
+
+    features: of n answers of one small model; small_quality, large_quality in [0, 1], split ("calibration" or
+    "test"), clusters: [n], in the order of the features. Calibration rows get cross-fitted values, test rows those of
+    the rule itself; the quality of test rows is not read. rule: of `RULES`; target: of `TARGETS` (default:
+    `target_of`). Raises one-line ValueErrors: one class only, NaN, too few rows or clusters, arrays out of step.
+    """
+    settings = settings or FitSettings()
+    small, large, fitted, clusters = check_rows(small_quality, large_quality, split, clusters, len(features))
+    if rule not in RULES:
+        raise ValueError(f"unknown post-hoc rule {rule!r}: choose {' or '.join(RULES)}")
+    data = rule_inputs(features, rule)
+    values = np.zeros(len(features))
+    target, values[fitted] = target_of(small[fitted], large[fitted], target)
+    inputs = data[0].shape[1]
+    loss = cross_entropy if target == "rescue" else squared_error
+    net, outputs = cross_fitted(
+        lambda members, generator: Perceptron(members, inputs, generator),
+        data, values, fitted, clusters, loss, settings, seed,
+    )  # fmt: skip
+    return LearnedRule(rule, net, -1.0, inputs, settings, seed), -outputs
+
+
+def load_rule(folder: str | Path) -> LearnedRule:
+    """A saved rule of any of the kinds `LEARNED`; apply it with `rule.confidence(rule_inputs(features, rule.kind))`."""
+    makers = {rule: lambda inputs: Perceptron(1, inputs, torch.Generator()) for rule in RULES}
+    return LearnedRule.load(folder, makers | {"edge": lambda inputs: edge.Router(inputs)})
+
+
+def learned_confidences(
+    features: AnswerFeatures,
+    small_quality,
+    large_quality,
+    split,
+    clusters,
+    seed: int = 0,
+    *,
+    rules: Sequence[str] = LEARNED,
+    settings: FitSettings | None = None,
+) -> dict[str, np.ndarray]:
+    """Columns of the outcome table, without "confidence_": {rule: float64 [n]} for one small model and its L.
+
+    Arguments and errors as `fit_post_hoc`. Fitted on the calibration rows, cross-fitted on them; settings: for all
+    rules, instead of each one's own.
+    """
+    found = {}
+    for rule in rules:
+        rows = (features, small_quality, large_quality, split, clusters, seed)
+        if rule == "edge":
+            found[rule] = edge.fit_edge(*rows, settings=settings)[1]
+        else:
+            found[rule] = fit_post_hoc(*rows, rule=rule, settings=settings)[1]
+    return found
