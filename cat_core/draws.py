@@ -1,4 +1,4 @@
-"""Seeded draws of examples: limits, calibration rows out of train, the splits of a file that has none.
+"""Seeded draws of examples: limits, calibration rows out of train, the splits of a file that has none, mixing.
 
 A draw goes by the order of a SHA-256 of the seed and the name of the item (or of its cluster): the same on
 every machine and version, and a larger draw holds the smaller one.
@@ -64,6 +64,38 @@ def limit(examples: list[Example], limits: Mapping[str, int], seed: int) -> list
             groups.setdefault((example.task, example.split), []).append(example.item_id)
     kept = {group: set(draw_order(ids, seed)[: limits[group[1]]]) for group, ids in groups.items()}
     return [e for e in examples if e.split not in limits or e.item_id in kept[e.task, e.split]]
+
+
+def mix(examples: list[Example], cap: int, rounds: int, seed: int) -> list[Example]:
+    """The examples with train mixed as FLAN does: in every round, each task gives its next min(n, cap) of n examples.
+
+    Source: Wei et al. 2022, arXiv 2109.01652, sec. 2.1: examples-proportional mixing with a rate maximum of 3,000, the
+    number of examples beyond which a data set has no more weight (data sets themselves are cut at 30,000 before, by
+    `limit`). A task goes through a permutation of its own, drawn from the seed, again and again: of a large task every
+    round has other examples until all were there, a small one repeats. The k-th copy of an example has the item_id
+    "<item_id>#k", and the cluster of the first. Train comes first, round by round; calibration and test are as they
+    were. After ceil(n / cap) rounds every example of a task of n was there.
+    """
+    queues: dict[str, dict[str, Example]] = {}
+    for example in examples:
+        if example.split == "train":
+            queues.setdefault(example.task, {})[example.item_id] = example
+    orders = {task: draw_order(queue, seed) for task, queue in queues.items()}
+    mixed = []
+    for number in range(rounds):
+        for task, order in orders.items():
+            share = min(len(order), cap)
+            for place in range(number * share, (number + 1) * share):
+                example = queues[task][order[place % len(order)]]
+                mixed.append(_copy(example, place // len(order) + 1))
+    return mixed + [e for e in examples if e.split != "train"]
+
+
+def _copy(example: Example, number: int) -> Example:
+    if number == 1:
+        return example
+    cluster = example.cluster_id or example.item_id
+    return dataclasses.replace(example, item_id=f"{example.item_id}#{number}", cluster_id=cluster)
 
 
 def _digest(text: str) -> bytes:

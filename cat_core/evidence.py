@@ -121,16 +121,16 @@ def of_tasks(c: Comparison, tasks: Sequence[str]) -> Comparison:
 
 
 def task_metrics(cell: Cell, c: Comparison) -> dict[str, dict]:
-    """By task: n, S (Xent) and L alone, share of answers neither gets right, and the primary differences."""
-    found = {}
-    ledgers = cell.token_ledger_by_task("xent")
+    """By task: n, S (Xent, else the first method) and L alone, share of answers neither gets right, the differences."""
+    found, plain = {}, "xent" if "xent" in c.methods else c.methods[0]
+    ledgers = cell.token_ledger_by_task(plain)
     for task in c.tasks:
         part = replace(c.of_task(task), methods=tuple(m for m in MAIN if m in c.methods), _cache={})
-        shares = part.sequence_ledger("xent").shares
+        shares = part.sequence_ledger(plain).shares
         found[task] = {
             "n": part.n,
             "metric": part.metric,
-            "small_alone": part.alone("xent"),
+            "small_alone": part.alone(plain),
             "large_alone": part.large_alone(),
             "answers": shares,
             "tokens": ledgers[task].shares,

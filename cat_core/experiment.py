@@ -60,6 +60,8 @@ class DataConfig:
     data_root: str = ""
     limits: dict = field(default_factory=dict)
     seed: int = 0
+    mixing_cap: int = 0
+    mixing_rounds: int = 1
     without_half: int | None = None
 
     def load(self) -> Suite:
@@ -82,6 +84,8 @@ def _load_suite(config: str, _data_root: str) -> Suite:
         limits=fields["limits"] or None,
         options=fields["options"] or None,
         seed=fields["seed"],
+        mixing_cap=fields["mixing_cap"],
+        mixing_rounds=fields["mixing_rounds"],
     )
     if fields["without_half"] is None:
         return suite
@@ -407,6 +411,8 @@ class Experiment:
         train_limit: int = 0,
         calibration_limit: int = 0,
         test_limit: int = 0,
+        mixing_cap: int = 0,
+        mixing_rounds: int = 1,
         batch_size: int = 128,
         large_batch_size: int = 128,
         label_weight: float = 0.5,
@@ -432,8 +438,10 @@ class Experiment:
             batch_size=large_batch_size,
             precision=precision,
         )
+        limits = {split: count for split, count in limits.items() if count}
+        mixing = {"mixing_cap": mixing_cap, "mixing_rounds": mixing_rounds}
         return cls(
-            data=DataConfig(suite, dict(suite_options or {}), data_root, {k: v for k, v in limits.items() if v}),
+            data=DataConfig(suite, dict(suite_options or {}), data_root, limits, **mixing),
             small=small,
             large=large,
             small_settings=small_settings,

@@ -25,7 +25,7 @@ from .markup import si_prefix
 from .styles import TOKEN_STYLE, method_style
 
 WIDTH = 4.8  # inches
-_LOOK = {
+LOOK = {  # matplotlib's settings for every figure of the book
     **sns.axes_style("ticks"),
     "font.family": ["sans-serif"], "font.sans-serif": ["DejaVu Sans"], "font.size": 10, "axes.labelsize": 10,
     "axes.titlesize": 10.5, "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9,
@@ -96,7 +96,7 @@ def quality_flops_figure(
         most = max(float(c.x.max()) for group in panels.values() for c in group)
         prefix, divisor = si_prefix(max(most, large_flops or 0.0))
     name = f"Mean {prefix}FLOPs per query" if axis == "flops" else "Deferral rate (%)"
-    with matplotlib.rc_context(_LOOK):
+    with matplotlib.rc_context(LOOK):
         fig, axes = _figure(len(panels), 3.3)
         for ax, (title, group) in zip(axes, panels.items(), strict=True):
             for curve in group:
@@ -106,7 +106,7 @@ def quality_flops_figure(
                 ax.annotate("L alone", (large_flops / divisor, 0.03), xycoords=("data", "axes fraction"),
                             xytext=(-4, 0), textcoords="offset points", ha="right", fontsize=9)  # fmt: skip
             _label(ax, name, quality_label, title)
-        _legend(fig, axes)
+        legend(fig, axes)
     return fig
 
 
@@ -124,14 +124,14 @@ def difference_figure(
     curves: y is (method - baseline), low and high its interval. A mapping draws one panel per key.
     """
     panels = _panels(curves)
-    with matplotlib.rc_context(_LOOK):
+    with matplotlib.rc_context(LOOK):
         fig, axes = _figure(len(panels), 3.0)
         for ax, (title, group) in zip(axes, panels.items(), strict=True):
             ax.axhline(0.0, color="#1a1a1a", linewidth=1.2, zorder=2)
             for curve in group:
                 _draw(ax, curve, 1 / axis_scale, quality_scale)
             _label(ax, axis_label, f"Difference to {method_style(baseline).label},\n{quality_label}", title)
-        _legend(fig, axes)
+        legend(fig, axes)
     return fig
 
 
@@ -148,7 +148,7 @@ def ledger_figure(ledger: Mapping[str, Sequence[float]], *, axis_label: str = "S
         if row.shape != (4,) or not np.isfinite(row).all() or (row < 0).any() or not row.sum():
             raise ValueError(f"ledger of {task!r} is {counts!r}, expected four numbers >= 0, not all 0")
         shares[str(task)] = 100 * row / row.sum()
-    with matplotlib.rc_context(_LOOK | {"axes.grid": False}):
+    with matplotlib.rc_context(LOOK | {"axes.grid": False}):
         fig, (ax,) = _figure(1, 1.25 + 0.45 * len(shares))
         for place, row in enumerate(shares.values()):
             left = 0.0
@@ -160,7 +160,7 @@ def ledger_figure(ledger: Mapping[str, Sequence[float]], *, axis_label: str = "S
                             bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.2})  # fmt: skip
                 left += share
         ax.set(xlim=(0, 100), xlabel=axis_label, yticks=range(len(shares)), ylim=(len(shares) - 0.5, -0.5))
-        ax.set_yticklabels([_plain(task) for task in shares])
+        ax.set_yticklabels([plain(task) for task in shares])
         sns.despine(ax=ax, left=True)
         ax.tick_params(axis="y", length=0)
         patches = [
@@ -176,13 +176,13 @@ def training_figure(
 ) -> Figure:
     """A quantity of training (loss, keep-rate) against the optimizer step; bands span the seeds."""
     panels = _panels(curves)
-    with matplotlib.rc_context(_LOOK):
+    with matplotlib.rc_context(LOOK):
         fig, axes = _figure(len(panels), 3.0)
         for ax, (title, group) in zip(axes, panels.items(), strict=True):
             for curve in group:
                 _draw(ax, curve, 1.0, 1.0)
             _label(ax, "Training step", y_label, title)
-        _legend(fig, axes)
+        legend(fig, axes)
     return fig
 
 
@@ -192,7 +192,8 @@ def caption(
 ) -> str:  # fmt: skip
     """`text` followed by what every figure must state: n, seeds, device, commit and edition.
 
-    seeds: the seeds, or how many of them. commit: its first 10 characters are shown; "" says it is not known.
+    seeds: the seeds, or how many of them. commit: its first 10 characters are shown; "" says it is not known. edition:
+    a name, or a whole phrase that starts with "study ".
     """
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
         raise ValueError(f"n is {n!r}, expected how many {unit} the figure rests on")
@@ -204,11 +205,12 @@ def caption(
         if not isinstance(value, str) or not value.strip():
             raise ValueError(f"{what} of the caption is {value!r}, expected some text")
     names = f" ({', '.join(map(str, listed))})" if listed else ""
+    where = edition if edition.startswith("study ") else f"edition {edition}"
     text = text.strip()
     return (
         f"{text}{'' if text.endswith(('.', '?', '!')) else '.'} n = {int(n):,} {unit}; "
         f"{count} seed{'' if count == 1 else 's'}{names}; device: {device}; "
-        f"commit {str(commit)[:10] if commit else 'not known'}; edition {edition}."
+        f"commit {str(commit)[:10] if commit else 'not known'}; {where}."
     )
 
 
@@ -274,7 +276,7 @@ def show(fig: Figure, alt: str, caption: str, *, dpi: int = 200) -> Shown:
     return Shown(buffer.getvalue(), alt, caption, (width, height))
 
 
-def _plain(text: object) -> str:
+def plain(text: object) -> str:
     """Text from data as it is: a dollar sign must not start matplotlib's mathematics."""
     return str(text).replace("$", r"\$")
 
@@ -303,21 +305,21 @@ def _draw(ax: Axes, curve: Curve, divisor: float, scale: float) -> None:
         ax.fill_between(x, scale * curve.low, scale * curve.high, color=style.colour, alpha=0.16, linewidth=0)
     marked = np.unique(np.linspace(0, x.size - 1, min(x.size, 6)).round().astype(int))
     ax.plot(
-        x, y, label=_plain(curve.label), color=style.colour, linestyle=(0, style.dash) if style.dash else "-",
+        x, y, label=plain(curve.label), color=style.colour, linestyle=(0, style.dash) if style.dash else "-",
         linewidth=1.8 if style.marker else 1.3, marker=style.marker or None, markevery=list(marked),
         markersize=5, markeredgecolor="white", markeredgewidth=0.6,
     )  # fmt: skip
 
 
 def _label(ax: Axes, x_label: str, y_label: str, title: str) -> None:
-    ax.set(xlabel=_plain(x_label), ylabel=_plain(y_label))
+    ax.set(xlabel=plain(x_label), ylabel=plain(y_label))
     if title:
-        ax.set_title(_plain(title), loc="left")
+        ax.set_title(plain(title), loc="left")
     ax.margins(x=0.02)
     sns.despine(ax=ax)
 
 
-def _legend(fig: Figure, axes: Sequence[Axes]) -> None:
+def legend(fig: Figure, axes: Sequence[Axes]) -> None:
     """One legend for all panels, above them, each label once."""
     known = {}
     for ax in axes:

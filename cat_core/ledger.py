@@ -326,7 +326,7 @@ def summary(entries: Iterable[Entry]) -> Table:
         found, heard = verdict_of(mine), [e for e in mine if e.role == "primary" and e.heard]
         pages = ", ".join(dict.fromkeys(e.page for e in heard)) or "\u2013"
         rows.append((claim, CLAIMS[claim][0], pages, found.word, found.reason))
-    return Table(("Claim", "In short", "Pages", "Verdict", "Reason"), rows, "What came of the claims", rules_text())
+    return Table(("Claim", "In short", "Where", "Verdict", "Reason"), rows, "What came of the claims", rules_text())
 
 
 def claims_ledger(entries: Iterable[Entry]) -> Table:
@@ -349,7 +349,8 @@ def claims_ledger(entries: Iterable[Entry]) -> Table:
             rows.append((claim, e.page, where, f"{e.role}: {e.measure}", number, rests, adjusted, word))
         if not shown:
             rows.append((claim, "\u2013", "\u2013", CLAIMS[claim][0], "\u2013", "\u2013", "", verdict[0]))
-    columns = ("Claim", "Page", "Edition, suite", "Measure", "Number", "n; seeds of S over L", "p (Holm)", "Verdict")
+    columns = ("Claim", "Page or cell", "Edition or study, suite", "Measure", "Number", "n; seeds of S over L",
+               "p (Holm)", "Verdict")  # fmt: skip
     others = sum(e.role == "secondary" for e in entries)
     note = (
         f"{rules_text()} Numbers in points of the metric. {others} secondary entries decide nothing and are left out."

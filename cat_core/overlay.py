@@ -24,6 +24,9 @@ TOOLS = (
     "sphinx-mathjax-offline",
 )
 GLUED = re.compile(r"\{glue:\w+\}`[^`]*`")
+GLUED_FROM = re.compile(r"\{glue(?::\w+)?\}`([^`:]+)\.ipynb::[^`]*`")
+GLUED_BLOCK = re.compile(r"^(`{3,}|:{3,})\{glue(?::\w+)?\}[^\n]*\n(.*?)^\1[ \t]*$", re.MULTILINE | re.DOTALL)
+DOC = re.compile(r"^:doc:\s*(\S+)\.ipynb\s*$", re.MULTILINE)
 LARGE_PAGE = 150 * 1024  # bytes of HTML without pictures
 
 
@@ -56,10 +59,28 @@ def clean_notebook(notebook, note=None):
     return (json.dumps(notebook, indent=1, ensure_ascii=False) + "\n").encode()
 
 
+def without_missing_results(text, run):
+    """MyST text in which results quoted from notebooks that are not in `run` (names) give way.
+
+    A number in a line becomes a dash; a table or figure (the directive `glue` with `:doc:`) a line that says which
+    page has not been run, with a link to it.
+    """
+
+    def block(match):
+        page = DOC.search(match[2])
+        if page is None or page[1] in run:
+            return match[0]
+        return f"*Results of the page [{page[1]}]({page[1]}.ipynb) would stand here; it was not run in this edition.*"
+
+    text = GLUED_BLOCK.sub(block, text)
+    return GLUED_FROM.sub(lambda match: match[0] if match[1] in run else "—", text)
+
+
 def overlay(root, copies, notes):
     """Relative path -> bytes of everything the build reads.
 
-    That is book/ with executed `copies` (page -> path) in place of sources and `notes` (page -> line) added.
+    That is book/ with executed `copies` (page -> path) in place of sources and `notes` (page -> line) added; in
+    Markdown pages, results of notebooks without a copy give way to a dash or a line.
     """
     book = root / "book"
     files = {}
@@ -71,6 +92,9 @@ def overlay(root, copies, notes):
         if path in pages:
             source = copies.get(path.stem, path)
             files[relative.as_posix()] = clean_notebook(read_notebook(source), notes.get(path.stem))
+        elif path.suffix == ".md":
+            text = without_missing_results(path.read_text(encoding="utf-8"), set(copies))
+            files[relative.as_posix()] = text.encode()
         else:
             files[relative.as_posix()] = path.read_bytes()
     return files

@@ -1,9 +1,10 @@
 """One look for every figure and every slider: colour, dash pattern, marker and label per method.
 
 Colours are those of Okabe and Ito (2008), which stay apart under the common kinds of colour blindness; the
-methods take the ones with a contrast of at least 3:1 on white, and the sixth a brown of its own. Colour is
-never the only sign: each method has its own dash pattern and marker, each class of token its own symbol and
-hatching. Standard library only.
+methods take the ones with a contrast of at least 3:1 on white, the sixth a brown of its own, and the controls
+dark ones that stay apart from these and from each other under simulated colour blindness. Colour is never the
+only sign: each method has its own dash pattern and marker, each class of token its own symbol and hatching.
+Standard library only.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ class MethodStyle:
     label: str
     colour: str
     dash: tuple[float, ...]
-    marker: str  # matplotlib's letter: o s ^ v D P, or "" for a reference line without a marker
+    marker: str  # matplotlib's letter, of `markup.SHAPES`, or "" for a reference line without a marker
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class TokenStyle:
     hatch: str
 
 
+# The masks are those of Dist: each keeps the target tokens that L, S, both or neither gets right.
 METHOD_STYLE: dict[str, MethodStyle] = {
     "xent": MethodStyle("Xent", "#000000", (3.5, 1.5), "o"),
     "dist": MethodStyle("Dist", "#0072B2", (1.2, 1.2), "s"),
@@ -38,6 +40,11 @@ METHOD_STYLE: dict[str, MethodStyle] = {
     "cat-dist": MethodStyle("CAT-Dist", "#D55E00", (), "D"),
     "random-xent": MethodStyle("Random mask, Xent", "#A6761D", (2.2, 1.2, 0.8, 1.2), "P"),
     "random-dist": MethodStyle("Random mask", "#CC79A7", (7.0, 1.6), "v"),
+    "large-dist": MethodStyle("L-right mask", "#8000E0", (5.5, 1.2, 1.0, 1.2, 1.0, 1.2), ">"),
+    "small-dist": MethodStyle("S-right mask", "#602000", (2.8, 1.8), "<"),
+    "both-dist": MethodStyle("Both-right mask", "#002080", (8.0, 1.4, 1.0, 1.4), "X"),
+    "neither-dist": MethodStyle("Both-wrong mask only", "#604040", (0.9, 1.6), "*"),
+    "gatekeeper": MethodStyle("Gatekeeper", "#400040", (5.0, 2.6), "p"),
     "random-deferral": MethodStyle("Random deferral", "#767676", (1.0, 2.2), ""),
     "oracle": MethodStyle("Oracle", "#595959", (6.0, 1.8, 1.0, 1.8, 1.0, 1.8), ""),
 }

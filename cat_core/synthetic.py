@@ -10,7 +10,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -216,19 +216,37 @@ def _zipf(count: int, exponent: float) -> list[float]:
     return [part / total for part in itertools.accumulate(weights)]
 
 
-def _split(config, draw: _Draw, tasks: list[Callable[[], dict]]) -> list[Example]:
-    """Tasks in turn; test and calibration prompts occur once and nowhere else, training prompts may repeat.
+def _in_proportion(weights: Sequence[float], count: int) -> list[int]:
+    """`count` indices, each as often as its weight asks for, well mixed: a larger count only adds at the end.
 
-    Distinct prompts are rarer prompts the more are drawn, so test and calibration are drawn as one and then dealt at
-    random: a threshold carries over from one to the other. A larger `train` leaves both as they are.
+    Every place goes to the largest weight / (2 x places so far + 1), as Sainte-Lague deals seats to parties.
+    """
+    places = [0] * len(weights)
+    dealt = []
+    for _ in range(count):
+        best = max(range(len(weights)), key=lambda index: weights[index] / (2 * places[index] + 1))
+        places[best] += 1
+        dealt.append(best)
+    return dealt
+
+
+def _split(
+    config, draw: _Draw, tasks: list[Callable[[], dict]], weights: Sequence[float] | None = None
+) -> list[Example]:
+    """Tasks in turn, in train in proportion to `weights` (None: in turn as well).
+
+    Test and calibration prompts occur once and nowhere else, training prompts may repeat. Distinct prompts are rarer
+    prompts the more are drawn, so test and calibration are drawn as one and then dealt at random: a threshold carries
+    over from one to the other. A larger `train` leaves both as they are.
     """
     held_out: set[str] = set()
 
-    def make(count: int, distinct: bool) -> list[dict]:
+    def make(count: int, distinct: bool, turns: Sequence[int] | None = None) -> list[dict]:
         made: list[dict] = []
         for number in range(count):
+            task = tasks[number % len(tasks) if turns is None else turns[number]]
             for _ in range(10_000):
-                fields = tasks[number % len(tasks)]()
+                fields = task()
                 if fields["prompt"] not in held_out:
                     break
             else:
@@ -247,7 +265,7 @@ def _split(config, draw: _Draw, tasks: list[Callable[[], dict]]) -> list[Example
         draw.shuffle(queue)
     dealt = [queues[number % len(tasks)].pop() for number in range(len(evaluated))]
     rows = {
-        "train": make(config.train, distinct=False),
+        "train": make(config.train, False, None if weights is None else _in_proportion(weights, config.train)),
         "calibration": dealt[config.test :],
         "test": dealt[: config.test],
     }

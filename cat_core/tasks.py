@@ -4,8 +4,9 @@
     suite = load_suite("trec", data_root="mirror")                   # data/tasks/trec.yaml, from a folder
     suite = load_suite("my_questions.jsonl")                         # the schema is in data/README.md
     suite = load_suite("rte+cb+copa", limits={"train": 3000})        # a mixture, at most 3,000 of each
+    suite = load_suite("tatoeba-de-en+tatoeba-de-en-wmt22@test")     # of the second part its test split only
 
-Rows under a limit, calibration rows and the splits of a file without any are drawn as `draws` says.
+Rows under a limit, calibration rows, the splits of a file without any and a mixing in rounds are drawn as `draws` says.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from pathlib import Path
 
 SPLITS = ("train", "calibration", "test")
 METRICS = ("accuracy", "exact_match", "bleu", "chrf")
-BUILT_IN = ("mini-superglue", "mini-wmt")
+BUILT_IN = ("mini-superglue", "mini-wmt", "mini-flan")
 FILE_ENDINGS = (".jsonl", ".jsonl.gz")
+_ENDINGS = (*FILE_ENDINGS, ".yaml", ".yml")
 
 
 @dataclass(frozen=True)
@@ -202,51 +204,69 @@ def load_suite(
     limits: Mapping[str, int] | None = None,
     options: Mapping[str, object] | None = None,
     seed: int = 0,
+    mixing_cap: int = 0,
+    mixing_rounds: int = 1,
 ) -> Suite:
     """Load a suite by name or file.
 
-    source: "mini-superglue" or "mini-wmt"; a name of the registry (`data/tasks/<name>.yaml`) or the path of
-        such a `.yaml` file; the path of a `.jsonl` or `.jsonl.gz` file (schema: data/README.md); or several
-        of these joined by "+", whose item ids are then prefixed by their task.
+    source: "mini-superglue", "mini-wmt" or "mini-flan"; a name of the registry (`data/tasks/<name>.yaml`) or the
+        path of such a `.yaml` file; the path of a `.jsonl` or `.jsonl.gz` file (schema: data/README.md); or
+        several of these joined by "+", whose item ids are then prefixed by their task. Of a part that ends in
+        "@train", "@calibration" or "@test" only that split is taken, such as it is in the whole part.
     data_root: folder in Hub layout, `<hub id>/<config>/<split>.jsonl.gz` (or .jsonl, .json.gz, .parquet).
         Empty: the environment variable CAT_DATA_ROOT; without that, the Hub itself through `datasets`.
     limits: at most so many rows of a split, for each task, e.g. {"train": 5000, "test": 1000}; a seeded
         sample, in the order of the data.
-    options: fields of the built-in suite's configuration to override (`synthetic.MiniWmt`, `MiniSuperGlue`).
+    options: fields of the built-in suite's configuration to override (`synthetic.MiniWmt`, `MiniSuperGlue`,
+        `mini_flan.MiniFlan`).
     seed: of every draw; for a built-in suite also of its generation, unless `options` has a seed.
+    mixing_cap, mixing_rounds: train as FLAN mixes it (`draws.mix`): in each round every task gives its next
+        min(its examples under the limit, mixing_cap) training examples. A cap of 0: every example once.
 
     A data set without calibration split gets one out of train by clusters (a tenth of them, at most 1,000
     rows), never out of test. Raises ValueError, TypeError or FileNotFoundError in one line.
     """
-    from cat_core.draws import limit  # here, as it imports Example from this module
+    from cat_core.draws import limit, mix  # here, as it imports Example from this module
 
     limits = _checked_limits(limits)
+    _check_mixing(mixing_cap, mixing_rounds)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"seed must be a whole number >= 0, got {seed!r}")
     name = str(source)
     parts = [name] if "+" not in name or Path(name).is_file() else [part.strip() for part in name.split("+")]
     if options and (len(parts) > 1 or parts[0] not in BUILT_IN):
         raise ValueError(f"options are for a built-in suite alone ({', '.join(BUILT_IN)}), not for {name!r}; drop them")
+    chosen = [_chosen_split(part) for part in parts]
+    if all(split for _, split in chosen):
+        _check_splits(name, {split for _, split in chosen})  # before anything is read
     examples: list[Example] = []
-    taken: dict[str, str] = {}
-    for part in parts:
-        loaded = limit(_load_part(part, data_root, options or {}, seed), limits, seed)
+    taken: dict[tuple[str, str], str] = {}
+    for part, (base, split) in zip(parts, chosen):
+        loaded = _load_part(base, data_root, options or {}, seed)
+        if split and not (loaded := [e for e in loaded if e.split == split]):
+            raise ValueError(f"{name!r}: {base!r} has no {split} items; drop {part!r}, or take another split of it")
+        loaded = limit(loaded, limits, seed)
         if len(parts) > 1:
-            for task in dict.fromkeys(e.task for e in loaded):
-                if task in taken:
-                    raise ValueError(f"{name!r}: task {task!r} is in {taken[task]!r} and again in {part!r}; keep one")
-                taken[task] = part
+            for key in dict.fromkeys((e.task, e.split) for e in loaded):
+                if key in taken:
+                    raise ValueError(f"{name!r}: task {key[0]!r} is in {taken[key]!r} and again in {part!r}; keep one")
+                taken[key] = part
             loaded = [_prefixed(e) for e in loaded]
         examples += loaded
+    if any(split for _, split in chosen):
+        _check_splits(name, {e.split for e in examples})
+    if mixing_cap:
+        examples = mix(examples, mixing_cap, mixing_rounds, seed)
     return Suite("+".join(file_stem(part) for part in parts), tuple(examples))
 
 
 def file_stem(source: str | Path) -> str:
-    """The name of a file without folder and known ending; a registry name as it is."""
-    name = Path(source).name
-    for ending in (*FILE_ENDINGS, ".yaml", ".yml"):
+    """The name of a file without folder and known ending; a registry name as it is; "@test" and the like stay."""
+    name, split = _chosen_split(str(source))
+    name = Path(name).name
+    for ending in _ENDINGS:
         name = name.removesuffix(ending)
-    return name
+    return f"{name}@{split}" if split else name
 
 
 def nearest(given: object, known: Iterable[str]) -> str:
@@ -260,6 +280,35 @@ def brief(value: object) -> str:
     """The value as an error message shows it: one line, at most 120 characters."""
     text = repr(value)
     return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def _chosen_split(part: str) -> tuple[str, str]:
+    """A part of a suite's name as (name or file, the one split asked for; "" for all)."""
+    base, mark, split = part.rpartition("@")
+    # An "@" may also stand in the name of a file or folder.
+    if not mark or part.endswith(_ENDINGS) or Path(part).is_file():
+        return part, ""
+    if split not in SPLITS:
+        raise ValueError(f"{part!r}: unknown split {split!r} after '@'{nearest(split, SPLITS)}")
+    return base, split
+
+
+def _check_splits(name: str, splits: set[str]) -> None:
+    """Refuse parts that leave the suite without one of its splits."""
+    for needed in SPLITS:
+        if needed not in splits:
+            raise ValueError(
+                f"{name!r}: no {needed} items in the parts taken; a suite needs some of {', '.join(SPLITS)}, so take "
+                f"a part whole (without '@'), or add one with '@{needed}'"
+            )
+
+
+def _check_mixing(cap: int, rounds: int) -> None:
+    for field, value, least in (("mixing_cap", cap, 0), ("mixing_rounds", rounds, 1)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{field} must be a whole number >= {least}, got {value!r}")
+    if rounds > 1 and not cap:
+        raise ValueError(f"mixing_rounds is {rounds}, but nothing is mixed without mixing_cap; give it, such as 3000")
 
 
 def _load_part(part: str, data_root: str | Path, options: Mapping[str, object], seed: int) -> list[Example]:
@@ -276,11 +325,12 @@ def _load_part(part: str, data_root: str | Path, options: Mapping[str, object], 
 
 
 def _built_in(name: str, options: Mapping[str, object], seed: int) -> list[Example]:
-    from cat_core import synthetic
+    from cat_core import mini_flan, synthetic
 
     kind, make = {
         "mini-superglue": (synthetic.MiniSuperGlue, synthetic.mini_superglue),
         "mini-wmt": (synthetic.MiniWmt, synthetic.mini_wmt),
+        "mini-flan": (mini_flan.MiniFlan, mini_flan.mini_flan),
     }[name]
     defaults = {f.name: f.default for f in dataclasses.fields(kind)}
     for field, value in options.items():

@@ -46,9 +46,8 @@ def test_metrics_are_numbers_of_the_table(cell):
     assert found["tokens"]["xent"]["keep_rate"] == 1 > found["tokens"]["cat-dist"]["keep_rate"]
     assert sum(found["tokens"]["xent"]["ledger"]) == pytest.approx(1)
     task = found["tasks"]["reading"]
-    assert task["n"] == 15 and task["differences"]["cat-dist - dist"]["low"] <= task["differences"]["cat-dist - dist"][
-        "high"
-    ]
+    gained = task["differences"]["cat-dist - dist"]
+    assert task["n"] == 15 and gained["low"] <= gained["high"]
     assert {"chow_average", "chow_quantile_0", "option_margin"} <= set(found["rule_grid"]["rules"])
     assert json.loads(cell.metrics_path.read_text())["page"] == "superglue"
 

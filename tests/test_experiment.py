@@ -215,3 +215,11 @@ def test_stitched_teachers_with_a_bias_keep_their_logits():
         at = torch.tensor([row])
         torch.testing.assert_close(found.logits(at), part.logits(at))
         assert found.correct[row] == part.correct[row]
+
+
+def test_a_mixture_is_trained_on_as_flan_mixes_it(tmp_path):
+    chosen = Experiment.of(**TINY, mixing_cap=10, mixing_rounds=3)
+    trained = chosen.data.load().split("train")
+    counts = [sum(e.task == task for e in trained) for task in chosen.data.load().tasks]
+    assert counts == [30, 30, 30]  # 40 a task before
+    assert chosen.small_config("xent", 0).digest() != Experiment.of(**TINY).small_config("xent", 0).digest()

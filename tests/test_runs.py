@@ -29,7 +29,7 @@ from small_book import (
 from cat_core.driver import Display, minutes, usable_cores
 from cat_core.editions import EditionError
 from cat_core.manifest import read_manifest, tables
-from cat_core.overlay import clean_notebook, complaints
+from cat_core.overlay import clean_notebook, complaints, without_missing_results
 from cat_core.page import Reports, last_line, run_page
 
 WAITS = (
@@ -358,6 +358,23 @@ def test_overlay_strips_widgets_and_folds_injected_parameters():
     assert made["cells"][2]["metadata"]["tags"] == ["injected-parameters", "hide-input"]
     assert made["cells"][2]["metadata"]["mystnb"] == {"code_prompt_show": "Values of this edition"}
     assert made["cells"][3]["outputs"] == []
+
+
+def test_results_of_pages_that_were_not_run_give_way_in_markdown():
+    block = "```{glue} summary\n:doc: 10_claims.ipynb\n```"
+    text = (
+        f"# Title\n\n{block}\n\nIt is {{glue:text}}`10_claims.ipynb::n:.0f` of {{glue:text}}`02_b.ipynb::x`.\n"
+        "\n:::{glue:figure} f\n:doc: 02_b.ipynb\n:::\n\n```python\nx = 1\n```\n"
+    )
+    assert without_missing_results(text, {"10_claims", "02_b"}) == text
+    made = without_missing_results(text, {"02_b"})
+    assert "{glue} summary" not in made and "[10_claims](10_claims.ipynb)" in made
+    assert "It is — of {glue:text}`02_b" in made
+    assert ":::{glue:figure} f\n:doc: 02_b.ipynb\n:::" in made and made.endswith("```python\nx = 1\n```\n")
+    none = without_missing_results(text, set())
+    assert "glue" not in none and none.count("was not run in this edition") == 2
+    own = "```{glue} mine\n```\n"
+    assert without_missing_results(own, set()) == own
 
 
 def test_complaints_are_short():

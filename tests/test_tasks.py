@@ -188,16 +188,17 @@ def test_score_refuses():
 # built-in suites through load_suite
 
 
-@pytest.mark.parametrize("name", ["mini-superglue", "mini-wmt"])
+@pytest.mark.parametrize("name", ["mini-superglue", "mini-wmt", "mini-flan"])
 def test_built_in(name):
-    suite = load_suite(name, options=SMALL)
+    sizes = SMALL | {"train": 400}  # of mini-flan's ten tasks, the smallest gets 4 % of train
+    suite = load_suite(name, options=sizes)
     assert suite.name == name
-    assert {split: len(suite.split(split)) for split in SPLITS} == SMALL
+    assert {split: len(suite.split(split)) for split in SPLITS} == sizes
     assert (
-        load_suite(name, options=SMALL, seed=5).fingerprint
-        == load_suite(name, options={**SMALL, "seed": 5}).fingerprint
+        load_suite(name, options=sizes, seed=5).fingerprint
+        == load_suite(name, options={**sizes, "seed": 5}).fingerprint
     )
-    assert load_suite(name, options={**SMALL, "seed": 5}).fingerprint != suite.fingerprint
+    assert load_suite(name, options={**sizes, "seed": 5}).fingerprint != suite.fingerprint
 
 
 @pytest.mark.parametrize(
@@ -336,6 +337,142 @@ def test_mixture_of_the_built_in_suites(monkeypatch):
 def test_a_plus_in_a_file_name_is_no_mixture(tmp_path):
     write(tmp_path / "a+b.jsonl", [dataclasses.asdict(e) for e in items()])
     assert load_suite(tmp_path / "a+b.jsonl").name == "a+b"
+
+
+def counts_of(suite):
+    return collections.Counter((e.task, e.split) for e in suite.examples)
+
+
+def three_files(folder):
+    """Files whose items name their task and splits, four of each split; paths by name."""
+    return {name: write(folder / f"{name}.jsonl", [dataclasses.asdict(e) for e in items(task=name)]) for name in "abc"}
+
+
+def test_one_split_of_a_part(tmp_path):
+    files = three_files(tmp_path)
+    whole = load_suite(f"{files['a']}+{files['b']}")
+    suite = load_suite(f"{files['a']} + {files['b']}@test + {files['c']}@calibration")
+    assert suite.name == "a+b@test+c@calibration"
+    assert counts_of(suite) == {("a", s): 4 for s in SPLITS} | {("b", "test"): 4, ("c", "calibration"): 4}
+    assert suite.split("test") == whole.split("test")
+    assert suite.fingerprint not in (whole.fingerprint, load_suite(files["a"]).fingerprint)
+    limited = load_suite(f"{files['a']}+{files['b']}@test", limits={"test": 2})
+    assert counts_of(limited)["b", "test"] == 2
+    parts = load_suite("+".join(f"{files['a']}@{split}" for split in SPLITS))  # one task, no split twice
+    assert [e.prompt for e in parts.examples] == [e.prompt for e in load_suite(files["a"]).examples]
+
+
+def test_one_split_is_that_of_the_whole_part(tmp_path):
+    """Rows that become calibration when a file is read whole are not train when only train is taken."""
+    rows = [question(n, split="train") for n in range(100)] + [question(n, split="test") for n in range(200, 220)]
+    own = write(tmp_path / "own.jsonl", rows)
+    other = three_files(tmp_path)["a"]
+    whole = load_suite(own)
+    for split in SPLITS:
+        taken = [e for e in load_suite(f"{other}+{own}@{split}").examples if e.task == "own"]
+        assert [e.prompt for e in taken] == [e.prompt for e in whole.split(split)]
+
+
+def test_one_split_of_registry_and_built_in(task, hub, monkeypatch, tmp_path):
+    write(hub / "other/test.jsonl", [hub_row(n) for n in range(300, 305)])
+    path = task(variants={"other": {"test": {"hub_id": "other", "split": "test"}}})
+    monkeypatch.setattr(registry, "FOLDER", path.parent)
+    suite = load_suite("mine+mine-other@test", data_root=hub)
+    assert suite.name == "mine+mine-other@test"
+    assert {split for name, split in counts_of(suite) if name == "mine-other"} == {"test"}
+    assert len(suite.split("train")) == len(load_suite("mine", data_root=hub).split("train"))
+    assert counts_of(load_suite(f"{path}@train+{path}@calibration+mine-other@test", data_root=hub)).keys() == {
+        ("mine", "train"),
+        ("mine", "calibration"),
+        ("mine-other", "test"),
+    }
+    limits = dict.fromkeys(SPLITS, 20)
+    mixed = load_suite("mini-wmt@test+mine", data_root=hub, limits=limits)
+    assert {s for t, s in counts_of(mixed) if t == "translation"} == {"test"}
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("{a}+{b}@tset", "b.jsonl@tset': unknown split 'tset' after '@'; did you mean 'test'.*known: train, cali"),
+        ("{a}+{b}@", "unknown split '' after '@'; known: train, calibration, test"),
+        ("trec@dev", "'trec@dev': unknown split 'dev' after '@'"),
+        ("{a}@test", "no train items in the parts taken; .* take a part whole .without '@'., or add one with '@train'"),
+        ("trec@test+rte@test", "'trec@test.rte@test': no train items in the parts taken"),  # before anything is read
+        ("mini-wmt@train+{a}@calibration", "no test items in the parts taken"),
+        ("{a}@train+{b}@test", "no calibration items in the parts taken"),
+        ("{a}+{a}@test", "task 'a' is in .*a.jsonl' and again in .*a.jsonl@test'; keep one"),
+        ("{a}+nothing@test", "unknown suite 'nothing'"),
+    ],
+)
+def test_one_split_refused(tmp_path, source, message):
+    files = three_files(tmp_path)
+    with pytest.raises(ValueError, match=message) as error:
+        load_suite(source.format(**files))
+    assert "\n" not in str(error.value)
+
+
+def test_a_part_without_the_split_asked_for(tmp_path):
+    files = three_files(tmp_path)
+    rows = [dataclasses.asdict(e) for e in items(task="d") if e.split in ("train", "test")][:5]
+    short = write(tmp_path / "d.jsonl", [row for row in rows if row["split"] == "train"])
+    with pytest.raises(ValueError, match="d.jsonl' has no test items; drop .*d.jsonl@test', or take another split"):
+        load_suite(f"{files['a']}+{short}@test")
+    with pytest.raises(ValueError, match="no test items in the parts taken"):
+        load_suite(f"{files['a']}@train+{short}")
+
+
+def test_an_at_in_a_file_name_is_no_split(tmp_path):
+    rows = [dataclasses.asdict(e) for e in items()]
+    assert load_suite(write(tmp_path / "a@b.jsonl", rows)).name == "a@b"
+    assert load_suite(write(tmp_path / "c@train/own.jsonl", rows)).name == "own"
+    other = three_files(tmp_path)["b"]
+    suite = load_suite(f"{tmp_path / 'a@b.jsonl'}@train+{other}")
+    assert suite.name == "a@b@train+b" and ("t", "test") not in counts_of(suite)
+
+
+def test_mixing_changes_train_alone(tmp_path):
+    files = three_files(tmp_path)
+    source = f"{files['a']}+{files['b']}"
+    once, mixed = load_suite(source), load_suite(source, mixing_cap=3, mixing_rounds=4)
+    assert counts_of(mixed) == counts_of(once) | {("a", "train"): 12, ("b", "train"): 12}
+    for split in ("calibration", "test"):
+        assert mixed.split(split) == once.split(split)
+    assert {e.item_id for e in mixed.split("train")} == {
+        f"{task}/train-{n}{copy}" for task in "ab" for n in range(4) for copy in ("", "#2", "#3")
+    }
+    assert {e.cluster_id for e in mixed.split("train")} == {e.cluster_id for e in once.split("train")}
+    assert load_suite(source, mixing_cap=0).fingerprint == once.fingerprint
+    prints = {
+        load_suite(source, mixing_cap=cap, mixing_rounds=rounds, seed=seed).fingerprint
+        for cap, rounds, seed in ((3, 4, 0), (3, 4, 1), (3, 5, 0), (2, 4, 0), (4, 4, 0))
+    }
+    assert len(prints) == 5 and load_suite(source, mixing_cap=3, mixing_rounds=4).fingerprint in prints
+
+
+def test_mixing_comes_after_the_limits():
+    fields = {"options": SMALL | {"train": 400}, "limits": {"train": 40}}
+    suite, alone = load_suite("mini-flan", **fields, mixing_cap=16, mixing_rounds=5), load_suite("mini-flan", **fields)
+    counts, alone = counts_of(suite), counts_of(alone)
+    for name in suite.tasks:
+        assert counts[name, "train"] == 5 * min(16, alone[name, "train"])
+    first = [e.item_id for e in suite.split("train") if "#" not in e.item_id]
+    assert len(first) == sum(alone[name, "train"] for name in suite.tasks)  # 5 x 16 > 40: all were there
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"mixing_cap": -1}, "mixing_cap must be a whole number >= 0, got -1"),
+        ({"mixing_cap": 2.5}, "mixing_cap must be a whole number >= 0, got 2.5"),
+        ({"mixing_cap": True}, "mixing_cap must be a whole number >= 0, got True"),
+        ({"mixing_cap": 5, "mixing_rounds": 0}, "mixing_rounds must be a whole number >= 1, got 0"),
+        ({"mixing_rounds": 3}, "mixing_rounds is 3, but nothing is mixed without mixing_cap"),
+    ],
+)
+def test_mixing_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        load_suite("mini-wmt", **fields)
 
 
 # a reader's JSONL
@@ -932,3 +1069,27 @@ def test_mirror_mixture_under_limits():
     counts = collections.Counter((e.task, e.split) for e in suite.examples)
     assert {counts[task, "train"] for task in suite.tasks} == {100}
     assert {counts[task, "test"] for task in suite.tasks} == {50}
+
+
+@needs_mirror
+@pytest.mark.filterwarnings("ignore:.*test prompts also occur in train")
+def test_mirror_tests_of_variants_without_their_training_rows():
+    source = "multi30k-de-en+multi30k-de-en-2017@test+multi30k-de-en-2018@test"
+    suite = load_suite(source, data_root=MIRROR, limits={"train": 2_000})
+    assert suite.name == source
+    assert counts_of(suite) == {
+        ("multi30k-de-en", "train"): 2_000,
+        ("multi30k-de-en", "calibration"): 1_014,
+        ("multi30k-de-en", "test"): 1_000,
+        ("multi30k-de-en-2017", "test"): 1_000,
+        ("multi30k-de-en-2018", "test"): 1_071,
+    }
+
+
+@needs_mirror
+@pytest.mark.filterwarnings("ignore:.*test prompts also occur in train")
+def test_mirror_mixed_as_in_flan():
+    suite = load_suite("rte+cb+copa", data_root=MIRROR, limits={"train": 500}, mixing_cap=300, mixing_rounds=3)
+    counts = counts_of(suite)
+    assert [counts[name, "train"] for name in suite.tasks] == [900, 3 * 225, 900]
+    assert len({e.prompt for e in suite.split("train") if e.task == "rte"}) == 500

@@ -1,0 +1,370 @@
+"""Limits of a cascade: when it is cheaper than L, when it is worth having, when its training has paid, and what a
+threshold keeps of its promise on other queries than it was chosen on.
+
+Conditions for a small model S and a large one L with mean quality A_S and A_L = A_S + g and mean cost c_S and c_L of a
+query, c = c_S / c_L, where all queries cost the same (`Couple`). A cascade that defers the share r costs (c + r) c_L.
+
+- It is cheaper than L iff r < 1 - c.
+- It is worth more than tossing a coin between S and L beforehand, which reaches A_S + g r / (1 - c) at the same cost,
+  iff its gain over random deferral, A(r) - A_S - r g, exceeds g r c / (1 - c): S is paid on deferred queries, too.
+  (Where L is no better, g <= 0, the coin never falls on L, and is always-S.)
+- It saves the share s of L's cost at L's quality iff at r = 1 - c - s that gain is at least (1 - r) g.
+
+The gain that is needed, as a share of the oracle's (`needed_share`) or as an AUROC of the confidence (`needed_auroc`),
+says how well the confidence must rank. Training is counted as three forward passes; `payback` is the number of queries
+after which it is earned back. A threshold for a deferral rate b, chosen on n queries as good as drawn from those that
+come, defers about b of them by a known distribution (`rate_interval`); on other queries nothing is promised.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+
+import numpy as np
+
+from cat_core import router
+from cat_core.comparison import Comparison, OperatingPoint
+from cat_core.curves import ROUNDING
+from cat_core.flops import shape_of, training_flops
+from cat_core.loss import METHODS
+from cat_core.ranking import Interval
+from cat_core.resampling import CurveBand, Scratch, aligned, draw_blocks
+from cat_core.tables import Undefined
+
+_NORMAL = NormalDist()
+
+
+# ---------------------------------------------------------------- conditions in closed form
+
+
+@dataclass(frozen=True)
+class Couple:
+    """What a cascade is made of, if all queries cost the same.
+
+    small, large: mean quality of S and of L alone, in one unit; cost_ratio: c = c_S / c_L, in (0, 1). Rates are
+    deferral rates in [0, 1], numbers or arrays. Raises ValueError for another cost ratio or quality that is not finite.
+    """
+
+    small: float
+    large: float
+    cost_ratio: float
+
+    def __post_init__(self):
+        if not 0 < self.cost_ratio < 1:
+            raise ValueError(f"cost_ratio is {self.cost_ratio}, expected c_S / c_L, strictly between 0 and 1")
+        if not (math.isfinite(self.small) and math.isfinite(self.large)):
+            raise ValueError(f"quality of S and L is {self.small} and {self.large}, expected finite numbers")
+
+    @property
+    def gap(self) -> float:
+        """g = A_L - A_S."""
+        return self.large - self.small
+
+    @property
+    def break_even_rate(self) -> float:
+        """Deferral rate below which the cascade is cheaper than L alone: 1 - c."""
+        return 1 - self.cost_ratio
+
+    def rate_of_saving(self, saving):
+        """Deferral rate at which the cascade costs 1 - `saving` of L: 1 - c - saving; below 0 there is none."""
+        return self.break_even_rate - saving
+
+    def random(self, rate):
+        """Quality where the deferred queries are drawn by lot, after S has answered: A_S + r g."""
+        return self.small + np.asarray(rate) * self.gap
+
+    def coin(self, rate):
+        """Quality of the coin at the cost of a cascade that defers `rate`: A_S + g r / (1 - c), at most A_L.
+
+        The coin sends the share x of the queries to L and the rest to S, before any has answered: (1 - x) c_S + x c_L.
+        Where g <= 0 it sends none.
+        """
+        return self.small + np.minimum(np.asarray(rate) / self.break_even_rate, 1) * max(self.gap, 0)
+
+    def mid_size(self, rate):
+        """Quality of one model in between at that cost, if quality grew by the logarithm of the cost from S to L.
+
+        A_S + g log(1 + r / c) / log(1 / c), at most A_L. An assumption (ours), and a demanding one: concave in cost.
+        Where g <= 0 it is S.
+        """
+        share = np.log1p(np.asarray(rate) / self.cost_ratio) / -math.log(self.cost_ratio)
+        return self.small + np.minimum(share, 1) * max(self.gap, 0)
+
+
+def needed_share(couple: Couple, oracle: float, rate: float, wanted: float) -> float | Undefined:
+    """Share of the oracle's gain over random deferral that reaches quality `wanted` at the deferral rate `rate`.
+
+    oracle: quality of the oracle that defers exactly that share. Below 0 random deferral does better than asked.
+    """
+    room, needed = oracle - float(couple.random(rate)), wanted - float(couple.random(rate))
+    if needed > room + ROUNDING:
+        return Undefined("no order of deferral reaches it")
+    return needed / room if room > ROUNDING else Undefined("there is nothing to gain by ranking")
+
+
+def needed_auroc(shares: Sequence[float], rate: float, wanted: float) -> float | Undefined:
+    """AUROC(q; S right) that the confidence needs for quality `wanted` at the deferral rate `rate`, both in [0, 1].
+
+    shares: of the queries (both right, only S, only L, neither). Two assumptions: whether L is right depends on the
+    confidence only through whether S is (L repairs sure errors of S as often as unsure ones); and the confidences of
+    right and wrong answers are normal with one variance (binormal, as in Green and Swets 1966), after any monotone
+    change of scale. Then, with a = A_S, w = P(L right | S wrong), k = P(L right | S right), of the deferred r the share
+    W = (wanted - a + r (1 - k)) / (w + 1 - k) must be errors of S, and the AUROC is Phi(d / sqrt 2) with
+    d = Phi^-1(W / (1 - a)) - Phi^-1((r - W) / a).
+    """
+    right, repaired, spared = _rates(shares)
+    if not 0 < rate < 1:
+        return Undefined(f"the deferral rate would be {rate:.2f}")
+    if repaired + 1 - spared <= 0:
+        return Undefined("L is wrong wherever S is and right wherever S is")
+    errors = (wanted - right + rate * (1 - spared)) / (repaired + 1 - spared)
+    if errors > min(rate, 1 - right) + ROUNDING:
+        return Undefined("not even a confidence that knows S's errors reaches it")
+    if errors <= max(0.0, rate - right) + ROUNDING:
+        return 0.0
+    if errors >= min(rate, 1 - right) - ROUNDING:
+        return 1.0
+    separation = _NORMAL.inv_cdf(errors / (1 - right)) - _NORMAL.inv_cdf((rate - errors) / right)
+    return _NORMAL.cdf(separation / math.sqrt(2))
+
+
+def binormal_curve(shares: Sequence[float], auroc: float, points: int = 201) -> tuple[np.ndarray, np.ndarray]:
+    """Deferral rates and quality [points] of a confidence with that AUROC under the assumptions of `needed_auroc`."""
+    right, repaired, spared = _rates(shares)
+    if not 0 < auroc < 1:
+        raise ValueError(f"auroc is {auroc}, expected a number strictly between 0 and 1")
+    separation = math.sqrt(2) * _NORMAL.inv_cdf(auroc)
+    ends = sorted((0.0, separation))
+    taus = np.linspace(ends[0] - 4, ends[1] + 4, points - 2)
+    errors = (1 - right) * np.array([0.0, *map(_NORMAL.cdf, taus), 1.0])  # deferred with each threshold
+    spent = right * np.array([0.0, *map(_NORMAL.cdf, taus - separation), 1.0])
+    return errors + spent, right + repaired * errors - (1 - spared) * spent
+
+
+def _rates(shares) -> tuple[float, float, float]:
+    """P(S right), P(L right | S wrong), P(L right | S right) from the 2x2 ledger."""
+    both, only_small, only_large, neither = (float(s) for s in shares)
+    right = both + only_small
+    if min(both, only_small, only_large, neither) < 0 or abs(right + only_large + neither - 1) > 1e-6:
+        raise ValueError(f"shares are {tuple(shares)}, expected four numbers >= 0 that add up to 1")
+    if not 0 < right < 1:
+        raise ValueError("S is right on all queries or on none: there is nothing to rank")
+    return right, only_large / (1 - right), both / right
+
+
+def couple_of(c: Comparison, method: str) -> Couple | Undefined:
+    """The couple of a comparison's S by `method` and L: mean test quality and cost, over seeds.
+
+    Undefined where S costs as much as L or more: then there is nothing to save (S may be as large, or ramble).
+    """
+    curve, ratio = c.curve(method), float(c.cost(method)[0]) / c.large_flops
+    if ratio >= 1:
+        return Undefined(f"an answer of S costs {ratio:.2f} times one of L")
+    return Couple(float(curve.quality[0]), float(curve.quality[-1]), ratio)
+
+
+def over_coin(c: Comparison, method: str, rates: np.ndarray, rule: str = "chow_average") -> CurveBand:
+    """Quality of the cascade less that of the coin at the same cost, at deferral rates [g], with pointwise intervals.
+
+    The draws are those of `paired_bootstrap`; the cost ratio, and whether L is better than S, are taken as measured.
+    Costs as in `Couple`. Raises ValueError where S costs as much as L.
+    """
+    rates, couple = np.asarray(rates, dtype=np.float64), couple_of(c, method)
+    if isinstance(couple, Undefined):
+        raise ValueError(f"no coin is dearer than L: {couple.reason}")
+    ready, n, labels = aligned({method: [c.run(method, seed, rule=rule) for seed in c.seeds]}, None)
+    sent = np.minimum(rates / couple.break_even_rate, 1) * (couple.gap > 0)
+    grid, scratch = np.concatenate([rates, [0.0, 1.0]]), Scratch()
+
+    def measured(counts, weight):
+        values = [run.resample(counts, grid, scratch)[1] for run in ready[method]]
+        mean = np.einsum("bs,sbg->bg", weight, np.stack(values))
+        small, large = mean[:, -2:-1], mean[:, -1:]
+        return mean[:, :-2] - small - sent * (large - small)
+
+    draws = [measured(counts, w) for _, counts, w in draw_blocks(labels, len(c.seeds), c.resamples, groups=c.groups)]
+    once = measured(np.ones((1, n), dtype=np.int32), np.full((1, len(c.seeds)), 1 / len(c.seeds)))[0]
+    low, high = np.quantile(np.concatenate(draws), [(1 - c.level) / 2, (1 + c.level) / 2], axis=0)
+    return CurveBand(rates, once, low, high)
+
+
+# ---------------------------------------------------------------- what training costs, and when it has paid
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """FLOPs spent before the first query. small: training of S; teacher: what L is run for while S is trained (one
+    pass over the training set; for distillation its output head in every step); large: training of L itself."""
+
+    small: float
+    teacher: float
+    large: float
+
+    def total(self, large_is_sunk: bool = True) -> float:
+        """Their sum; a large model that is there anyway is left out."""
+        return self.small + self.teacher + (0.0 if large_is_sunk else self.large)
+
+
+def sequence_flops(config, prompt: int, target: int) -> int:
+    """FLOPs of one forward pass of a training sequence: prompt + target tokens, a logit row for each target token."""
+    if not 1 <= target:
+        raise ValueError(f"target is {target}, expected at least one token")
+    shape, tokens = shape_of(config), int(prompt) + int(target)
+    return training_flops(config, tokens) // 3 - shape.head_flops * (tokens - int(target))
+
+
+def training_cost(
+    small, large, lengths, *, method: str, steps: int, batch_size: int, large_steps: int, large_batch_size: int,
+    examples: int,
+) -> TrainingCost:  # fmt: skip
+    """What it costs to train S by `method`, from configurations of S and L and the lengths of the sequences.
+
+    lengths: [m, 2] prompt and target tokens of training sequences, or of others like them: only the mean cost of a
+    sequence is used. A step is three forward passes of each of its sequences (`flops.training_flops`: the backward
+    counts two), without padding. A method that compares S with L needs one pass of L over the `examples` of the
+    training set, kept for all steps; one that distils also L's output head on the target tokens of every step. A
+    second stage goes on from Xent for a quarter of the steps. An upper bound where a mask drops tokens, whose gradient
+    at the head the fused loss skips. Raises ValueError for unknown methods and model types, and for empty lengths.
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}")
+    pairs, counts = np.unique(np.asarray(lengths, dtype=np.int64).reshape(-1, 2), axis=0, return_counts=True)
+    if not len(pairs):
+        raise ValueError("lengths is empty: give prompt and target tokens of at least one sequence")
+
+    def mean(config) -> float:
+        return float(np.average([sequence_flops(config, p, t) for p, t in pairs.tolist()], weights=counts))
+
+    kind = METHODS[method]
+    sequences = batch_size * (steps + (max(1, steps // 4) if kind.second_stage else 0))
+    teacher = examples * mean(large) if kind.compares else 0.0
+    if kind.distil:
+        teacher += sequences * float(np.average(pairs[:, 1], weights=counts)) * shape_of(large).head_flops
+    return TrainingCost(3 * sequences * mean(small), teacher, 3 * large_steps * large_batch_size * mean(large))
+
+
+def payback(extra: float, saved: float) -> float | Undefined:
+    """Queries after which `extra` FLOPs, spent once, are earned back at `saved` FLOPs a query; 0 if none were spent."""
+    if not (math.isfinite(extra) and math.isfinite(saved)):
+        raise ValueError(f"extra and saved are {extra} and {saved}, expected finite numbers of FLOPs")
+    if saved <= 0:
+        return Undefined("never: it saves nothing per query")
+    return max(0.0, extra) / saved
+
+
+# ---------------------------------------------------------------- a threshold on other queries
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A threshold chosen on one kind of queries and used on another; numbers are means over seeds.
+
+    source, target: what they are. promised_rate, promised_quality: on the source's calibration rows. here: on the
+    source's own test rows; there: on the target's; again: on the target's, with a threshold chosen anew on the target's
+    calibration rows (no labels needed), where there are any. inside: seeds of `there` whose deferral rate lies in the
+    `rate_interval` of exchangeable queries, of `seeds`. n_calibration, n_test: source's and target's.
+    """
+
+    source: str
+    target: str
+    method: str
+    budget: float
+    promised_rate: float
+    promised_quality: float
+    here: OperatingPoint
+    there: OperatingPoint
+    again: OperatingPoint | Undefined
+    inside: int
+    seeds: int
+    n_calibration: int
+    n_test: int
+    scale: float
+
+
+def shift(
+    source: Comparison, target: Comparison, names: tuple[str, str], method: str, budget: float,
+    rule: str = "chow_average",
+) -> Shift | Undefined:  # fmt: skip
+    """Thresholds for the deferral rate `budget` (one per seed) from the calibration rows of `source`, on test rows of
+    `target`. Undefined where the calibration rows allow none. Raises ValueError for different seeds."""
+    if source.seeds != target.seeds:
+        raise ValueError(f"source has the seeds {source.seeds} and target {target.seeds}: compare equal ones")
+    here = source.calibrated(method, budget, rule)
+    if isinstance(here, Undefined):
+        return here
+    there = target.at_thresholds(method, here.taus, rule, here.promised_rate)
+    has_own = bool((target.frame["split"] == "calibration").any())
+    again = target.calibrated(method, budget, rule) if has_own else Undefined("no calibration rows")
+    qualities, inside = [], 0
+    for seed, tau in here.taus.items():
+        curve = source.seed_curve(method, seed, "calibration", rule)
+        rate = float(router.route(source.pairing(method, seed, "calibration", rule).confidence, tau).mean())
+        n = len(curve.quality) - 1
+        qualities.append(float(curve.quality[round(rate * n)]))
+        interval = rate_interval(n, budget, target.n, source.level)
+        achieved = float(router.route(target.pairing(method, seed, "test", rule).confidence, tau).mean())
+        inside += interval.low <= achieved <= interval.high
+    return Shift(
+        *names, method, budget, here.promised_rate, float(np.mean(qualities)), here, there, again, inside,
+        len(source.seeds), n, target.n, target.scale,
+    )  # fmt: skip
+
+
+def without_task(c: Comparison, task: str) -> Comparison:
+    """The same comparison on all tasks but one."""
+    return replace(c, frame=c.frame[c.frame["task"] != task], task=None, _cache={})
+
+
+def rate_interval(n: int, budget: float, test: int, level: float = 0.95) -> Interval:
+    """Deferral rate on `test` new queries of a threshold that defers floor(n budget) of n, if all are exchangeable.
+
+    With k = floor(n budget) and no ties the share of all queries that the k-th lowest of n confidences defers is
+    Beta(k, n + 1 - k) distributed, whatever the confidence is (an order statistic of uniform numbers), and the number
+    among `test` new ones beta-binomial. estimate: its mean k / (n + 1); low, high: the central interval. No labels are
+    needed for it. With k = 0 nothing is deferred, with k = n everything, as `router.calibrate` does it.
+    """
+    if not (n >= 1 and test >= 1 and 0 <= budget <= 1 and 0 < level < 1):
+        raise ValueError(
+            f"need n and test >= 1, budget in [0, 1] and level in (0, 1), got {n}, {test}, {budget}, {level}"
+        )
+    k = int(n * budget * (1 + 1e-9))
+    if k in (0, n):
+        return Interval(*[float(k == n)] * 3)
+    x = np.arange(test + 1)
+    lg = np.vectorize(math.lgamma)
+    log_mass = lg(test + 1) - lg(x + 1) - lg(test - x + 1) + lg(k + x) + lg(n + 1 - k + test - x)
+    log_mass = log_mass - lg(n + 1 + test) + lg(n + 1) - lg(k) - lg(n + 1 - k)
+    cdf = np.cumsum(np.exp(log_mass))
+    low, high = (int(np.searchsorted(cdf, q)) for q in ((1 - level) / 2, (1 + level) / 2))
+    return Interval(k / (n + 1), min(low, test) / test, min(high, test) / test)
+
+
+def recalibrated_rates(
+    c: Comparison, method: str, budget: float, sizes: Sequence[int], draws: int = 200, rule: str = "chow_average",
+    seed: int = 0,
+) -> np.ndarray:  # fmt: skip
+    """[sizes, seeds x draws] deferral rates on test rows of thresholds from n calibration rows drawn without labels.
+
+    The threshold is that of `router.calibrate`: the highest one within the budget. Each n of `sizes` rows is drawn
+    `draws` times without replacement for every training seed. Raises ValueError for sizes beyond the calibration rows.
+    """
+    rng, found = np.random.default_rng(seed), []
+    for trained in c.seeds:
+        pool = c.pairing(method, trained, "calibration", rule).confidence
+        test = np.sort(c.pairing(method, trained, "test", rule).confidence)
+        if max(sizes) > len(pool):
+            raise ValueError(f"sizes go up to {max(sizes)}, but there are {len(pool)} calibration rows")
+        orders = rng.permuted(np.broadcast_to(pool, (draws, len(pool))), axis=1)
+        rates = []
+        for n in sizes:
+            k, low = int(n * budget * (1 + 1e-9)), np.full((draws, 1), -np.inf)
+            ordered = np.hstack([low, np.sort(orders[:, :n], axis=1), -low])
+            # deferring up to the k-th lowest, unless the next one is tied with it: then up to the value below
+            below = np.where(ordered < ordered[:, k + 1 : k + 2], ordered, -np.inf).max(axis=1)
+            taus = np.full(draws, np.inf) if k == n else below
+            rates.append(np.searchsorted(test, taus, side="right") / len(test))
+        found.append(rates)
+    return np.concatenate(found, axis=1)

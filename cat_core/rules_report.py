@@ -1,0 +1,343 @@
+"""Tables and figures of the grid training method x deferral rule, from recorded cells of studies.
+
+The grid and the claims are those of the metrics (`evidence.cell_metrics`); `rule_contrasts` and `grid_factors` compute
+what needs the outcome tables. Nothing is trained. Captions and units are those of `evidence_report`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import matplotlib
+import numpy as np
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from cat_core import figures
+from cat_core.contrasts import Arm, Effect, contrasts, effects, seed_areas
+from cat_core.evidence import BASELINE_RULES
+from cat_core.evidence_report import NOT_THERE, caption, gain, labels, numbers, scale, value
+from cat_core.ledger import read_entries, verdict_of
+from cat_core.ranking import Interval
+from cat_core.study import Cell
+from cat_core.styles import method_style
+from cat_core.tables import Table, Undefined, Unit, show_number
+from cat_core.training_report import name
+
+RULE_NAMES = {
+    "chow_average": "Chow-Average",
+    "chow_sum": "Chow-Sum",
+    "chow_quantile_0": "Chow-Quantile-0",
+    "chow_quantile_25": "Chow-Quantile-0.25",
+    "chow_quantile_50": "Chow-Quantile-0.5",
+    "chow_quantile_75": "Chow-Quantile-0.75",
+    "chow_quantile_100": "Chow-Quantile-1",
+    "token_margin": "Token margin",
+    "token_entropy": "Token entropy",
+    "option_probability": "Option probability",
+    "option_margin": "Option margin",
+    "post_hoc_quantile": "Post-Hoc-Quantile",
+    "post_hoc_embed": "Post-Hoc-Embed",
+    "edge": "EdgeInference",
+}
+LEARNED = ("post_hoc_quantile", "post_hoc_embed", "edge")
+CURIOUS = ("chow_quantile_25", "chow_quantile_50", "chow_quantile_75", "chow_quantile_100")
+"""Rules of the grid that nobody proposes by themselves: they show the family, and would inflate the spread of rules."""
+CAT, UNMASKED = "cat-dist", "dist"
+
+
+NOT_RUN = Undefined("not recorded")
+
+
+def rule_name(rule: str) -> str:
+    """A deferral rule for readers."""
+    return RULE_NAMES.get(rule, rule)
+
+
+def _rules(m: Mapping) -> list[str]:
+    return list(m["rule_grid"]["rules"])
+
+
+def _methods(m: Mapping) -> list[str]:
+    return list(m["rule_grid"]["over_random"])
+
+
+def _over(m: Mapping, method: str, rule: str) -> Interval | Undefined:
+    return value(m["rule_grid"]["over_random"].get(method, {}).get(rule))
+
+
+def _note(m: Mapping, more: str) -> str:
+    drawn = m["rule_grid"]["resamples"]
+    how = f"[ ]: 95 % intervals, {drawn:,} paired resamples of large models, seeds of S, and items."
+    return caption(f"{more} {how}".strip(), [m])
+
+
+# ---------------------------------------------------------------- the grid
+
+
+def grid_table(cell) -> Table:
+    """Constant policies, every rule and the oracle, by training method; areas in points of the metric."""
+    (m,) = numbers(cell)
+    rows, methods, points = [], _methods(m), Unit(scale(m), 1)
+    for label, key in (("always S (quality)", "small_alone"), ("random deferral (AUDC)", "random_audc")):
+        rows.append((label, *(show_number(value(m["methods"][k][key]), points) for k in methods)))
+    rows.insert(1, ("always L (quality)", *[show_number(value(m["large_alone"]), points)] * len(methods)))
+    for rule in _rules(m):
+        chosen = [" *" if m["rule_grid"]["best_on_calibration"][k] == rule else "" for k in methods]
+        shown = [show_number(_over(m, k, rule), gain(m)) + star for k, star in zip(methods, chosen)]
+        rows.append((rule_name(rule), *shown))
+    best = [m["methods"][k]["oracle_audc"] - m["methods"][k]["random_audc"]["estimate"] for k in methods]
+    rows.append(("oracle", *(show_number(b, gain(m)) for b in best)))
+    greedy = " (greedy, by sentence-level gain)" if scale(m) == 1 else ""
+    note = (
+        "First three rows: quality, and the area under the curve of random deferral. All others: AUDC less that of "
+        f"random deferral. * has the largest AUDC of its column on calibration items. The oracle{greedy} sees both "
+        "models' quality on the test items."
+    )
+    title = f"Deferral rules by training method, points of the metric: {m['cell']}"
+    return Table(("Rule", *map(name, methods)), rows, title, _note(m, note))
+
+
+def dots_figure(
+    rows: Sequence[str], series: Mapping[str, Sequence[Interval | None]], *, x_label: str, marked: Mapping = ()
+) -> Figure:
+    """One row a name, in it one mark with its interval for each method: colour, marker and place differ.
+
+    series: method -> as many intervals as rows, None where there is none. marked: (row, method) that get a ring.
+    """
+    if not rows or not series or any(len(values) != len(rows) for values in series.values()):
+        given = [len(values) for values in series.values()]
+        raise ValueError(f"{len(rows)} rows and {given} values: give every method one a row")
+    places = np.linspace(-0.3, 0.3, len(series)) if len(series) > 1 else [0.0]
+    with matplotlib.rc_context(figures.LOOK):
+        fig = Figure(figsize=(figures.WIDTH, 1.5 + 0.11 * len(rows) * (len(series) + 1)), layout="constrained")
+        ax = fig.subplots()
+        for i in range(0, len(rows), 2):
+            ax.axhspan(i - 0.5, i + 0.5, color="#f2f3f4", linewidth=0, zorder=0)
+        ax.axvline(0.0, color="#1a1a1a", linewidth=1.2, zorder=1)
+        for (method, values), place in zip(series.items(), places):
+            style, there = method_style(method), [i for i, v in enumerate(values) if v is not None]
+            x, low, high = (np.array([getattr(values[i], k) for i in there]) for k in ("estimate", "low", "high"))
+            y = np.array(there) + place
+            ax.hlines(y, low, high, color=style.colour, linewidth=1.6, zorder=3)
+            ax.plot(x, y, style.marker or "o", color=style.colour, markersize=5.5, markeredgecolor="white",
+                    markeredgewidth=0.5, label=style.label, zorder=4)  # fmt: skip
+            ring = [j for j, i in enumerate(there) if (rows[i], method) in marked]
+            ax.plot(x[ring], y[ring], "o", color="#1a1a1a", markersize=10.5, markerfacecolor="none", zorder=5)
+        ax.set(yticks=range(len(rows)), ylim=(len(rows) - 0.5, -0.5), xlabel=x_label)
+        ax.set_yticklabels([figures.plain(row) for row in rows])
+        ax.grid(visible=False, axis="y")
+        ax.tick_params(axis="y", length=0)
+        sns.despine(ax=ax, left=True)
+        figures.legend(fig, [ax])
+    return fig
+
+
+def grid_figure(cell, number: str = "") -> figures.Shown:
+    """The grid as marks with intervals: a row a rule, a mark a training method."""
+    (m,) = numbers(cell)
+    rules, methods, k = _rules(m), _methods(m), scale(m)
+    found = {method: [_over(m, method, rule) for rule in rules] for method in methods}
+    series = {
+        method: [Interval(k * v.estimate, k * v.low, k * v.high) if isinstance(v, Interval) else None for v in values]
+        for method, values in found.items()
+    }
+    best = m["rule_grid"]["best_on_calibration"]
+    marked = {(rule_name(rule), method) for method, rule in best.items()}
+    label = "AUDC less that of random deferral (points)"
+    fig = dots_figure([rule_name(r) for r in rules], series, x_label=label, marked=marked)
+    said = [
+        f"{name(method)}: " + ", ".join(f"{rule_name(r)} {show_number(v, gain(m))}" for r, v in zip(rules, values))
+        for method, values in found.items()
+    ]
+    text = (
+        f"{number}: what each deferral rule adds to random deferral, by the training method of S; {m['cell']}, points "
+        "of the metric, 95 % intervals. Ringed: the rule that calibration items choose for the method"
+    ).removeprefix(": ")
+    return figures.show(fig, f"Marks with intervals. {'; '.join(said)}.".replace("\u00a0", " "), caption(text, [m]))
+
+
+def choice_table(cells) -> Table:
+    """What choosing the rule on calibration items gives on test items, less Chow-Average, and less the best on test."""
+    title, rows, found = "What choosing the rule on calibration items costs", [], numbers(cells)
+    for label, m in zip(labels(found), found):
+        grid = m["rule_grid"]
+        for method, best in grid["best_on_calibration"].items():
+            regret = {rule: value(v) for rule, v in grid["regret"][method].items()}
+            after = min(regret, key=lambda rule: regret[rule].estimate)  # the best on test: least to lose against it
+            lost = "it is the best" if after == best else f"{show_number(regret[after], gain(m))} ({rule_name(after)})"
+            against = show_number(regret.get("chow_average", NOT_THERE), gain(m))
+            rows.append((f"{label}, {name(method)}", rule_name(best), against, lost))
+    if not rows:
+        return nothing(title)
+    columns = ("Cell, training method", "chosen on calibration", "chosen − Chow-Average", "chosen − best on test")
+    drawn = " / ".join(dict.fromkeys(f"{m['rule_grid']['resamples']:,}" for m in found))
+    note = (
+        "AUDC on test items, points of the metric. The last column is what the choice cost. It overstates: the best of "
+        "several rules on the test items is so partly by luck, and its interval does not know that it was picked. "
+        f"[ ]: 95 % intervals, {drawn} paired resamples."
+    )
+    return Table(columns, rows, title, caption(note, found))
+
+
+def nothing(title: str) -> Table:
+    """In place of a table of which no cell is there."""
+    return Table(("Cell", ""), [("none", "nothing is recorded yet")], title)
+
+
+# ---------------------------------------------------------------- C7
+
+
+def claim_table(cells: Sequence[Cell], claim: str = "C7") -> tuple[Table, str]:
+    """The rows of a claim in these cells, with the ledger's verdict on all of them; and the verdict in one sentence."""
+    entries = [
+        e
+        for folder in dict.fromkeys(cell.folder for cell in cells)
+        for e in read_entries(folder)
+        if e.claim == claim and e.page in {cell.name for cell in cells if cell.folder == folder}
+    ]
+    verdict = verdict_of(entries)
+    said = f"{claim}, {verdict.word}: {verdict.reason}"
+    p, rows = iter(verdict.p), []
+    for e in entries:
+        adjusted = f"{next(p):.3f}" if e.role == "primary" and e.heard else ""
+        rests = f"{e.n:,}; {e.seeds} over {e.large_seeds}"
+        rows.append((e.page, e.measure, show_number(e.number, Unit(e.scale, 2, "", True)), rests, adjusted))
+    title = f"{claim} by the ledger's rule"
+    if not rows:
+        return nothing(title), said
+    columns = ("Cell", "Measure", "Points of the metric", "n; seeds of S over L", "p (Holm)")
+    return Table(columns, rows, title, f"Verdict over these cells: {said}."), said
+
+
+def rule_contrasts(cell: Cell, resamples: int = 0) -> dict[str, Interval]:
+    """Every contrast of `apart_table` and `learned_table` of one cell, from one draw; {} if it lacks a method.
+
+    For each rule of C7's baselines and each learned one that the cell holds: "whole", "training", "rule" and "same"
+    followed by the rule's name (see `apart_table`), the method followed by it (the rule less Chow-Average), and
+    "change" (that after CAT-Dist less that after Dist).
+    """
+    asked = [r for r in dict.fromkeys((*BASELINE_RULES, *LEARNED)) if r in _rules(cell.metrics())]
+    c = cell.comparison(**({"resamples": resamples} if resamples else {}))
+    if not asked or not {CAT, UNMASKED} <= set(c.methods):
+        return {}
+    arms = {(m, r): Arm(c, m, r) for m in (CAT, UNMASKED) for r in ("chow_average", *asked)}
+    cat, plain, wanted = (CAT, "chow_average"), (UNMASKED, "chow_average"), {}
+    for rule in asked:
+        ours, theirs = (CAT, rule), (UNMASKED, rule)
+        wanted |= {
+            f"whole {rule}": {cat: 1, theirs: -1},
+            f"training {rule}": {cat: 1, plain: -1},
+            f"rule {rule}": {plain: 1, theirs: -1},
+            f"same {rule}": {ours: 1, theirs: -1},
+            f"{CAT} {rule}": {ours: 1, cat: -1},
+            f"{UNMASKED} {rule}": {theirs: 1, plain: -1},
+            f"change {rule}": {ours: 1, cat: -1, theirs: -1, plain: 1},
+        }
+    return contrasts(arms, wanted)
+
+
+def apart_table(cells: Sequence[Cell], found: Mapping[str, Mapping[str, Interval]]) -> Table:
+    """C7's differences taken apart; found: `rule_contrasts` by the cell's name."""
+    title, rows = "C7 taken apart: the part of the training, and the part of the rule", []
+    for cell in cells:
+        unit = gain(cell.metrics())
+        for rule, label in BASELINE_RULES.items():
+            parts = [found[cell.name].get(f"{part} {rule}") for part in ("whole", "training", "rule", "same")]
+            rows.append((f"{cell.name}, {label}", *(show_number(p or NOT_RUN, unit) for p in parts)))
+    if not rows:
+        return nothing(title)
+    columns = ("Cell, baseline's rule", "CAT-Dist, Chow-Average − Dist, its rule (C7)", "training, both Chow-Average",
+               "rule, both Dist: Chow-Average − its", "training, both its rule")  # fmt: skip
+    note = (
+        "AUDC on test items, points of the metric. Training: CAT-Dist − Dist. The column of C7 is the sum of the next "
+        "two, exactly."
+    )
+    return Table(columns, rows, title, caption(note, numbers(cells)))
+
+
+def learned_table(cells: Sequence[Cell], found: Mapping[str, Mapping[str, Interval]]) -> Table:
+    """What each learned rule gains over Chow-Average after Dist and after CAT-Dist, and the difference of the two."""
+    title, rows = "Does a learned rule help, and does it help less after CAT?", []
+    for cell in cells:
+        unit = gain(cell.metrics())
+        for rule in (r for r in LEARNED if f"change {r}" in found[cell.name]):
+            parts = [show_number(found[cell.name][f"{part} {rule}"], unit) for part in (UNMASKED, CAT, "change")]
+            rows.append((f"{cell.name}, {rule_name(rule)}", *parts))
+    if not rows:
+        return Table(("Cell", ""), [("none", "no recorded cell holds a learned rule yet")], title)
+    columns = ("Cell, rule", "rule − Chow-Average, Dist", "rule − Chow-Average, CAT-Dist", "the second − the first")
+    note = "AUDC over the deferral rate on test items, points of the metric; further FLOPs of the rules do not count."
+    return Table(columns, rows, title, caption(note, numbers(cells)))
+
+
+# ---------------------------------------------------------------- which is the larger effect
+
+
+def grid_factors(cell: Cell, leave: Sequence[str] = CURIOUS) -> dict[str, Effect] | Undefined:
+    """`contrasts.effects` on AUDC in a cell's grid by name, without the rules in `leave`, and one more effect:
+    "training, over random", of the training method on AUDC less random deferral (rule and interaction are the same).
+    """
+    m = cell.metrics()
+    methods, rules = tuple(_methods(m)), tuple(r for r in _rules(m) if r not in leave)
+    c = replace(cell.comparison(), methods=methods, _cache={})
+    if min(len(methods), len(rules), len(c.seeds)) < 2:
+        return Undefined("needs two methods, two rules and two seeds")
+    names = [name(method) for method in methods], [rule_name(rule) for rule in rules]
+    areas, random = seed_areas(c, methods, rules)
+    found = dict(zip(("training", "rule", "interaction"), effects(areas, *names)))
+    return found | {"training, over random": effects(areas - random[:, None], *names)[0]}
+
+
+def factors_table(cells: Sequence[Cell], found: Mapping[str, dict[str, Effect] | Undefined]) -> Table:
+    """How far the training method and the rule move AUDC; found: `grid_factors` by the cell's name."""
+    title, rows = "Training method or deferral rule: which moves the area more?", []
+    for cell in cells:
+        unit, factors = Unit(scale(cell.metrics()), 2), found[cell.name]
+        if isinstance(factors, Undefined):
+            rows.append((f"{cell.name} {show_number(factors)}", "", "", ""))
+            continue
+        for what, e in factors.items():
+            span = f"{show_number(e.span, unit)}: {e.best} over {e.worst}" if e.best else ""
+            rows.append((f"{cell.name}, {what}", *(show_number(x, unit) for x in (e.spread, e.luck)), span))
+    if not rows:
+        return nothing(title)
+    columns = ("Cell, factor", "standard deviation", "by the luck of seeds", "largest − least")
+    note = (
+        "AUDC in points of the metric; means over seeds and over the other factor. By the luck of seeds: what to "
+        "expect if the factor did nothing. Over random: AUDC less that of random deferral, which the rule cannot move. "
+        f"Test items are the same for all, and not resampled. Left out: {', '.join(map(rule_name, CURIOUS))}, which "
+        "would inflate the part of the rules."
+    )
+    return Table(columns, rows, title, caption(note, numbers(cells)))
+
+
+def larger_factor(found: Mapping[str, dict[str, Effect] | Undefined]) -> str:
+    """In how many cells the rule moves AUDC more than the training method, in one sentence."""
+    known = [f for f in found.values() if not isinstance(f, Undefined)]
+    if not known:
+        return "no recorded cell can say"
+    rule = sum(f["rule"].spread > f["training"].spread for f in known)
+    lucky = sum(f["training"].spread <= f["training"].luck for f in known)
+    return (
+        f"the deferral rule moves AUDC more than the training method in {rule} of {len(known)} cells, and the training "
+        f"methods differ no more than by the luck of their seeds in {lucky} of {len(known)}"
+    )
+
+
+def best_rules(cells) -> str:
+    """Which rules calibration items choose, and how often, in words."""
+    chosen = [rule_name(r) for m in numbers(cells) for r in m["rule_grid"]["best_on_calibration"].values()]
+    counts = sorted({r: chosen.count(r) for r in chosen}.items(), key=lambda pair: (-pair[1], pair[0]))
+    return ", ".join(f"{rule} ({count} of {len(chosen)})" for rule, count in counts) or "none, as nothing is recorded"
+
+
+def learned_help(found: Mapping[str, Mapping[str, Interval]]) -> str:
+    """How often a learned rule is better than Chow-Average, by its interval, after each of the two methods."""
+    said = []
+    for method in (UNMASKED, CAT):
+        mine = [v for parts in found.values() for k, v in parts.items() if k in {f"{method} {r}" for r in LEARNED}]
+        better, worse = sum(v.low > 0 for v in mine), sum(v.high < 0 for v in mine)
+        said.append(f"after {name(method)} better than Chow-Average in {better}, worse in {worse} of {len(mine)} cases")
+    return "; ".join(said) if mine else "no recorded cell holds a learned rule"
