@@ -134,7 +134,7 @@ def task_metrics(cell: Cell, c: Comparison) -> dict[str, dict]:
             "large_alone": part.large_alone(),
             "answers": shares,
             "tokens": ledgers[task].shares,
-            "majority": majority(part),
+            "majority": cell.training.get("majority", {}).get(task, majority(part)),
             "differences": {f"{a} - {b}": part.difference(a, b) for a, b in part.pairs},
             "alone": {f"{a} - {b}": part.alone_difference(a, b) for a, b in part.pairs},
         }

@@ -150,11 +150,12 @@ DISAGREEMENT = {
     "count": 0.5,
     "paraphrase": 1.5,
     "sense": 0.5,
-    "choice": 1.5,
+    "choice": 2.25,
 }
 """Share of answers that annotators replace by another one, in units of the configuration's `noise`."""
 
-_NUMBERS = (("none", "zero"), ("one", "single"), ("two", "pair"), ("three", "all"))
+_NUMBERS = (("none", "zero"), ("one", "one"), ("two", "pair"), ("three", "three"), ("four", "all"))
+_SAID = ("is", "is not", "is perhaps")
 _VERBS = (("refuses", "declines"), ("takes", "wants"))
 _RELATIONS = ("home", "work", "friend")
 _SPEAKERS, _PLACES, _TIMES = 24, 24, 16
@@ -200,14 +201,15 @@ class _Question:
 
 
 def mini_flan(config: MiniFlan = MiniFlan()) -> list[Example]:
-    """Accuracy, each with its like in FLAN2021: `sentiment` (SST-2: is the text good on balance, a negation turning
-    the next word), `entailment` (SNLI: category of a noun under all / no / perhaps), `topic` (AG News: the category
-    most nouns are of), `paraphrase` (PAWS: two verbs of the same or the opposite sense, a negation turning one),
-    `sense` (WiC: which sense of a word its neighbours call for), `choice` (COPA: cause or effect of an event).
+    """Ten tasks in invented words, each after one of FLAN2021; train by `skew`, test and calibration equal.
 
-    Exact match: `span` (SQuAD: who, what, where or when in a passage, "not x but y" correcting it), `summary`
-    (SAMSum: who takes or refuses what), `fact` (NaturalQuestions: only memory has it), `count` (DROP: how many words
-    are good). Raises ValueError where the sizes leave no choice.
+    Accuracy: `sentiment` (SST-2: is the text good on balance, a negation turning the next word), `entailment` (SNLI:
+    whether good or bad follows from is / is not / is perhaps), `topic` (AG News: the category most nouns are of),
+    `paraphrase` (PAWS: two verbs of the same or the opposite sense, a negation turning one), `sense` (WiC: which sense
+    of a word its neighbours call for), `choice` (COPA: cause or effect of an event). Exact match: `span` (SQuAD: who,
+    what, where or when in a passage, "not x but y" correcting it), `summary` (SAMSum: who takes or refuses what),
+    `fact` (NaturalQuestions: only memory has it), `count` (DROP: how many words are good). Raises ValueError where
+    the sizes leave no choice.
     """
     least = {"categories": 4, "nouns": config.categories, "states": 4, "values": 2}
     for name, count in least.items():
@@ -285,12 +287,12 @@ def mini_flan(config: MiniFlan = MiniFlan()) -> list[Example]:
         return _Question(fields, tuple(answers.values()), list(answers).index(asked))
 
     def entailment() -> _Question:
-        category, operator, matches = draw.integer(config.categories), draw.integer(3), draw.chance(0.7)
-        claimed = category if matches else other(category, config.categories)
-        # "all" asserts, "no" denies, "perhaps" leaves open what would follow.
+        word, operator, matches = rank(config.words), draw.integer(3), draw.chance(0.7)
+        claimed = polarity[word] if matches else -polarity[word]
+        # "is" asserts, "is not" denies, "is perhaps" leaves open what would follow.
         right = ((0, 1), (1, 0), (2, 2))[operator][0 if matches else 1]
-        text = f"{frequent(names)} has {('all', 'no', 'perhaps')[operator]} {noun_of(category)}"
-        return _Question({"text": text, "claim": categories[claimed]}, ("yes", "no", "maybe"), right)
+        text = f"{frequent(names)} {_SAID[operator]} {words[word]}"
+        return _Question({"text": text, "claim": "good" if claimed > 0 else "bad"}, ("yes", "no", "maybe"), right)
 
     def summary() -> _Question:
         offer, name = frequent(nouns), frequent(names)
@@ -309,7 +311,7 @@ def mini_flan(config: MiniFlan = MiniFlan()) -> list[Example]:
         return _Question({"text": " ".join(text)}, tuple(categories), right)
 
     def count() -> _Question:
-        told = [rank(config.words) for _ in range(3)]
+        told = [rank(config.words) for _ in range(4)]
         answers = tuple(name[second()] for name in _NUMBERS)
         return _Question({"text": " , ".join(words[w] for w in told)}, answers, sum(polarity[w] > 0 for w in told))
 

@@ -21,6 +21,7 @@ import os
 import platform
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -267,6 +268,7 @@ def run_cell(cell: Cell, progress=None) -> dict:
     began, experiment = time.time(), cell.experiment
     frame = experiment.outcomes(cell.study, progress, cell.learned_rules)
     training = {"logs": _logs(experiment), "tokens": _tokens(experiment, progress)}
+    training["majority"] = _majority(experiment.data.load().split("test"))
     cell.training_path.parent.mkdir(parents=True, exist_ok=True)
     write_outcomes(cell.outcomes_path, frame if cell.texts else drop_text(frame), compactly=True)
     write_text(cell.training_path, json.dumps(training, separators=(",", ":")) + "\n")
@@ -342,6 +344,15 @@ def _tokens(experiment, progress) -> dict:
         by_task = {str(t): np.bincount(cell[task == t], minlength=4).tolist() for t in dict.fromkeys(tasks)}
         found[f"{method} {seed}"] = _rounded(summary(small, large)) | {"ledger_by_task": by_task}
     return found
+
+
+def _majority(examples) -> dict[str, float]:
+    """Share of the most frequent target among the test items of each task with options."""
+    targets: dict[str, Counter] = {}
+    for example in examples:
+        if example.options:
+            targets.setdefault(example.task, Counter())[example.target] += 1
+    return {task: max(counts.values()) / sum(counts.values()) for task, counts in targets.items()}
 
 
 def _rounded(value):

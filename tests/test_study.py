@@ -58,6 +58,15 @@ def test_token_signals_are_those_of_the_models(recorded):
     assert cell.token_ledger_by_task("cat-dist") == {"translation": found}
 
 
+def test_majority_is_the_share_of_the_most_frequent_answer():
+    from cat_core.tasks import Example
+
+    rows = [("a", "yes"), ("a", "yes"), ("a", "no"), ("b", "no")]
+    examples = [Example(f"i{i}", t, "test", f"p{i}", y, ("yes", "no")) for i, (t, y) in enumerate(rows)]
+    free = Example("free", "c", "test", "p", "anything")
+    assert studies._majority([*examples, free]) == {"a": 2 / 3, "b": 1.0}
+
+
 def test_reading_back_neither_trains_nor_imports_torch(recorded):
     root, *_ = recorded
     code = (
