@@ -37,7 +37,8 @@ def cell(tmp_path_factory):
 
 
 def test_metrics_are_numbers_of_the_table(cell):
-    found, c = cell.metrics(), cell.comparison(resamples=20)
+    found, c = cell.metrics(), evidence.deciding(cell, cell.comparison(resamples=20))
+    assert c.tasks == ("reading", "entailment")
     assert found["methods"]["cat-dist"]["audc"]["estimate"] == pytest.approx(c.audc("cat-dist").estimate, abs=1e-12)
     whole = found["decomposition"]["cat-dist - dist"]
     parts = [whole[part]["estimate"] for part in ("small_alone", "complement", "ranking", "large_alone")]
