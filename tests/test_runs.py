@@ -279,7 +279,7 @@ def test_page_killed_from_outside_then_ctrl_c(tmp_path):
     driver = start(root, "run", "--page", "02")
     pids = waiting_pids(root)
     driver.send_signal(signal.SIGINT)
-    output, _ = driver.communicate(timeout=60)
+    output, _ = driver.communicate(timeout=15)
     assert driver.returncode == 130 and "Stopped. The same command goes on from here." in output
     assert "Traceback" not in output
     assert wait_for(lambda: not any(map(alive, pids)), 5)
