@@ -53,6 +53,10 @@ class FitSettings:
                 raise ValueError(f"{name} is {value!r}; expected a number >= 0")
 
 
+class OneClassError(ValueError):
+    """The rows that a rule is fitted on all have the same target: nothing can be learned from them."""
+
+
 class Dense(nn.Module):
     """A linear layer for every member: [M, B, in] -> [M, B, out]; first weights as `torch.nn.Linear`, all the same."""
 
@@ -226,7 +230,7 @@ def cross_fitted(
     members = [*(rows[fold != k] for k in range(settings.folds)), rows]
     for name, own in zip([*(f"without fold {k}" for k in range(settings.folds)), "rows"], members):
         if len(np.unique(target[own])) < 2:
-            raise ValueError(
+            raise OneClassError(
                 f"one class only: the target is {target[own][0]:g} on all {len(own)} calibration {name} "
                 f"({len(rows)} in all): give more rows, or keep to a rule that is not learned"
             )

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import transformers
 
-from cat_core import artifacts
+from cat_core import artifacts, joint
 from cat_core.cascade import CascadeRunner, Request
 from cat_core.draws import draw_key, draw_order
 from cat_core.loss import METHODS
@@ -42,7 +42,7 @@ from cat_core.train import TrainingSet, TrainSettings, train
 Progress = Callable[[str], None] | None
 TRAINING_MODULES = ("loss", "fused", "teacher", "train", "side_by_side", "models", "tokens")
 ANSWERING_MODULES = ("cascade", "engine", "confidence", "flops", "models", "tokens")
-RULE_MODULES = ("features", "deferral", "posthoc", "edge", *ANSWERING_MODULES)
+RULE_MODULES = ("features", "deferral", "posthoc", "edge", "joint", *ANSWERING_MODULES)
 SIGNAL_MODULES = ("signals", "tokens", "models")
 SECOND_STAGE = 4  # Gatekeeper: a quarter of the steps again, at a tenth of the peak learning rate (our choice)
 EVALUATED = ("calibration", "test")
@@ -147,7 +147,12 @@ class TrainConfig:
 
     def digest(self) -> str:
         """Name of the trained model's content."""
-        return artifacts.digest(self.identity(), TRAINING_MODULES)
+        return artifacts.digest(self.identity(), self.modules)
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The modules that the trained weights depend on."""
+        return TRAINING_MODULES + (joint.MODULES if METHODS[self.settings.method].router else ())
 
 
 _SIZE_FIELDS = ("hidden", "layers", "heads", "kv_heads", "intermediate")
@@ -217,13 +222,18 @@ def train_or_load(config: TrainConfig, progress: Progress = None) -> Path:
         teacher = None if config.teacher is None else _teacher_of(config, training_set, progress)
         model = _untrained(config, tokenizer, progress)
         checkpoints = folder / "checkpoints"
-        log = train(model, training_set, config.settings, checkpoints, teacher, progress, use_cpu=use_cpu)
+        given = (model, training_set, config.settings, checkpoints, teacher, progress)
+        if METHODS[config.settings.method].router:
+            log, router = joint.train_jointly(*given, use_cpu=use_cpu)
+            joint.save_router(router, folder)
+        else:
+            log = train(*given, use_cpu=use_cpu)
         for left in checkpoints.glob("*"):
             left.unlink()
         checkpoints.rmdir()
         return _finish(model, tokenizer, folder, log)
 
-    return artifacts.obtain("model", config.identity(), TRAINING_MODULES, make)
+    return artifacts.obtain("model", config.identity(), config.modules, make)
 
 
 def train_together(configs: Sequence[TrainConfig], progress: Progress = None) -> None:
@@ -477,15 +487,18 @@ class Experiment:
         for seed in self.large_seeds:
             train_or_load(self.large_config(seed), progress)
         together = describes_size(self.small) and self.small_settings.gradient_accumulation == 1
-        stages = [[m for m in self.methods if METHODS[m].second_stage == second] for second in (False, True)]
+        stages = [
+            [m for m in self.methods if METHODS[m].second_stage == second and not METHODS[m].router]
+            for second in (False, True)
+        ]
         groups = [[(m, seed) for m in stages[0]] for seed in self.seeds]
         groups.append([(m, seed) for seed in self.seeds for m in stages[1]])
         for group in groups:
-            configs = [self.small_config(*each) for each in group]
             if together and self.small_settings.loss == "fused":
-                train_together(configs, progress)
-            for config in configs:
-                train_or_load(config, progress)
+                train_together([self.small_config(*each) for each in group], progress)
+        for seed in self.seeds:
+            for method in self.methods:
+                train_or_load(self.small_config(method, seed), progress)
 
     def _first_pair(self) -> tuple[TrainConfig, TrainConfig]:
         return self.small_config("xent", self.seeds[0]), self.large_config(self.large_seeds[0])
@@ -536,7 +549,8 @@ class Experiment:
     def learned_confidences(self, method: str, seed: int, progress: Progress = None) -> dict[str, list[float]]:
         """Confidence of S by the learned deferral rules (`posthoc`, `edge`), in the order of its `answers`.
 
-        Fitted on the calibration items alone, with the training seed of S.
+        Fitted on the calibration items alone, with the training seed of S; "joint_router", which only S of method
+        edge-joint has, was trained with S.
         """
         from cat_core.features import answer_features
         from cat_core.posthoc import learned_confidences
@@ -551,6 +565,8 @@ class Experiment:
             quality = [[score(e, a["prediction"]) for e, a in zip(examples, given)] for given in answers]
             split, clusters = [e.split for e in examples], [e.cluster_id or e.item_id for e in examples]
             found = learned_confidences(features, *quality, split, clusters, seed)
+            if METHODS[method].router:
+                found["joint_router"] = joint.router_confidence(joint.load_router(train_or_load(small)), features)
             table = {rule: values.tolist() for rule, values in found.items()}
             artifacts.write_text(folder / "confidences.json", json.dumps(table))
 

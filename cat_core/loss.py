@@ -25,17 +25,18 @@ REDUCTIONS = ("mean", "sum", "none")
 
 @dataclass(frozen=True)
 class Method:
-    """A training method: which tokens count (`mask`), whether L's distribution is a target (`distil`), and whether it
-    goes on from a small model that Xent has trained (`second_stage`)."""
+    """A training method: which tokens count (`mask`), whether L's distribution is a target (`distil`), whether it goes
+    on from a small model that Xent has trained (`second_stage`), and whether a router is trained with S (`router`)."""
 
     mask: str
     distil: bool
     second_stage: bool = False
+    router: bool = False
 
     @property
     def compares(self) -> bool:
         """Whether the loss needs to know anything of L."""
-        return self.distil or self.mask not in ("none", "small")
+        return self.distil or self.router or self.mask not in ("none", "small")
 
     def label_weight(self, weight: float) -> float:
         """The w of the loss: `weight` where L's distribution is used, else 1 (labels alone)."""
@@ -43,7 +44,8 @@ class Method:
 
 
 #: The four methods of the paper; for each CAT method the control that keeps as many tokens, at random; CAT-Dist with
-#: other masks; Gatekeeper (arXiv 2502.19335), whose loss is `gatekeeper_loss`.
+#: other masks; Gatekeeper (arXiv 2502.19335), whose loss is `gatekeeper_loss`; EdgeInference (Kag et al., ICLR 2023) as
+#: a router trained together with S, whose loss is `edge.joint_loss`.
 METHODS = {
     "xent": Method("none", False),
     "dist": Method("none", True),
@@ -56,6 +58,7 @@ METHODS = {
     "both-dist": Method("both", True),
     "neither-dist": Method("neither", True),
     "gatekeeper": Method("none", False, second_stage=True),
+    "edge-joint": Method("none", False, router=True),
 }
 
 

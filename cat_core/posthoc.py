@@ -12,6 +12,7 @@ network was fitted on. The network's own cost, some ten thousand FLOPs a query, 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +22,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cat_core import edge
-from cat_core.deferral import Dense, FitSettings, LearnedRule, Standardise, check_finite, check_rows, cross_fitted
+from cat_core.deferral import (
+    Dense,
+    FitSettings,
+    LearnedRule,
+    OneClassError,
+    Standardise,
+    check_finite,
+    check_rows,
+    cross_fitted,
+)
 from cat_core.features import AnswerFeatures
 
 TARGETS = ("rescue", "gain")
@@ -181,13 +191,18 @@ def learned_confidences(
     """Columns of the outcome table, without "confidence_": {rule: float64 [n]} for one small model and its L.
 
     Arguments and errors as `fit_post_hoc`. Fitted on the calibration rows, cross-fitted on them; settings: for all
-    rules, instead of each one's own.
+    rules, instead of each one's own. A rule that has one class only to learn from is NaN, with a warning: the models'
+    answers are not lost for it.
     """
     found = {}
     for rule in rules:
         rows = (features, small_quality, large_quality, split, clusters, seed)
-        if rule == "edge":
-            found[rule] = edge.fit_edge(*rows, settings=settings)[1]
-        else:
-            found[rule] = fit_post_hoc(*rows, rule=rule, settings=settings)[1]
+        try:
+            if rule == "edge":
+                found[rule] = edge.fit_edge(*rows, settings=settings)[1]
+            else:
+                found[rule] = fit_post_hoc(*rows, rule=rule, settings=settings)[1]
+        except OneClassError as error:
+            warnings.warn(f"rule {rule!r} is left out: {error}", stacklevel=2)
+            found[rule] = np.full(len(features), np.nan)
     return found

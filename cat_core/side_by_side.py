@@ -24,6 +24,7 @@ from cat_core.models import has_plain_head
 from cat_core.teacher import TeacherOutputs
 from cat_core.train import (
     IGNORE,
+    LEDGER,
     DataOrder,
     Progress,
     TrainingSet,
@@ -33,8 +34,6 @@ from cat_core.train import (
     run_trainer,
     training_loss,
 )
-
-LEDGER = ("tokens", "kept", "both", "only_small", "only_large", "neither")
 
 
 class StackedModels(torch.nn.Module):
@@ -234,6 +233,8 @@ def train_side_by_side(
     if not len(models) == len(settings) == len(teachers):
         raise ValueError(f"{len(models)} models, {len(settings)} settings, {len(teachers)} teachers: give one each")
     for each, teacher in zip(settings, teachers):
+        if METHODS[each.method].router:
+            raise ValueError(f"method {each.method!r} trains a router with S: train it alone (`joint.train_jointly`)")
         if teacher is None and METHODS[each.method].compares:
             raise ValueError(f"method {each.method!r} compares S with L: give the teacher's outputs")
     total = first.steps * first.batch_size

@@ -45,6 +45,7 @@ METHOD_STYLE: dict[str, MethodStyle] = {
     "both-dist": MethodStyle("Both-right mask", "#002080", (8.0, 1.4, 1.0, 1.4), "X"),
     "neither-dist": MethodStyle("Both-wrong mask only", "#604040", (0.9, 1.6), "*"),
     "gatekeeper": MethodStyle("Gatekeeper", "#400040", (5.0, 2.6), "p"),
+    "edge-joint": MethodStyle("EdgeInference, joint", "#9F70FF", (3.0, 1.0, 3.0, 2.2), "h"),
     "random-deferral": MethodStyle("Random deferral", "#767676", (1.0, 2.2), ""),
     "oracle": MethodStyle("Oracle", "#595959", (6.0, 1.8, 1.0, 1.8, 1.0, 1.8), ""),
 }

@@ -25,6 +25,7 @@ from cat_core.teacher import TeacherOutputs
 from cat_core.tokens import encode_prompts, encode_targets
 
 IGNORE = -100
+LEDGER = ("tokens", "kept", "both", "only_small", "only_large", "neither")
 Progress = Callable[[str], None] | None
 _COMPLETE = "complete.json"  # written after all else of a checkpoint, so a half-written one is never resumed
 
@@ -188,6 +189,25 @@ class CascadeAwareTrainer(Trainer):
         return DataOrder(len(self.train_dataset), total, self.settings.seed)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        outputs, states, head, labels = self.predictions(model, inputs)
+        is_target = labels != IGNORE
+        exact = self.settings.normalize == "tokens" and num_items_in_batch is not None
+        generator = self._generator() if self.method.mask == "random" else None
+        rows = None if self.teacher is None else self.teacher.rows(inputs["examples"].cpu())
+        loss, stats = training_loss(
+            states[is_target], head, labels[is_target], self.settings, self.teacher, rows, generator,
+            reduction="sum" if exact else "mean",
+        )  # fmt: skip
+        loss = self.share(loss / num_items_in_batch if exact else loss, exact, num_items_in_batch)
+        if model.training:
+            self.note({name: getattr(stats, name) for name in LEDGER})
+        return (loss, outputs) if return_outputs else loss
+
+    def predictions(self, model, inputs):
+        """(outputs, states, head, labels) of the target columns of a batch.
+
+        states [B, T, H] that `head` reads, or logits [B, T, V] where head is None; labels int64 [B, T].
+        """
         labels, start = inputs["labels"], inputs["target_start"]
         positions = labels.shape[1] - start + 1  # the last prompt token predicts the first of the target
         outputs = model(
@@ -199,32 +219,24 @@ class CascadeAwareTrainer(Trainer):
             # With the fused loss no logits are needed: an empty choice of positions leaves the head out.
             logits_to_keep=torch.empty(0, dtype=torch.long, device=labels.device) if self.fused else positions,
         )
-        labels = labels[:, start:]
-        if self.fused:
-            states = outputs.hidden_states[-1][:, -positions:-1]
-            head = self.accelerator.unwrap_model(model).get_output_embeddings()
-        else:
-            states, head = outputs.logits[:, :-1], None
-        is_target = labels != IGNORE
-        exact = self.settings.normalize == "tokens" and num_items_in_batch is not None
-        generator = self._generator() if self.method.mask == "random" else None
-        rows = None if self.teacher is None else self.teacher.rows(inputs["examples"].cpu())
-        loss, stats = training_loss(
-            states[is_target], head, labels[is_target], self.settings, self.teacher, rows, generator,
-            reduction="sum" if exact else "mean",
-        )  # fmt: skip
-        if exact:  # one divisor for all micro-batches and processes; they are averaged, so undo the mean
-            loss = loss / num_items_in_batch
-            if self.args.average_tokens_across_devices:
-                loss = loss * self.accelerator.num_processes
-        elif model.training and num_items_in_batch is not None:
-            loss = loss / self.current_gradient_accumulation_steps
-        if model.training:
-            for name in ("tokens", "kept", "both", "only_small", "only_large", "neither"):
-                value = getattr(stats, name)
-                if value is not None:
-                    self._ledger[name] = self._ledger.get(name, 0) + value
-        return (loss, outputs) if return_outputs else loss
+        if not self.fused:
+            return outputs, outputs.logits[:, :-1], None, labels[:, start:]
+        head = self.accelerator.unwrap_model(model).get_output_embeddings()
+        return outputs, outputs.hidden_states[-1][:, -positions:-1], head, labels[:, start:]
+
+    def share(self, loss, exact: bool, num_items_in_batch):
+        """The loss of one micro-batch as `Trainer` adds it up; exact: it has the divisor of the whole step already."""
+        if exact:  # processes are averaged, so undo the mean
+            return loss * self.accelerator.num_processes if self.args.average_tokens_across_devices else loss
+        if self.model.training and num_items_in_batch is not None:
+            return loss / self.current_gradient_accumulation_steps
+        return loss
+
+    def note(self, counts: dict) -> None:
+        """Add the counts of a call (0-dim tensors; None: not known) to those since the last log."""
+        for name, value in counts.items():
+            if value is not None:
+                self._ledger[name] = self._ledger.get(name, 0) + value
 
     def log(self, logs, *args, **kwargs):
         if self._ledger:
@@ -265,6 +277,8 @@ def training_loss(
     teacher_logits: L's logits of these tokens where the caller has them already.
     """
     method, device = METHODS[settings.method], states.device
+    if method.router:
+        raise ValueError(f"method {settings.method!r} trains a router with S: use `joint.train_jointly`")
     correct = None if teacher is None else teacher.correct[rows].to(device)
     common = {
         "label_weight": method.label_weight(settings.label_weight),
@@ -304,6 +318,7 @@ def train(
     progress: Progress = None,
     checkpoint_every: int = 200,
     use_cpu: bool = False,
+    kind: type[CascadeAwareTrainer] = CascadeAwareTrainer,
 ) -> list[dict]:
     """Train `model` in place and return the log (one dict a logging step); an interrupted run continues.
 
@@ -311,7 +326,7 @@ def train(
     and the one before is used, so the result is that of an uninterrupted run.
     """
     trainer = run_trainer(
-        CascadeAwareTrainer,
+        kind,
         model,
         training_set,
         lambda items: collate(items, training_set.pad),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from learned import answers, auroc, splits
 
 from cat_core import deferral
-from cat_core.deferral import Dense, FitSettings, LearnedRule, Standardise, cluster_folds, fit, predict
+from cat_core.deferral import Dense, FitSettings, LearnedRule, OneClassError, Standardise, cluster_folds, fit, predict
 from cat_core.edge import fit_edge
 from cat_core.posthoc import (
     LEARNED,
@@ -201,7 +201,6 @@ GOOD = answers(60)
     [
         ({"split": np.where(np.arange(60) < 19, "calibration", "test")}, "19 calibration rows, expected at least 20"),
         ({"split": np.full(60, "train")}, "rows of split 'train': give calibration and test rows only"),
-        ({"small_quality": np.ones(60)}, "one class only: the target is [01] on all 24 calibration without fold 0"),
         ({"large_quality": np.full(60, np.nan)}, "large_quality is outside .0, 1. or NaN"),
         ({"small_quality": 100 * np.ones(60)}, "small_quality is outside .0, 1. or NaN"),
         ({"small_quality": np.ones(59)}, r"small_quality has shape \(59,\), expected \(60,\)"),
@@ -214,6 +213,17 @@ def test_bad_rows(rule, change, message):
     with pytest.raises(ValueError, match=message) as caught:
         learned_confidences(features, **(rows | change), rules=[rule], settings=QUICK)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("rule", LEARNED)
+def test_a_rule_with_one_class_to_learn_from_is_left_out(rule):
+    features, _, large = GOOD
+    rows = (features, np.ones(60), large, splits(60), np.arange(60))
+    with pytest.raises(OneClassError, match="one class only: the target is [01] on all 24 calibration without fold 0"):
+        fit_edge(*rows) if rule == "edge" else fit_post_hoc(*rows, rule=rule)
+    with pytest.warns(UserWarning, match=f"rule '{rule}' is left out: one class only"):
+        found = learned_confidences(*rows, rules=[rule], settings=QUICK)
+    assert np.isnan(found[rule]).all() and found[rule].shape == (60,)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,118 @@
+"""A router trained together with the small model: EdgeInference in its joint form, by the Trainer of `train`.
+
+Source: Kag et al. (ICLR 2023), adapted as `edge` says. The router is a part of S while it is trained, so that the
+optimiser, checkpoints and processes have both; afterwards the two are apart, and S is a model like any other.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
+
+from cat_core.deferral import predict
+from cat_core.edge import Router, joint_loss, router_inputs
+from cat_core.features import AnswerFeatures, token_features
+from cat_core.loss import is_right
+from cat_core.teacher import TeacherOutputs
+from cat_core.train import IGNORE, CascadeAwareTrainer, Progress, TrainingSet, TrainSettings, train
+
+MODULES = ("joint", "edge", "deferral", "features", "confidence")
+FILE = "router.safetensors"
+
+
+class JointTrainer(CascadeAwareTrainer):
+    """Trains `model` and `model.cascade_router`. Logged beside the ledger: router_keep, the mean probability with which
+    the router keeps a sequence on S, and router_right, the share of sequences where its decision is the proxy label."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.fused = False  # the router reads the whole distribution of every token
+        self._sequences: dict[str, torch.Tensor] = {}
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        outputs, logits, _, labels = self.predictions(model, inputs)
+        is_target = labels != IGNORE
+        target, logits = labels[is_target], logits[is_target].float()
+        small = is_right(logits.detach(), target)
+        large = self.teacher.correct[self.teacher.rows(inputs["examples"].cpu())].to(small.device)
+        exact = self.settings.normalize == "tokens" and num_items_in_batch is not None
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.accelerator.num_processes
+        loss, stats = joint_loss(
+            torch.nn.functional.cross_entropy(logits, target, reduction="none"),
+            token_features(logits, target),
+            is_target.sum(1),
+            small,
+            large,
+            self.accelerator.unwrap_model(model).cascade_router,
+            normalize=self.settings.normalize,
+            token_divisor=num_items_in_batch if exact else None,
+            sequence_divisor=batch if exact else None,
+        )
+        if model.training:
+            self.note(
+                {
+                    "tokens": stats.tokens,
+                    "kept": stats.tokens,
+                    "both": (small & large).sum(),
+                    "only_small": (small & ~large).sum(),
+                    "only_large": (~small & large).sum(),
+                    "neither": (~small & ~large).sum(),
+                }
+            )
+            seen = {"count": stats.sequences, "keep": stats.keep * stats.sequences}
+            for name, value in (seen | {"right": stats.accuracy * stats.sequences}).items():
+                self._sequences[name] = self._sequences.get(name, 0) + value
+        loss = self.share(loss, exact, num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs, *args, **kwargs):
+        if self._sequences:
+            count = int(self._sequences.pop("count"))
+            logs |= {f"router_{name}": float(value) / count for name, value in self._sequences.items()}
+            self._sequences = {}
+        super().log(logs, *args, **kwargs)
+
+
+def train_jointly(
+    model: PreTrainedModel,
+    training_set: TrainingSet,
+    settings: TrainSettings,
+    folder: Path,
+    teacher: TeacherOutputs,
+    progress: Progress = None,
+    checkpoint_every: int = 200,
+    use_cpu: bool = False,
+) -> tuple[list[dict], Router]:
+    """Train `model` in place together with a new router: the log, as `train.train` returns it, and the router.
+
+    The router's first weights are drawn by the seed of the settings; it has their learning rate and schedule.
+    """
+    model.cascade_router = Router(generator=torch.Generator().manual_seed(settings.seed))
+    how = {"checkpoint_every": checkpoint_every, "use_cpu": use_cpu, "kind": JointTrainer}
+    log = train(model, training_set, settings, folder, teacher, progress, **how)
+    router = model.cascade_router.cpu().eval()
+    del model.cascade_router
+    return log, router
+
+
+def save_router(router: Router, folder: str | Path) -> None:
+    """Write the router beside the model that it was trained with."""
+    save_file({name: tensor.contiguous() for name, tensor in router.state_dict().items()}, Path(folder) / FILE)
+
+
+def load_router(folder: str | Path) -> Router:
+    """The router in the folder of a model of method edge-joint. Raises ValueError where there is none."""
+    path = Path(folder) / FILE
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no {FILE}: only a model of method 'edge-joint' has a router")
+    router = Router()
+    router.load_state_dict(load_file(path))
+    return router.eval()
+
+
+def router_confidence(router: Router, features: AnswerFeatures):
+    """The router's logit that S suffices, for every answer: float64 [n], high = keep. Nothing is fitted."""
+    return predict(router, router_inputs(features))[0]
