@@ -16,6 +16,7 @@ import numpy as np
 from cat_core import claims, report
 from cat_core.claims import ClaimRow
 from cat_core.comparison import Comparison
+from cat_core.contrasts import Arm, contrasts
 from cat_core.decomposition import decompose, rule_grid
 from cat_core.ranking import Interval
 from cat_core.resampling import paired_bootstrap
@@ -26,12 +27,12 @@ from cat_core.training_report import name
 BUDGET = 0.3
 MAIN = ("xent", "dist", "cat-xent", "cat-dist", "random-xent", "random-dist")
 MASKS = ("cat-dist", "large-dist", "small-dist", "both-dist", "neither-dist", "random-dist")
-GRID_METHODS = ("xent", "dist", "cat-xent", "cat-dist")
+GRID_METHODS = ("xent", "dist", "cat-xent", "cat-dist", "edge-joint")
 BASELINE_RULES = {"edge": "EdgeInference", "chow_quantile_0": "Chow-Quantile-0"}
 GRID_RULES = (
     "chow_average", "chow_sum", "chow_quantile_0", "chow_quantile_25", "chow_quantile_50", "chow_quantile_75",
     "chow_quantile_100", "token_margin", "token_entropy", "option_probability", "option_margin",
-    "post_hoc_quantile", "post_hoc_embed", "edge",
+    "post_hoc_quantile", "post_hoc_embed", "edge", "joint_router",
 )  # fmt: skip
 GRID_RESAMPLES = 1_000
 
@@ -82,6 +83,29 @@ def baseline_claims(c: Comparison, claim: str = "C7") -> list[ClaimRow]:
     return rows
 
 
+def joint_claims(cell: Cell, c: Comparison, claim: str = "C7") -> list[ClaimRow]:
+    """C7 against EdgeInference as it was trained together with S: this cell's table paired with that of its partner.
+
+    Secondary: whether training the router with S beats fitting it to Xent's S afterwards.
+    """
+    partner = cell.partner()
+    other = deciding(partner, partner.comparison(resamples=c.resamples))
+    c = c if set(c.tasks) == set(other.tasks) else of_tasks(c, other.tasks)
+    arms = {"cat": Arm(other, "cat-dist"), "joint": Arm(c, "edge-joint", "joint_router")}
+    wanted = {"primary": {"cat": 1, "joint": -1}}
+    if "edge" in usable_rules(other, ("xent",), ("edge",)):
+        arms["post hoc"] = Arm(other, "xent", "edge")
+        wanted["secondary"] = {"joint": 1, "post hoc": -1}
+    found = {"secondary": Undefined(f"{cell.beside} has no rule edge for Xent")} | contrasts(arms, wanted)
+    joint, rows = f"{name('edge-joint')} with its router", []
+    for role, a, b in (
+        ("primary", f"{name('cat-dist')} with Chow-Average", joint),
+        ("secondary", joint, f"{name('xent')} with EdgeInference"),
+    ):
+        rows.append(ClaimRow(claim, f"AUDC ({c.label}), {a} − {b}", 1, found[role], role=role, **claims.on(c)))
+    return rows
+
+
 def saving_claims(c: Comparison, claim: str = "C8") -> list[ClaimRow]:
     """C8: CAT saves more FLOPs at the quality of L than its unmasked counterpart."""
     on = claims.on(c) | {"unit": replace(PERCENT, sign=True), "role": "primary"}
@@ -100,6 +124,8 @@ def cell_claims(cell: Cell, c: Comparison) -> list[ClaimRow]:
         rows += claims.alone_claims(part) if len(part.tasks) > 1 else []
     if cell.generative:
         rows += claims.no_difference_claims(of_tasks(c, cell.generative))
+    if "edge-joint" in c.methods and cell.beside:
+        rows += joint_claims(cell, part)
     if "cat-dist" not in c.methods:
         return rows
     mass = 1 - cell.keep_rate("cat-dist")

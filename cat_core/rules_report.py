@@ -40,8 +40,9 @@ RULE_NAMES = {
     "post_hoc_quantile": "Post-Hoc-Quantile",
     "post_hoc_embed": "Post-Hoc-Embed",
     "edge": "EdgeInference",
+    "joint_router": "EdgeInference, joint",
 }
-LEARNED = ("post_hoc_quantile", "post_hoc_embed", "edge")
+LEARNED = ("post_hoc_quantile", "post_hoc_embed", "edge", "joint_router")
 CURIOUS = ("chow_quantile_25", "chow_quantile_50", "chow_quantile_75", "chow_quantile_100")
 """Rules of the grid that nobody proposes by themselves: they show the family, and would inflate the spread of rules."""
 CAT, UNMASKED = "cat-dist", "dist"

@@ -36,7 +36,7 @@ from cat_core.editions import EditionError, find_root, read_yaml, suggest
 FOLDER = Path("data") / "studies"
 RUNS = Path("papermill_runs") / "studies"
 _KEYS = ("study", "description", "primary", "methods", "seeds", "large_seeds", "texts", "learned_rules", "cells")
-_CELL_KEYS = ("claim", "claim_tasks", "generative")
+_CELL_KEYS = ("claim", "claim_tasks", "generative", "beside")
 LOGGED = ("step", "loss", "keep_rate", "both", "only_small", "only_large", "neither")
 
 
@@ -46,7 +46,8 @@ class Cell:
 
     name: such as "mini-wmt-high"; config: the arguments of `Experiment.of`; folder: `papermill_runs/studies/<study>`;
     claim: the claim that the cell was made for, such as "C1"; claim_tasks: the tasks that decide it (default: all that
-    are not generative); generative: tasks that C4 speaks of; learned_rules: methods whose S gets the learned deferral
+    are not generative); generative: tasks that C4 speaks of; beside: the cell "study/cell" of the same setting, whose
+    methods those of this one are compared with; learned_rules: methods whose S gets the learned deferral
     rules, too.
     """
 
@@ -58,6 +59,7 @@ class Cell:
     claim: str = ""
     claim_tasks: tuple[str, ...] = ()
     generative: tuple[str, ...] = ()
+    beside: str = ""
     learned_rules: tuple[str, ...] = ()
 
     @property
@@ -137,6 +139,22 @@ class Cell:
                 f"{self.metrics_path} cannot be read ({type(error).__name__}): make it with "
                 f"python -m cat_core.study metrics {self.study} --cell {self.name}"
             ) from None
+
+    def partner(self) -> Cell:
+        """The recorded cell that this one stands beside. ValueError where it is not recorded, or differs in setting."""
+        root = self.folder.parents[len(RUNS.parts)]
+        other = open_cell(self.beside, root)
+        free = ("methods",)
+        differing = sorted(
+            key for key in (self.config.keys() | other.config.keys()) - set(free)
+            if self.config.get(key) != other.config.get(key)
+        )  # fmt: skip
+        if differing:
+            raise ValueError(
+                f"cell {self.name!r} is to stand beside {self.beside!r}, but differs in {', '.join(differing)}"
+            )
+        other._required()
+        return other
 
     def comparison(self, **options):
         """`Comparison` of the recorded table; options: its further fields."""
@@ -237,7 +255,7 @@ def load_study(name: str, root: Path | None = None) -> Study:
     for cell, given in content["cells"].items():
         config = json.loads(json.dumps(shared | {k: v for k, v in given.items() if k not in _CELL_KEYS}))
         speaks = {key: tuple(given.get(key, ())) for key in ("claim_tasks", "generative")}
-        speaks["claim"] = given.get("claim", "")
+        speaks |= {key: given.get(key, "") for key in ("claim", "beside")}
         cells[cell] = Cell(name, cell, config, folder, texts, **speaks, learned_rules=learned)
     return Study(name, content.get("description", ""), content.get("primary", ""), cells)
 

@@ -92,3 +92,44 @@ def test_rule_difference_of_one_rule_is_the_difference_of_methods(cell):
     other = evidence.rule_difference(c, ("dist", "chow_average"), ("dist", "chow_quantile_0"))
     areas = [c.audc("dist", rule).estimate for rule in ("chow_average", "chow_quantile_0")]
     assert other.estimate == pytest.approx(areas[0] - areas[1], abs=1e-12)
+
+
+EDGE = """
+study: edge
+methods: [edge-joint]
+seeds: [1, 2, 3]
+large_seeds: [1, 2]
+learned_rules: [edge-joint]
+cells:
+  beside: &cell
+    beside: tiny/superglue
+"""
+
+
+def edge_study(cell, name, change):
+    """A study of edge-joint beside the tiny cell, in the same project."""
+    root = cell.folder.parents[2]
+    setting = {k: v for k, v in cell.config.items() if k not in ("methods", "seeds", "large_seeds")} | change
+    lines = [f"    {key}: {json.dumps(value)}" for key, value in setting.items()]
+    text = EDGE.replace("study: edge", f"study: {name}") + "\n".join(lines) + "\n"
+    (root / "data" / "studies" / f"{name}.yaml").write_text(text)
+    return load_study(name, root).cell("beside")
+
+
+def test_a_router_trained_with_s_is_paired_with_the_cell_beside_it(cell, monkeypatch):
+    root = cell.folder.parents[2]
+    monkeypatch.setenv("CAT_ARTIFACTS", str(root / "artifacts"))
+    monkeypatch.chdir(root)
+    edge = edge_study(cell, "edge", {})
+    run_cell(edge)
+    ours, theirs = edge.comparison(resamples=20), evidence.deciding(cell, cell.comparison(resamples=20))
+    primary, secondary = evidence.joint_claims(edge, ours)
+    part = evidence.of_tasks(ours, theirs.tasks)
+    expected = theirs.audc("cat-dist").estimate - part.audc("edge-joint", "joint_router").estimate
+    assert primary.number.estimate == pytest.approx(expected, abs=1e-9)
+    assert primary.role == "primary" and secondary.role == "secondary" and primary.claim == "C7"
+    whole = evidence.cell_metrics(edge, resamples=20)
+    assert [row["role"] for row in whole["claims"] if row["claim"] == "C7"] == ["primary", "secondary"]
+    assert set(whole["rule_grid"]["over_random"]) == {"edge-joint"} and "joint_router" in whole["rule_grid"]["rules"]
+    with pytest.raises(ValueError, match="is to stand beside 'tiny/superglue', but differs in steps"):
+        edge_study(cell, "other", {"steps": 5}).partner()
