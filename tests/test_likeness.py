@@ -1,0 +1,119 @@
+"""Built-in suites among real sets: the rows are the recorded numbers, and the nearest set is the nearest."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from small_study import project
+
+from cat_core import evidence_report, likeness, results
+from cat_core.evidence import cell_metrics
+from cat_core.figures import Shown
+from cat_core.study import load_study, run_cell
+from cat_core.synthetic import MiniSuperGlue, mini_superglue
+from cat_core.tables import Undefined
+
+STUDY = """
+study: tiny
+methods: [xent]
+seeds: [1, 2]
+large_seeds: [1]
+cells:
+  mini: &cell
+    suite: mini-superglue
+    suite_options: {train: 300, calibration: 30, test: 45}
+    small: hidden 8, layers 1, heads 2
+    large: hidden 16, layers 1, heads 2
+    vocab_size: 500
+    steps: 40
+    large_steps: 40
+    batch_size: 16
+    large_batch_size: 16
+    learning_rate: 0.02
+    large_learning_rate: 0.02
+    device: cpu
+  own:
+    <<: *cell
+    suite: SET
+    suite_options: {}
+    steps: 80
+"""
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory):
+    """A built-in suite, and the same kind of data from a file, as a real set would come."""
+    folder = tmp_path_factory.mktemp("project")
+    path = folder / "set.jsonl"
+    examples = mini_superglue(MiniSuperGlue(train=240, calibration=30, test=60, noise=0.5))
+    fields = ("task", "metric", "split", "item_id", "prompt", "target", "options")
+    rows = [{field: getattr(e, field) for field in fields} for e in examples if e.task == "choice"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    root = project(folder, text=STUDY.replace("SET", str(path)).replace("{", "{{").replace("}", "}}"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CAT_ARTIFACTS", str(root / "artifacts"))
+        patch.chdir(root)
+        for cell in load_study("tiny", root).cells.values():
+            run_cell(cell)
+            results.publish(cell.folder, cell.name, None, cell_metrics(cell, resamples=20))
+        yield evidence_report.recorded("tiny", root=root).cells
+
+
+def test_rows_are_the_recorded_numbers(cells):
+    rows = {row.label: row for row in likeness.settings(cells)}
+    assert list(rows) == sorted(rows, key=lambda label: rows[label].neither)
+    mini, own = rows["mini"], rows["own"]
+    assert mini.built_in and not own.built_in
+    frame = cells[1].outcomes()
+    test = frame[frame["split"] == "test"]
+    for model, got in (("small", own.small), ("large", own.large)):
+        assert got == pytest.approx(100 * test.loc[test["model"] == model, "quality"].mean())
+    targets = test.drop_duplicates("item_id")["target"]
+    if targets.notna().all():
+        assert own.majority == pytest.approx(100 * targets.value_counts(normalize=True).iloc[0])
+    assert mini.majority == Undefined("no options")  # of several tasks, each has its own
+    counts = cells[0].token_ledger("xent")
+    assert mini.ledger == pytest.approx(counts.shares) and sum(mini.ledger) == pytest.approx(1)
+    logs = cells[0].logs()
+    for place in (0, -1):
+        expected = np.mean([1 - logs["xent", seed][place]["neither"] for seed in (1, 2)])
+        assert mini.kept[place] == pytest.approx(expected)
+
+
+def setting(label, built_in, *ledger):
+    return likeness.Setting(label, built_in, ledger, 50.0, 60.0, Undefined("no options"))
+
+
+def test_the_nearest_real_set_is_the_one_with_fewest_tokens_to_move():
+    ours = setting("ours", True, 0.5, 0.1, 0.1, 0.3)
+    others = [
+        setting("a", False, 0.7, 0.1, 0.1, 0.1), setting("b", False, 0.4, 0.1, 0.15, 0.35),
+        setting("suite", True, 0.5, 0.1, 0.1, 0.3),
+    ]  # fmt: skip
+    found, far = likeness.nearest(ours, others)
+    assert found.label == "b" and far == pytest.approx(0.1) and likeness.distance(ours, others[0]) == pytest.approx(0.2)
+    assert likeness.nearest(ours, [others[2]]) == Undefined("no real set is recorded")
+    for a, b in itertools.combinations(others, 2):
+        assert likeness.distance(a, b) == likeness.distance(b, a) and likeness.distance(a, a) == 0
+
+
+def test_figure_table_and_sentence_say_the_same(cells, monkeypatch):
+    far = likeness.distance(*likeness.settings(cells))
+    row = next(r for r in likeness.likeness_table(cells).rows if r[0] == "mini")
+    for limit, word in ((0.0, " (far)"), (1.1, "")):
+        monkeypatch.setattr(likeness, "FAR", limit)
+        row = next(r for r in likeness.likeness_table(cells).rows if r[0] == "mini")
+        assert row[-1] == f"own, {100 * far:.0f} %{word}"
+        named = "Farther: mini" if word else f"Within {100 * limit:.0f} % of a real set: mini"
+        assert f"{named} ({100 * far:.0f} %, own)" in likeness.headline(cells)["likeness_text"]
+    shown = likeness.likeness_figure(cells, "Figure 4")
+    assert isinstance(shown, Shown) and "mini (built in): both right" in shown._repr_html_()
+    metrics = {row["label"]: row for row in likeness.page_metrics(cells)}
+    assert metrics["mini"]["distance"] == pytest.approx(far) and "distance" not in metrics["own"]
+
+
+def test_nothing_recorded_is_said():
+    assert "nothing is recorded yet" in str(likeness.likeness_table([])) + str(likeness.likeness_figure([]))
+    assert likeness.headline([])["likeness_text"].startswith("No real set is recorded yet")
+    assert likeness.page_metrics([]) == []
