@@ -1,6 +1,7 @@
 """A study is run once, recorded, read back without training, and refused when it does not fit."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -145,3 +146,19 @@ def test_every_study_of_the_project_can_be_read():
         assert study.cells and study.description
         for cell in study.cells.values():
             assert cell.experiment.methods and json.dumps(cell.config)
+
+
+def test_every_key_of_a_study_and_every_study_is_explained():
+    import inspect
+
+    from cat_core.editions import find_root
+    from cat_core.experiment import Experiment
+    from cat_core.study import _CELL_KEYS, _KEYS, study_names
+
+    text = (find_root() / "data" / "README.md").read_text(encoding="utf-8")
+    section = text[text.index("## Study files") : text.index("## Licences")]
+    explained = set(re.findall(r"`([a-z_]+)`", section))
+    known = {*inspect.signature(Experiment.of).parameters, *inspect.signature(Experiment).parameters}
+    used = {key for name in study_names() for cell in load_study(name).cells.values() for key in cell.config}
+    assert {*_KEYS, *_CELL_KEYS, *used} <= explained
+    assert used <= known and set(study_names()) <= explained
