@@ -157,7 +157,7 @@ def test_every_key_of_a_study_and_every_study_is_explained():
 
     text = (find_root() / "data" / "README.md").read_text(encoding="utf-8")
     section = text[text.index("## Study files") : text.index("## Licences")]
-    explained = set(re.findall(r"`([a-z_]+)`", section))
+    explained = set(re.findall(r"`([a-z_-]+)`", section))
     known = {*inspect.signature(Experiment.of).parameters, *inspect.signature(Experiment).parameters}
     used = {key for name in study_names() for cell in load_study(name).cells.values() for key in cell.config}
     assert {*_KEYS, *_CELL_KEYS, *used} <= explained
