@@ -239,7 +239,7 @@ def shape_config(model: str, context: int, vocab_size: int):
     """The configuration that `models.build_model` would give a size, for counting; ValueError for a named model."""
     from transformers import LlamaConfig
 
-    from cat_core.experiment import describes_size, parse_size
+    from cat_core.configs import describes_size, parse_size
 
     if not describes_size(model):
         raise ValueError(f"{model!r} is a named model: its shape is not in the record")

@@ -276,7 +276,7 @@ def run_cell(cell: Cell, progress=None) -> dict:
     import torch
     import transformers
 
-    from cat_core.experiment import resolve_device
+    from cat_core.configs import resolve_device
     from cat_core.fingerprints import versions
     from cat_core.manifest import device, git_state
     from cat_core.outcomes import drop_text, write_outcomes

@@ -34,10 +34,10 @@ class Setting:
 
     @classmethod
     def here(cls, edition: str = "", device: str = "auto") -> Setting:
-        """The setting of this process; `device` as `experiment.resolve_device` takes it."""
+        """The setting of this process; `device` as `configs.resolve_device` takes it."""
         import torch
 
-        from cat_core.experiment import resolve_device
+        from cat_core.configs import resolve_device
 
         resolved = resolve_device(device)
         name = torch.cuda.get_device_name(resolved) if resolved.type == "cuda" else f"CPU ({platform.machine()})"

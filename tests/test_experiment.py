@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from cat_core import artifacts, experiment
-from cat_core.experiment import DataConfig, Experiment, TrainConfig, parse_size, resolve_device, train_or_load
+from cat_core import artifacts, configs, trained
+from cat_core.configs import DataConfig, TrainConfig, parse_size, resolve_device
+from cat_core.experiment import Experiment
 from cat_core.models import load_model, load_pair
 from cat_core.outcomes import paired
 from cat_core.teacher import TeacherOutputs
 from cat_core.train import TrainSettings
+from cat_core.trained import train_or_load
 
 TINY = {
     "suite": "mini-superglue",
@@ -57,7 +59,7 @@ def test_outcome_table_of_an_experiment(tmp_path):
 def test_a_model_trained_once_is_loaded_by_whoever_asks(monkeypatch):
     chosen = Experiment.of(**TINY, seeds=[0])
     folder = train_or_load(chosen.small_config("cat-dist", 0))
-    monkeypatch.setattr(experiment, "train", lambda *a, **k: pytest.fail("trained twice"))
+    monkeypatch.setattr(trained, "train", lambda *a, **k: pytest.fail("trained twice"))
     other = Experiment.of(**TINY, methods=["cat-dist", "xent"], seeds=[0, 7])
     assert train_or_load(other.small_config("cat-dist", 0)) == folder
     small, large, _ = load_pair(str(folder), str(train_or_load(chosen.large_config(0))))
@@ -81,7 +83,7 @@ def test_identity_follows_content_not_place(tmp_path):
     assert digests[0] == digests[1]
     rows[0]["target"] = "no" if rows[0]["target"] == "yes" else "yes"
     places[0].write_text("".join(json.dumps(row) + "\n" for row in rows))
-    experiment._load_suite.cache_clear()
+    configs._load_suite.cache_clear()
     assert TrainConfig(DataConfig(str(places[0])), TINY["small"], vocab_size=300).digest() != digests[0]
 
 
@@ -183,16 +185,16 @@ def test_an_out_of_fold_teacher_has_not_seen_the_example(tmp_path):
     chosen = Experiment.of(**TINY, methods=["cat-dist"], seeds=[0], out_of_fold=True)
     config = chosen.small_config("cat-dist", 0)
     examples = config.data.load().split("train")
-    training_set = experiment.training_set_of(config)
-    found = experiment._teacher_of(config, training_set, None)
-    half = experiment.halves(examples)
+    training_set = trained.training_set_of(config)
+    found = trained.teacher_of(config, training_set, None)
+    half = configs.halves(examples)
     assert 0.4 < np.mean(half) < 0.6
     for which in (0, 1):
         large = replace(config.teacher, data=replace(config.data, without_half=which))
         kept = {e.item_id for e in large.data.load().split("train")}
         assert kept == {e.item_id for e, h in zip(examples, half) if h != which}
         assert [e for e in large.data.load().examples if e.split == "test"] == config.data.load().split("test")
-        alone = experiment.teacher_outputs(large, training_set)
+        alone = trained.teacher_outputs(large, training_set)
         members = torch.tensor([i for i, h in enumerate(half) if h == which])
         rows = found.rows(members)
         torch.testing.assert_close(found.logits(rows), alone.logits(rows))
@@ -210,7 +212,7 @@ def test_stitched_teachers_with_a_bias_keep_their_logits():
                        torch.randn(5, h, generator=g), torch.randn(5, generator=g))
         for h in (3, 4)
     ]  # fmt: skip
-    found = experiment.stitched(parts, torch.tensor([1, 0, 1]))
+    found = trained.stitched(parts, torch.tensor([1, 0, 1]))
     for row, part in zip(range(6), [parts[1], parts[1], parts[0], parts[1], parts[1], parts[1]]):
         at = torch.tensor([row])
         torch.testing.assert_close(found.logits(at), part.logits(at))

@@ -157,6 +157,7 @@ def test_a_router_is_saved_beside_its_model(setting, tmp_path):
         load_router(tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:rule .* is left out")
 def test_its_confidence_is_a_column_of_the_outcome_table(tmp_path, monkeypatch):
     monkeypatch.setenv("CAT_ARTIFACTS", str(tmp_path))
     options = {"train": 200, "calibration": 40, "test": 20}

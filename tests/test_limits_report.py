@@ -5,14 +5,15 @@ import pytest
 from small_study import STUDY, project
 
 from cat_core import evidence_report, figures, limits, limits_report, results, shift_report
+from cat_core.configs import parse_size
 from cat_core.evidence import cell_metrics
-from cat_core.experiment import parse_size, tokenizer_of, training_set_of
 from cat_core.flops import request_flops
 from cat_core.limits_report import cell_cost, shape_config
 from cat_core.models import build_model, train_tokenizer
 from cat_core.ranking import Interval
 from cat_core.study import load_study, run_cell
 from cat_core.tables import Table, Undefined
+from cat_core.trained import tokenizer_of, training_set_of
 
 METHODS = "methods: [xent, dist, cat-xent, cat-dist]"
 CELLS = """

@@ -260,7 +260,8 @@ def test_kill_9_in_training_then_resume_gives_the_same_bits(tmp_path):
     script.write_text(textwrap.dedent("""
         import sys, torch
         torch.set_num_threads(1)
-        from cat_core.experiment import DataConfig, TrainConfig, TrainSettings, train_or_load
+        from cat_core.configs import DataConfig, TrainConfig, TrainSettings
+        from cat_core.trained import train_or_load
         data = DataConfig("mini-superglue", {"train": 600, "calibration": 20, "test": 20})
         settings = TrainSettings(steps=20, batch_size=32), TrainSettings(method="random-dist", steps=900, batch_size=16)
         large = TrainConfig(data, "hidden 16, layers 1, heads 2", settings[0], vocab_size=400)

@@ -1,0 +1,196 @@
+"""Trained models by their configurations: made now, or found; teachers, tokenizers and models trained together.
+
+Every stage is an artifact (see `artifacts`): whoever asks for the same configuration shares it, and a crash loses at
+most the steps since the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from cat_core import artifacts, joint
+from cat_core.configs import TRAINING_MODULES, TrainConfig, halves, resolve_device
+from cat_core.loss import METHODS
+from cat_core.models import (
+    build_model,
+    check_same_tokenizer,
+    check_vocabulary,
+    load_model,
+    load_tokenizer,
+    parameter_count,
+    save_model,
+    train_tokenizer,
+)
+from cat_core.side_by_side import train_side_by_side
+from cat_core.teacher import TeacherOutputs, run_teacher
+from cat_core.train import TrainingSet, train
+
+Progress = Callable[[str], None] | None
+
+
+def tokenizer_of(config: TrainConfig):
+    """The tokenizer of a configuration: the named model's own, or byte-level BPE trained on the training texts."""
+    if not config.from_scratch:
+        return load_tokenizer(config.model)
+    suite = replace(config.data, without_half=None).load()  # one tokenizer for both halves
+
+    def make(folder: Path) -> None:
+        texts = (text for e in suite.split("train") for text in (e.prompt, e.target))
+        train_tokenizer(texts, config.vocab_size).save_pretrained(folder)
+
+    identity = {"data": suite.fingerprint, "vocab_size": config.vocab_size}
+    return load_tokenizer(str(artifacts.obtain("tokenizer", identity, ("models",), make)))
+
+
+def train_or_load(config: TrainConfig, progress: Progress = None) -> Path:
+    """Folder of the trained model: trained now, or found by its content. `artifacts.result` of it holds the log.
+
+    The teacher, where one is needed, is obtained first; its outputs on the training set are shared by all who ask.
+    """
+    config.data.load()
+    _check_method(config)
+    use_cpu = resolve_device(config.device).type == "cpu"
+
+    def make(folder: Path) -> dict:
+        tokenizer = tokenizer_of(config)
+        training_set = training_set_of(config, tokenizer)
+        teacher = None if config.teacher is None else teacher_of(config, training_set, progress)
+        model = _untrained(config, tokenizer, progress)
+        checkpoints = folder / "checkpoints"
+        given = (model, training_set, config.settings, checkpoints, teacher, progress)
+        if METHODS[config.settings.method].router:
+            log, router = joint.train_jointly(*given, use_cpu=use_cpu)
+            joint.save_router(router, folder)
+        else:
+            log = train(*given, use_cpu=use_cpu)
+        for left in checkpoints.glob("*"):
+            left.unlink()
+        checkpoints.rmdir()
+        return _finish(model, tokenizer, folder, log)
+
+    return artifacts.obtain("model", config.identity(), config.modules, make)
+
+
+def train_together(configs: Sequence[TrainConfig], progress: Progress = None) -> None:
+    """Train small models of one size and schedule side by side; each becomes the artifact that `train_or_load` finds.
+
+    The weights are those of `train_or_load` but for rounding. Models that are there already are left out.
+    """
+    todo = [c for c in configs if artifacts.find("model", c.identity(), TRAINING_MODULES) is None]
+    if len(todo) < 2:
+        for config in todo:
+            train_or_load(config, progress)
+        return
+    for config in todo:
+        _check_method(config)
+    first = todo[0]
+    for other in todo:
+        if replace(other, settings=first.settings, teacher=None, initial=None) != replace(
+            first, teacher=None, initial=None
+        ):
+            raise ValueError("side by side only models of the same data, size and tokenizer can be trained")
+
+    def make(folder: Path) -> dict:
+        tokenizer = tokenizer_of(first)
+        training_set = training_set_of(first, tokenizer)
+        keys = [None if c.teacher is None else (c.teacher.digest(), c.out_of_fold) for c in todo]
+        taught = {key: c for key, c in zip(keys, todo) if key is not None}
+        known = {key: teacher_of(c, training_set, progress) for key, c in taught.items()}
+        models = [_untrained(c, tokenizer, progress) for c in todo]
+        logs = train_side_by_side(
+            models,
+            training_set,
+            [c.settings for c in todo],
+            folder / "checkpoints",
+            [known.get(key) for key in keys],
+            progress,
+            use_cpu=resolve_device(first.device).type == "cpu",
+        )
+        for config, model, log in zip(todo, models, logs):
+            artifacts.obtain(
+                "model",
+                config.identity(),
+                TRAINING_MODULES,
+                lambda place, model=model, log=log: _finish(model, tokenizer, place, log, together=len(todo)),
+            )
+        shutil.rmtree(folder / "checkpoints")
+        return {"models": [c.digest() for c in todo]}
+
+    artifacts.obtain("stack", {"models": [c.identity() for c in todo]}, TRAINING_MODULES, make)
+
+
+def training_set_of(config: TrainConfig, tokenizer=None, split: str = "train") -> TrainingSet:
+    """The token ids of one split under the configuration's tokenizer."""
+    tokenizer = tokenizer or tokenizer_of(config)
+    return TrainingSet(config.data.load().split(split), tokenizer, config.context, config.truncate_prompts)
+
+
+def _check_method(config: TrainConfig) -> None:
+    method = METHODS[config.settings.method]
+    if config.teacher is None and method.compares:
+        raise ValueError(f"method {config.settings.method!r} compares S with L: give the teacher's configuration")
+    if config.initial is None and method.second_stage:
+        raise ValueError(f"method {config.settings.method!r} is a second stage: give the configuration of the first")
+
+
+def _untrained(config: TrainConfig, tokenizer, progress: Progress):
+    """The model before training: from scratch, the named one, or the result of the first stage."""
+    if config.teacher is not None:
+        check_same_tokenizer(tokenizer, tokenizer_of(config.teacher))
+    if config.initial is not None:
+        return load_model(str(train_or_load(config.initial, progress)))
+    seed = config.settings.seed
+    model = build_model(config.size, tokenizer, seed) if config.from_scratch else load_model(config.model)
+    check_vocabulary(model, tokenizer, config.model)
+    return model
+
+
+def _finish(model, tokenizer, folder: Path, log: list[dict], together: int = 1) -> dict:
+    """Save a trained model; what is kept of its training."""
+    save_model(model.cpu(), tokenizer, folder)
+    threads = torch.get_num_threads()
+    return {"log": log, "parameters": parameter_count(model), "threads": threads, "side_by_side": together}
+
+
+def teacher_outputs(config: TrainConfig, training_set: TrainingSet, progress: Progress = None) -> TeacherOutputs:
+    """L's outputs on the training set, computed once and shared by every method and seed."""
+
+    def make(folder: Path) -> None:
+        model = load_model(str(train_or_load(config, progress))).to(resolve_device(config.device))
+        run_teacher(model, training_set, folder, progress=progress)
+
+    identity = {"model": config.digest(), "tokens": training_set.fingerprint}
+    return TeacherOutputs.load(artifacts.obtain("teacher", identity, TRAINING_MODULES, make))
+
+
+def teacher_of(config: TrainConfig, training_set: TrainingSet, progress: Progress) -> TeacherOutputs:
+    """L's outputs that teach the small model of a configuration."""
+    if not config.out_of_fold:
+        return teacher_outputs(config.teacher, training_set, progress)
+    data = config.teacher.data
+    without = [replace(config.teacher, data=replace(data, without_half=half)) for half in (0, 1)]
+    parts = [teacher_outputs(part, training_set, progress) for part in without]
+    return stitched(parts, torch.tensor(halves(config.data.load().split("train"))))
+
+
+def stitched(parts: Sequence[TeacherOutputs], which: torch.Tensor) -> TeacherOutputs:
+    """One teacher out of several: example i is that of `parts[which[i]]`. All with a plain linear head.
+
+    States are laid side by side, zero in the columns of the others, and so are the heads: the logits stay exact.
+    """
+    if any(part.head is None for part in parts):
+        raise ValueError("an out-of-fold teacher needs models with a plain linear head")
+    rows = torch.repeat_interleave(which, parts[0].offsets.diff())
+    states = torch.cat([part.states * (rows == i).unsqueeze(1) for i, part in enumerate(parts)], dim=1)
+    correct = torch.stack([part.correct for part in parts]).gather(0, rows.unsqueeze(0))[0]
+    bias = None
+    if parts[0].bias is not None:  # one more state a part, which is 1 in its own rows
+        states = torch.cat([states, *((rows == i).float().unsqueeze(1) for i in range(len(parts)))], dim=1)
+        bias = [part.bias.unsqueeze(1) for part in parts]
+    head = torch.cat([*(part.head for part in parts), *(bias or [])], dim=1)
+    return TeacherOutputs(states, correct, parts[0].offsets, head)
