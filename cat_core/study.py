@@ -22,7 +22,7 @@ import platform
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -37,6 +37,7 @@ FOLDER = Path("data") / "studies"
 RUNS = Path("papermill_runs") / "studies"
 _KEYS = ("study", "description", "primary", "methods", "seeds", "large_seeds", "texts", "learned_rules", "cells")
 _CELL_KEYS = ("claim", "claim_tasks", "generative", "beside")
+EVERY_RULE = ("chow_average", "chow_sum", "chow_quantile_0", "option_probability")
 LOGGED = ("step", "loss", "keep_rate", "both", "only_small", "only_large", "neither")
 
 
@@ -288,7 +289,8 @@ def run_cell(cell: Cell, progress=None) -> dict:
     training = {"logs": _logs(experiment), "tokens": _tokens(experiment, progress)}
     training["majority"] = _majority(experiment.data.load().split("test"))
     cell.training_path.parent.mkdir(parents=True, exist_ok=True)
-    write_outcomes(cell.outcomes_path, frame if cell.texts else drop_text(frame), compactly=True)
+    frame = slim(frame if cell.texts else drop_text(frame), cell.learned_rules)
+    write_outcomes(cell.outcomes_path, frame, compactly=True)
     write_text(cell.training_path, json.dumps(training, separators=(",", ":")) + "\n")
     files = (cell.outcomes_path, cell.training_path)
     record = {
@@ -311,6 +313,18 @@ def run_cell(cell: Cell, progress=None) -> dict:
     write_text(cell.folder / "study.json", json.dumps(whole, indent=1) + "\n")
     vars(cell).pop("_record", None)
     return record
+
+
+def slim(frame, methods: Sequence[str]):
+    """The outcome table to commit: the rules of `EVERY_RULE` for all rows, all others for S of `methods` alone.
+
+    Confidences are nearly all of a table's bytes, and the grid of rules asks a few training methods only.
+    """
+    others = [
+        c for c in frame.columns if c.startswith("confidence_") and c.removeprefix("confidence_") not in EVERY_RULE
+    ]
+    rest = ~frame["method"].isin(list(methods))
+    return frame.assign(**{column: frame[column].mask(rest) for column in others})
 
 
 def write_metrics(cell: Cell) -> Path:

@@ -162,3 +162,18 @@ def test_every_key_of_a_study_and_every_study_is_explained():
     used = {key for name in study_names() for cell in load_study(name).cells.values() for key in cell.config}
     assert {*_KEYS, *_CELL_KEYS, *used} <= explained
     assert used <= known and set(study_names()) <= explained
+
+
+def test_rules_that_few_methods_are_asked_for_are_kept_for_these_alone(recorded):
+    _, frame, experiment = recorded
+    found = studies.slim(frame, ["cat-dist"])
+    kept = found["method"] == "cat-dist"
+    for column in (c for c in frame.columns if not c.startswith("confidence_")):
+        assert found[column].equals(frame[column])
+    for rule in studies.EVERY_RULE:
+        assert found[f"confidence_{rule}"].equals(frame[f"confidence_{rule}"])
+    for rule in ("token_entropy", "chow_quantile_25"):
+        assert found.loc[kept, f"confidence_{rule}"].equals(frame.loc[kept, f"confidence_{rule}"])
+        assert (
+            found.loc[~kept, f"confidence_{rule}"].isna().all() and found.loc[kept, f"confidence_{rule}"].notna().all()
+        )
