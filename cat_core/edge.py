@@ -173,7 +173,7 @@ def joint_loss(
     token_loss: [N] -log p_S(label) with S's gradient, sequence after sequence; features: [N, 11]
     `features.token_features` of S's logits and the labels (treated as constants); lengths: int64 [B] tokens of each
     sequence, all >= 1; small_right, large_right: bool [N] whether the label is the argmax of S (`loss.is_right`) and
-    of L (`teacher.TeacherOutputs.correct`). A sequence is right where all its tokens are (teacher forcing).
+    of L (`teacher.TeacherCache.correct`). A sequence is right where all its tokens are (teacher forcing).
 
     With keep_b = sigmoid(router(features of b)) and o_b = 1[L is wrong on b OR S is right on b]:
 

@@ -103,6 +103,8 @@ class Experiment:
         temperature: float = 1.0,
         normalize: str = "tokens",
         precision: str = "fp32",
+        teacher: str = "hidden",
+        teacher_k: int = 50,
         **fields,
     ) -> Experiment:
         """An experiment from the flat parameters of a page; a limit of 0 is none. `fields`: those of `Experiment`."""
@@ -115,6 +117,8 @@ class Experiment:
             normalize=normalize,
             batch_size=batch_size,
             precision=precision,
+            teacher=teacher,
+            teacher_k=teacher_k,
         )
         large_settings = TrainSettings(
             steps=large_steps,

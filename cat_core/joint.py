@@ -16,7 +16,7 @@ from cat_core.deferral import predict
 from cat_core.edge import Router, joint_loss, router_inputs
 from cat_core.features import AnswerFeatures, token_features
 from cat_core.loss import is_right
-from cat_core.teacher import TeacherOutputs
+from cat_core.teacher import TeacherCache
 from cat_core.train import IGNORE, CascadeAwareTrainer, Progress, TrainingSet, TrainSettings, train
 
 MODULES = ("joint", "edge", "deferral", "features", "confidence")
@@ -81,7 +81,7 @@ def train_jointly(
     training_set: TrainingSet,
     settings: TrainSettings,
     folder: Path,
-    teacher: TeacherOutputs,
+    teacher: TeacherCache,
     progress: Progress = None,
     checkpoint_every: int = 200,
     use_cpu: bool = False,

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from numbers import Real
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -82,6 +83,23 @@ class LossStats:
         return self.kept / self.tokens
 
 
+class TopK(NamedTuple):
+    """L's distribution over the next token by its k most probable tokens; all other tokens are one event, the tail.
+
+    ids: integer [..., k], all different in a row; probabilities: [..., k], of the whole vocabulary's softmax at the
+    temperature of the loss; tail: [...], what is left: each row sums to 1 with it. Dropping the tail, or normalising
+    without it, would teach S to be surer than L is by the factor 1 / (1 - tail).
+    """
+
+    ids: torch.Tensor
+    probabilities: torch.Tensor
+    tail: torch.Tensor
+
+    def rows(self, chosen) -> TopK:
+        """The rows that an index or a bool mask over [...] selects."""
+        return TopK(*(part[chosen] for part in self))
+
+
 def is_right(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Whether the label has the highest logit, ties counted as right: [..., V], [...] -> bool [...]."""
     label_logit = logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
@@ -93,6 +111,7 @@ def cascade_aware_loss(
     labels: torch.Tensor,
     teacher_logits: torch.Tensor | None = None,
     *,
+    teacher_top: TopK | None = None,
     teacher_correct: torch.Tensor | None = None,
     label_weight: float = 0.5,
     temperature: float = 1.0,
@@ -110,6 +129,8 @@ def cascade_aware_loss(
         labels: int64 [...]; `ignore_index` marks prompt and padding.
         teacher_logits: large model's logits [..., V]; needed when `label_weight` < 1, and for the masks that
             ask whether L is right, unless `teacher_correct` is given.
+        teacher_top: L's distribution as `TopK`, in place of `teacher_logits`; its soft term is the cross entropy of
+            k + 1 events, the last of which is "any other token". Give `teacher_correct` for the mask.
         teacher_correct: bool [...], whether L is right on each token; saves `teacher_logits` when w = 1.
         label_weight: w in [0, 1], weight of the label against L's distribution. Xent and CAT-Xent: 1.
         temperature: T > 0 of the soft term, T^2 CE(p_L^(1/T), p_S^(1/T)) (Hinton et al. 2015); the hard term
@@ -133,7 +154,9 @@ def cascade_aware_loss(
             target; -inf logits where L gives probability.
     """
     _check_tensors(logits, labels, teacher_logits, teacher_correct, mask)
-    check_options(label_weight, temperature, mask, normalize, reduction, teacher_logits is not None)
+    check_top(teacher_top, labels, logits.shape[-1], teacher_logits is not None)
+    has_soft = teacher_logits is not None or teacher_top is not None
+    check_options(label_weight, temperature, mask, normalize, reduction, has_soft)
     is_target, target = target_rows(labels, ignore_index, logits.shape[-1])
     compute_dtype = torch.promote_types(logits.dtype, torch.float32)
     student = logits[is_target].to(compute_dtype)
@@ -158,7 +181,10 @@ def cascade_aware_loss(
     token_loss = -log_p.gather(-1, target.unsqueeze(-1)).squeeze(-1)
     if label_weight < 1:
         soft_log_p = log_p if temperature == 1 else F.log_softmax(student / temperature, dim=-1)
-        teacher_p = F.softmax(teacher / temperature, dim=-1)
+        if teacher_top is None:
+            teacher_p = F.softmax(teacher / temperature, dim=-1)
+        else:
+            teacher_p, soft_log_p = _events(teacher_top.rows(is_target), soft_log_p)
         # A token masked out of the vocabulary has p = 0 and log p = -inf; its product is 0, not NaN.
         soft = -(teacher_p * soft_log_p.masked_fill(teacher_p == 0, 0.0)).sum(-1) * temperature**2
         require_finite_soft_term(soft.detach(), temperature)
@@ -176,6 +202,17 @@ def cascade_aware_loss(
     if not return_stats:
         return loss
     return loss, stats_of(kept, target.numel(), small_right, large_right)
+
+
+def _events(top: TopK, log_p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """L's probabilities and S's log-probabilities of the k tokens and of the tail: [n, k + 1] each."""
+    ids = top.ids.long()
+    rest = log_p.scatter(-1, ids, float("-inf"))
+    # Where the k tokens are the whole vocabulary there is no tail; logsumexp of nothing has no gradient.
+    empty = torch.isinf(rest).all(-1, keepdim=True)
+    tail = rest.masked_fill(empty, 0.0).logsumexp(-1, keepdim=True).masked_fill(empty, float("-inf"))
+    found = torch.cat([log_p.gather(-1, ids), tail], dim=-1)
+    return torch.cat([top.probabilities, top.tail.unsqueeze(-1)], dim=-1).to(log_p.dtype), found
 
 
 def keep_mask(mask: str, small_right, large_right, generator=None) -> torch.Tensor:
@@ -330,11 +367,32 @@ def check_flags(name: str, tensor, labels: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def check_top(top: TopK | None, labels: torch.Tensor, vocabulary: int, has_logits: bool) -> None:
+    """ValueError unless the parts of a `TopK` fit the labels, each other and the vocabulary."""
+    if top is None:
+        return
+    if has_logits:
+        raise ValueError("teacher_top and L's logits were both given: one of them says what L's distribution is")
+    ids, probabilities, tail = top
+    if ids.shape != probabilities.shape or ids.shape[:-1] != labels.shape or tail.shape != labels.shape:
+        raise ValueError(
+            f"teacher_top has ids {tuple(ids.shape)}, probabilities {tuple(probabilities.shape)} and tail "
+            f"{tuple(tail.shape)} for labels {tuple(labels.shape)}: expected [..., k], [..., k] and [...]"
+        )
+    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
+        raise ValueError(
+            f"teacher_top has token ids in [{int(ids.min())}, {int(ids.max())}], but S has {vocabulary} output "
+            "columns: S and L must share one vocabulary"
+        )
+
+
 def check_options(label_weight, temperature, mask, normalize, reduction, has_teacher_logits):
     if not _is_number(label_weight) or not 0 <= label_weight <= 1:
         raise ValueError(f"label_weight is {label_weight!r}; expected a number in [0, 1]")
     if label_weight < 1 and not has_teacher_logits:
-        raise ValueError(f"label_weight {label_weight} < 1 uses L's distribution: give teacher_logits, or set it to 1")
+        raise ValueError(
+            f"label_weight {label_weight} < 1 uses L's distribution: give teacher_logits or teacher_top, or set it to 1"
+        )
     if not _is_number(temperature) or not 0 < temperature < float("inf"):
         raise ValueError(f"temperature is {temperature!r}; expected a finite number > 0")
     if not isinstance(mask, torch.Tensor) and not (isinstance(mask, str) and mask in MASKS):

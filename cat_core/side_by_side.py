@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, Trainer
 
 from cat_core.loss import METHODS
 from cat_core.models import has_plain_head
-from cat_core.teacher import TeacherOutputs
+from cat_core.teacher import TeacherCache
 from cat_core.train import (
     IGNORE,
     LEDGER,
@@ -138,7 +138,7 @@ class _Slots(Dataset):
 class SideBySideTrainer(Trainer):
     """`Trainer` of `StackedModels`; settings and teachers by member. Logs hold one row a member under "members"."""
 
-    def __init__(self, *args, settings: Sequence[TrainSettings], teachers: Sequence[TeacherOutputs | None], **kwargs):
+    def __init__(self, *args, settings: Sequence[TrainSettings], teachers: Sequence[TeacherCache | None], **kwargs):
         super().__init__(*args, **kwargs)
         self.settings, self.teachers = settings, teachers
         self._sums: list[dict] = [{} for _ in settings]
@@ -163,13 +163,13 @@ class SideBySideTrainer(Trainer):
             is_target = labels[k] != IGNORE
             random = METHODS[settings.method].mask == "random"
             rows = None if teacher is None else teacher.rows(examples[k])
-            same = (settings.seed, id(teacher))  # members of one seed read the same examples: L's logits serve all
+            same = (settings.seed, id(teacher))  # members of one seed read the same examples: L's word serves all
             if METHODS[settings.method].distil and same not in shared:
-                shared[same] = teacher.logits(rows, states.device)
+                shared[same] = teacher.distribution(rows, settings.temperature, states.device, whole=True)
             loss, stats = training_loss(
                 states[k][is_target], model.head(k), labels[k][is_target], settings, teacher,
                 rows, mask_generator(settings.seed, self.state.global_step) if random else None,
-                teacher_logits=shared.get(same),
+                distribution=shared.get(same),
             )  # fmt: skip
             losses.append(loss)
             if model.training:
@@ -214,7 +214,7 @@ def train_side_by_side(
     training_set: TrainingSet,
     settings: Sequence[TrainSettings],
     folder: Path,
-    teachers: Sequence[TeacherOutputs | None],
+    teachers: Sequence[TeacherCache | None],
     progress: Progress = None,
     checkpoint_every: int = 200,
     use_cpu: bool = False,

@@ -1,38 +1,71 @@
-"""The teacher: what the frozen large model says about the target tokens of a training set, computed once.
+"""The teacher cache: what the frozen large model says about the target tokens of a training set, computed once.
 
-Stored are the hidden states that L's head reads, not its logits: exact, and smaller by V / H. The small model then
-trains without L in memory, and every method and seed uses the same outputs.
+S then trains without L in memory, and all methods, seeds and processes read the same file (mapped, not copied). Which
+token L gets right, and with it the mask and the ledger, is exact in every mode; they differ in what is kept of L's
+distribution, for distillation:
+
+    hidden    the hidden states that L's head reads, in L's own precision, and the head: exact
+    topk      the k most probable tokens and the probability of all others together (`loss.TopK`)
+    argmax    nothing: for methods that learn from the label alone
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file
 
-from cat_core.artifacts import write_text
-from cat_core.loss import is_right
+from cat_core.loss import TopK, is_right
+from cat_core.models import has_plain_head
+from cat_core.store import model_fingerprint
+from cat_core.tensor_file import TensorFile
 from cat_core.tokens import plan_batches
+
+MODES = ("hidden", "topk", "argmax")
+FILE = "teacher.safetensors"
 
 
 @dataclass(frozen=True)
-class TeacherOutputs:
+class TeacherCache:
     """L's outputs on the target tokens of a training set, token after token, example after example.
 
-    states: [tokens, H] hidden states before L's head, or [tokens, V] logits when `head` is None (a head that is not
-    a plain linear layer); correct: bool [tokens]; offsets: int64 [examples + 1], where each example's tokens start;
-    head: [V, H]; bias: [V] or None.
+    correct: bool [tokens], whether the label has L's highest logit; offsets: int64 [examples + 1], where each example's
+    tokens start. Mode hidden: states [tokens, H] that L's `head` [V, H] (and `bias` [V]) reads, or its logits
+    [tokens, V] where the head is not plain linear and `head` is None. Mode topk: ids [tokens, k], log_probabilities
+    float16 [tokens, k] and tail float32 [tokens], of the softmax at `temperature`. about: the metadata of its file.
     """
 
-    states: torch.Tensor
     correct: torch.Tensor
     offsets: torch.Tensor
+    states: torch.Tensor | None = None
     head: torch.Tensor | None = None
     bias: torch.Tensor | None = None
+    ids: torch.Tensor | None = None
+    log_probabilities: torch.Tensor | None = None
+    tail: torch.Tensor | None = None
+    about: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def mode(self) -> str:
+        """One of `MODES`."""
+        return "hidden" if self.states is not None else "topk" if self.ids is not None else "argmax"
+
+    @property
+    def temperature(self) -> float:
+        """Of the stored distributions (mode topk)."""
+        return float(self.about.get("temperature", 1.0))
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Size of what is kept for each target token; the head and the offsets are not counted."""
+        parts = (self.correct, self.states, self.ids, self.log_probabilities, self.tail)
+        return sum(p.nbytes for p in parts if p is not None) / len(self.correct)
 
     def rows(self, examples: torch.Tensor) -> torch.Tensor:
         """Token rows of the given examples (int64 [B]), in their order: int64 [their target tokens]."""
@@ -42,85 +75,160 @@ class TeacherOutputs:
         return torch.arange(int(lengths.sum())) + shift
 
     def logits(self, rows: torch.Tensor, device: torch.device | str = "cpu") -> torch.Tensor:
-        """L's logits of those token rows: [rows, V] float32 on `device`."""
+        """L's logits of those token rows: [rows, V] on `device`. ValueError where only a part of them is kept."""
+        if self.states is None:
+            raise ValueError(f"a teacher cache of mode {self.mode!r} holds no logits: make one of mode 'hidden'")
         states = self.states[rows].to(device)
         if self.head is None:
             return states
         bias = None if self.bias is None else self.bias.to(device)
         return torch.nn.functional.linear(states, self.head.to(device), bias)
 
-    def save(self, folder: Path) -> None:
-        """Write into a folder as safetensors."""
-        tensors = {name: getattr(self, name) for name in ("states", "correct", "offsets", "head", "bias")}
-        save_file({k: v.contiguous() for k, v in tensors.items() if v is not None}, folder / "teacher.safetensors")
+    def top(self, rows: torch.Tensor, device: torch.device | str = "cpu") -> TopK:
+        """The k most probable tokens of those rows and the tail, in float32; each row sums to 1."""
+        probabilities, tail = self.log_probabilities[rows].to(device).float().exp(), self.tail[rows].to(device)
+        # float16 rounds the logarithms; their sum is known exactly
+        probabilities *= ((1 - tail) / probabilities.sum(-1)).unsqueeze(-1)
+        return TopK(self.ids[rows].to(device).long(), probabilities, tail)
+
+    def distribution(self, rows: torch.Tensor, temperature: float, device, whole: bool = False) -> dict:
+        """L's distribution for `fused.fused_linear_cat_loss`, as keyword arguments; whole: as logits, not as states.
+
+        Raises ValueError in mode argmax, and where the cache was made for another temperature.
+        """
+        if self.mode == "argmax":
+            raise ValueError("a teacher cache of mode 'argmax' holds no distribution: make one of mode hidden or topk")
+        if self.mode == "topk":
+            if temperature != self.temperature:
+                raise ValueError(
+                    f"the teacher cache holds probabilities at temperature {self.temperature:g}, the loss has "
+                    f"{temperature:g}: make the cache for it"
+                )
+            return {"teacher_top": self.top(rows, device)}
+        if whole or self.head is None:
+            return {"teacher_logits": self.logits(rows, device)}
+        return {
+            "teacher_input": self.states[rows].to(device),
+            "teacher_linear_weight": self.head.to(device),
+            "teacher_linear_bias": None if self.bias is None else self.bias.to(device),
+        }
 
     @classmethod
-    def load(cls, folder: Path) -> TeacherOutputs:
-        """Read what `save` wrote."""
-        return cls(**load_file(folder / "teacher.safetensors"))
+    def load(cls, folder: str | Path, **expected: str) -> TeacherCache:
+        """The cache in a folder, mapped into memory; expected: entries of `about` that it must have.
+
+        Raises FileNotFoundError, and ValueError that names what is of another teacher, data set or setting.
+        """
+        path = Path(folder) / FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"no teacher cache at {path}: run `teacher.run_teacher` first")
+        try:
+            with safe_open(path, "pt") as file:
+                about = dict(file.metadata() or {})
+            tensors = load_file(path)
+        except Exception as error:  # safetensors raises its own kind for a file that is cut or is none
+            raise ValueError(f"{path} cannot be read ({error}): delete it and run the teacher again") from None
+        differing = [f"{k} ({about.get(k, 'none')[:12]}, expected {v[:12]})" for k, v in expected.items()
+                     if about.get(k) != v]  # fmt: skip
+        if differing:
+            raise ValueError(f"{path} is the cache of another run: {', '.join(differing)}; make it again")
+        return cls(**tensors, about=about)
+
+
+def fingerprint(model, tokenizer, training_set) -> dict[str, str]:
+    """What a cache depends on: sha256 of L's weights, of the vocabulary, and of the token ids (data and template)."""
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
+    return {
+        "teacher": model_fingerprint(model),
+        "tokenizer": hashlib.sha256(vocabulary.encode()).hexdigest(),
+        "data": training_set.fingerprint,
+    }
 
 
 @torch.no_grad()
 def run_teacher(
     model,
     training_set,
-    folder: Path,
+    folder: str | Path,
+    *,
+    mode: str = "hidden",
+    k: int = 50,
+    temperature: float = 1.0,
+    about: dict[str, str] | None = None,
     batch_tokens: int = 16_384,
     progress: Callable[[str], None] | None = None,
-) -> TeacherOutputs:
-    """One pass of L over the training set, resumable: finished batches lie in `folder` and are not run again.
+) -> TeacherCache:
+    """One pass of L over the training set, resumable: batches that are done are not run again.
 
-    model: causal LM in eval mode; training_set: `train.TrainingSet`; batch_tokens: padded tokens of a batch.
+    model: causal LM in eval mode; training_set: `train.TrainingSet`; mode: of `MODES`; k, temperature: of mode topk;
+    about: what the file is of, such as `fingerprint`, to be checked when it is loaded; batch_tokens: padded tokens of a
+    batch. Raises ValueError for unknown modes, and for a folder with the unfinished cache of another run.
     """
     from cat_core.train import collate  # train imports this module
 
+    if mode not in MODES:
+        raise ValueError(f"unknown mode {mode!r} of a teacher cache; expected one of {', '.join(MODES)}")
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise ValueError(f"k is {k!r}; expected a whole number >= 1")
     model.eval()
     head = model.get_output_embeddings()
     lengths = [(len(p), len(t), 1) for p, t in training_set.pairs]
     plan = plan_batches(lengths, batch_tokens)
     counts = torch.tensor([t for _, t, _ in lengths])
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
-    linear = None
-    states = correct = None
+    total, columns = int(offsets[-1]), head.weight.shape[0]
+    k = min(k, columns)
+    parts = {"correct": (torch.bool, (total,)), "offsets": (torch.int64, tuple(offsets.shape))}
+    linear = mode == "hidden" and has_plain_head(model)
+    kind = next(model.parameters()).dtype
+    if linear:
+        parts |= {"states": (kind, (total, head.weight.shape[1])), "head": (kind, tuple(head.weight.shape))}
+        if head.bias is not None:
+            parts["bias"] = (kind, tuple(head.bias.shape))
+    elif mode == "hidden":
+        parts["states"] = (kind, (total, columns))
+    elif mode == "topk":
+        narrow = torch.int16 if columns <= 2**15 else torch.int32
+        parts |= {"ids": (narrow, (total, k)), "log_probabilities": (torch.float16, (total, k))}
+        parts["tail"] = (torch.float32, (total,))
+    about = dict(about or {}) | {"mode": mode, "temperature": f"{temperature!r}", "batch_tokens": str(batch_tokens)}
+    file = TensorFile(Path(folder) / FILE, parts, about)
+    table = file.tensors
+    table["offsets"].copy_(offsets)
+    if linear:
+        table["head"].copy_(head.weight.detach())
+        if head.bias is not None:
+            table["bias"].copy_(head.bias.detach())
     for number, members in enumerate(plan):
-        batch = collate([training_set[i] for i in members], training_set.pad)
-        part = folder / f"batch_{number:06d}.safetensors"
-        if not part.is_file():
-            is_target = batch["labels"] != -100
-            inputs = {k: batch[k].to(model.device) for k in ("input_ids", "attention_mask", "position_ids")}
-            keep = batch["labels"].shape[1] - batch["target_start"] + 1
-            output = model(**inputs, logits_to_keep=keep, output_hidden_states=True)
-            wanted = is_target[:, -(keep - 1) :]
-            hidden = output.hidden_states[-1][:, -keep:-1][wanted].float()
-            logits = output.logits[:, :-1][wanted].float()
-            if linear is None:
-                linear = isinstance(head, torch.nn.Linear) and torch.allclose(
-                    head(hidden.to(head.weight.dtype)).float(), logits, atol=1e-4
-                )
-            found = {"correct": is_right(logits, batch["labels"][is_target].to(logits.device)).cpu()}
-            found["states"] = (hidden if linear else logits).cpu()
-            temporary = part.with_suffix(".tmp")
-            save_file({k: v.contiguous() for k, v in found.items()}, temporary)
-            temporary.replace(part)
-        found = load_file(part)
-        if states is None:
-            states = torch.empty(int(offsets[-1]), found["states"].shape[1])
-            correct = torch.empty(int(offsets[-1]), dtype=torch.bool)
-            linear = found["states"].shape[1] == getattr(head, "in_features", None)
-        starts = offsets[torch.tensor(members)]
-        sizes = counts[torch.tensor(members)]
-        rows = torch.cat([torch.arange(s, s + n) for s, n in zip(starts.tolist(), sizes.tolist(), strict=True)])
-        states[rows], correct[rows] = found["states"], found["correct"]
+        if number not in file.done:
+            batch = collate([training_set[i] for i in members], training_set.pad)
+            found = _outputs(model, batch, linear, mode, k, temperature)
+            chosen = torch.tensor(members)
+            rows = torch.cat([torch.arange(int(s), int(s) + int(n)) for s, n in zip(offsets[chosen], counts[chosen])])
+            for name, values in found.items():
+                table[name][rows] = values.cpu().to(table[name].dtype)
+            file.finished(number)
         if progress is not None:
             progress(f"large model on the training set: batch {number + 1} of {len(plan)}")
-    weight = head.weight.detach().float().cpu().clone() if linear else None
-    bias = getattr(head, "bias", None)
-    bias = bias.detach().float().cpu().clone() if linear and bias is not None else None
-    outputs = TeacherOutputs(states, correct, offsets, weight, bias)
-    outputs.save(folder)
-    for part in folder.glob("batch_*.safetensors"):
-        part.unlink()
-    write_text(
-        folder / "teacher.json", json.dumps({"tokens": int(offsets[-1]), "right": float(correct.float().mean())})
-    )
-    return outputs
+    del table
+    file.close()
+    return TeacherCache.load(folder)
+
+
+def _outputs(model, batch: dict, linear: bool, mode: str, k: int, temperature: float) -> dict[str, torch.Tensor]:
+    """What a cache keeps of the target tokens of a batch, by the names of `TeacherCache`."""
+    is_target = batch["labels"] != -100
+    inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask", "position_ids")}
+    keep = batch["labels"].shape[1] - batch["target_start"] + 1
+    output = model(**inputs, logits_to_keep=keep, output_hidden_states=linear)
+    wanted = is_target[:, -(keep - 1) :].to(model.device)
+    logits = output.logits[:, :-1][wanted]
+    found = {"correct": is_right(logits, batch["labels"][is_target].to(logits.device))}
+    if mode == "hidden":
+        found["states"] = output.hidden_states[-1][:, -keep:-1][wanted] if linear else logits
+    elif mode == "topk":
+        log_p = (logits.float() / temperature).log_softmax(-1)
+        found["log_probabilities"], found["ids"] = log_p.topk(k, dim=-1)
+        # summed over what is left, as 1 less the k largest would lose a small tail to rounding
+        found["tail"] = log_p.scatter_(-1, found["ids"], float("-inf")).exp().sum(-1)
+    return found

@@ -21,7 +21,7 @@ from cat_core.artifacts import file_sha256, write_text
 from cat_core.fused import fused_linear_cat_loss
 from cat_core.loss import METHODS, NORMALIZE, cascade_aware_loss, gatekeeper_loss
 from cat_core.models import has_plain_head, quiet
-from cat_core.teacher import TeacherOutputs
+from cat_core.teacher import MODES, TeacherCache
 from cat_core.tokens import encode_prompts, encode_targets
 
 IGNORE = -100
@@ -36,7 +36,8 @@ class TrainSettings:
 
     method: a key of `loss.METHODS`; label_weight: w of Dist and CAT-Dist; seed: order of the data and random mask;
     gatekeeper_weight: a of `loss.gatekeeper_loss`; loss: "fused" (from hidden states, where the head is plain linear,
-    else dense), or "dense" (from logits): equal but for rounding.
+    else dense), or "dense" (from logits): equal but for rounding. teacher, teacher_k: mode and k of the
+    `teacher.TeacherCache` that L's word comes from.
     """
 
     method: str = "xent"
@@ -54,6 +55,8 @@ class TrainSettings:
     seed: int = 0
     gatekeeper_weight: float = 0.5
     loss: str = "fused"
+    teacher: str = "hidden"
+    teacher_k: int = 50
 
     def __post_init__(self):
         if self.method not in METHODS:
@@ -64,7 +67,11 @@ class TrainSettings:
             raise ValueError(f"unknown precision {self.precision!r}; expected fp32 or bf16")
         if self.loss not in ("fused", "dense"):
             raise ValueError(f"unknown loss {self.loss!r}; expected fused or dense")
-        for name in ("steps", "batch_size", "gradient_accumulation"):
+        if self.teacher not in MODES:
+            raise ValueError(f"unknown teacher {self.teacher!r}; expected one of {', '.join(MODES)}")
+        if self.teacher == "argmax" and METHODS[self.method].distil:
+            raise ValueError(f"method {self.method!r} learns from L's distribution: set teacher to hidden or topk")
+        for name in ("steps", "batch_size", "gradient_accumulation", "teacher_k"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} is {value!r}; expected a whole number >= 1")
@@ -174,7 +181,7 @@ class CascadeAwareTrainer(Trainer):
     keep_rate, and the 2x2 token ledger (both, only_small, only_large, neither) as shares since the last log.
     """
 
-    def __init__(self, *args, settings: TrainSettings, teacher: TeacherOutputs | None = None, **kwargs):
+    def __init__(self, *args, settings: TrainSettings, teacher: TeacherCache | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         self.settings, self.teacher = settings, teacher
         self.method = METHODS[settings.method]
@@ -264,17 +271,17 @@ def training_loss(
     head: torch.nn.Linear | None,
     target: torch.Tensor,
     settings: TrainSettings,
-    teacher: TeacherOutputs | None,
+    teacher: TeacherCache | None,
     rows: torch.Tensor | None,
     generator: torch.Generator | None = None,
     reduction: str = "mean",
-    teacher_logits: torch.Tensor | None = None,
+    distribution: dict | None = None,
 ):
     """The loss of `settings.method` on target tokens, and its `LossStats`.
 
     states: [tokens, H] hidden states that `head` reads, or [tokens, V] logits where `head` is None; target: int64
     [tokens]; teacher, rows: L's outputs and the rows of these tokens in them; generator: of the random mask;
-    teacher_logits: L's logits of these tokens where the caller has them already.
+    distribution: `teacher.distribution` of these tokens where the caller has it already.
     """
     method, device = METHODS[settings.method], states.device
     if method.router:
@@ -295,17 +302,16 @@ def training_loss(
         with torch.no_grad():
             _, stats = cascade_aware_loss(logits, target, **common | {"label_weight": 1.0})
         return gatekeeper_loss(logits, target, weight=settings.gatekeeper_weight, reduction=reduction), stats
-    if not method.distil:
-        teacher_logits = None
-    elif teacher_logits is None and (head is None or teacher.head is None):
-        teacher_logits = teacher.logits(rows, device)
+    given = {}
+    if method.distil:
+        given = distribution or teacher.distribution(rows, settings.temperature, device, whole=head is None)
     if head is None:
-        logits = None if teacher_logits is None else teacher_logits[:, : states.shape[-1]]
-        return cascade_aware_loss(states, target, logits, **common)
-    given = {"teacher_logits": teacher_logits}
-    if method.distil and teacher_logits is None:
-        given = {"teacher_input": teacher.states[rows].to(device), "teacher_linear_weight": teacher.head.to(device)}
-        given["teacher_linear_bias"] = None if teacher.bias is None else teacher.bias.to(device)
+        if "teacher_logits" in given:
+            given = {"teacher_logits": given["teacher_logits"][:, : states.shape[-1]]}
+        return cascade_aware_loss(states, target, **given, **common)
+    if "teacher_top" in given:
+        logits = torch.nn.functional.linear(states, head.weight, head.bias)
+        return cascade_aware_loss(logits, target, **given, **common)
     return fused_linear_cat_loss(states, head.weight, target, linear_bias=head.bias, **given, **common)
 
 
@@ -314,7 +320,7 @@ def train(
     training_set: TrainingSet,
     settings: TrainSettings,
     folder: Path,
-    teacher: TeacherOutputs | None = None,
+    teacher: TeacherCache | None = None,
     progress: Progress = None,
     checkpoint_every: int = 200,
     use_cpu: bool = False,

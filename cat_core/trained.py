@@ -27,7 +27,7 @@ from cat_core.models import (
     train_tokenizer,
 )
 from cat_core.side_by_side import train_side_by_side
-from cat_core.teacher import TeacherOutputs, run_teacher
+from cat_core.teacher import TeacherCache, run_teacher
 from cat_core.train import TrainingSet, train
 
 Progress = Callable[[str], None] | None
@@ -157,40 +157,64 @@ def _finish(model, tokenizer, folder: Path, log: list[dict], together: int = 1) 
     return {"log": log, "parameters": parameter_count(model), "threads": threads, "side_by_side": together}
 
 
-def teacher_outputs(config: TrainConfig, training_set: TrainingSet, progress: Progress = None) -> TeacherOutputs:
-    """L's outputs on the training set, computed once and shared by every method and seed."""
+def teacher_cache(
+    config: TrainConfig,
+    training_set: TrainingSet,
+    progress: Progress = None,
+    *,
+    mode: str = "hidden",
+    k: int = 50,
+    temperature: float = 1.0,
+) -> TeacherCache:
+    """What L of this configuration says on the training set, computed once and shared by every method and seed."""
+    about = {"teacher": config.digest(), "data": training_set.fingerprint}
 
     def make(folder: Path) -> None:
         model = load_model(str(train_or_load(config, progress))).to(resolve_device(config.device))
-        run_teacher(model, training_set, folder, progress=progress)
+        kept = {"mode": mode, "k": k, "temperature": temperature, "about": about}
+        run_teacher(model, training_set, folder, **kept, progress=progress)
 
-    identity = {"model": config.digest(), "tokens": training_set.fingerprint}
-    return TeacherOutputs.load(artifacts.obtain("teacher", identity, TRAINING_MODULES, make))
+    identity = {"model": config.digest(), "tokens": training_set.fingerprint, "mode": mode}
+    if mode == "topk":
+        identity |= {"k": k, "temperature": temperature}
+    return TeacherCache.load(artifacts.obtain("teacher", identity, TRAINING_MODULES, make), **about)
 
 
-def teacher_of(config: TrainConfig, training_set: TrainingSet, progress: Progress) -> TeacherOutputs:
+def teacher_of(config: TrainConfig, training_set: TrainingSet, progress: Progress) -> TeacherCache:
     """L's outputs that teach the small model of a configuration."""
+    settings = config.settings
+    how = {"mode": settings.teacher, "k": settings.teacher_k, "temperature": settings.temperature}
     if not config.out_of_fold:
-        return teacher_outputs(config.teacher, training_set, progress)
+        return teacher_cache(config.teacher, training_set, progress, **how)
     data = config.teacher.data
     without = [replace(config.teacher, data=replace(data, without_half=half)) for half in (0, 1)]
-    parts = [teacher_outputs(part, training_set, progress) for part in without]
+    parts = [teacher_cache(part, training_set, progress, **how) for part in without]
     return stitched(parts, torch.tensor(halves(config.data.load().split("train"))))
 
 
-def stitched(parts: Sequence[TeacherOutputs], which: torch.Tensor) -> TeacherOutputs:
-    """One teacher out of several: example i is that of `parts[which[i]]`. All with a plain linear head.
+def stitched(parts: Sequence[TeacherCache], which: torch.Tensor) -> TeacherCache:
+    """One teacher out of several of one mode: example i is that of `parts[which[i]]`.
 
-    States are laid side by side, zero in the columns of the others, and so are the heads: the logits stay exact.
+    Mode hidden, which needs a plain linear head: states are laid side by side, zero in the columns of the others, and
+    so are the heads: the logits stay exact.
     """
-    if any(part.head is None for part in parts):
+    first, rows = parts[0], torch.repeat_interleave(which, parts[0].offsets.diff())
+    if any(part.mode == "hidden" and part.head is None for part in parts):
         raise ValueError("an out-of-fold teacher needs models with a plain linear head")
-    rows = torch.repeat_interleave(which, parts[0].offsets.diff())
+
+    def picked(name: str) -> torch.Tensor:
+        values = getattr(first, name).clone()
+        for i, part in enumerate(parts):
+            values[rows == i] = getattr(part, name)[rows == i]
+        return values
+
+    if first.mode != "hidden":
+        kept = ("ids", "log_probabilities", "tail") if first.mode == "topk" else ()
+        return TeacherCache(offsets=first.offsets, about=first.about, **{n: picked(n) for n in ("correct", *kept)})
     states = torch.cat([part.states * (rows == i).unsqueeze(1) for i, part in enumerate(parts)], dim=1)
-    correct = torch.stack([part.correct for part in parts]).gather(0, rows.unsqueeze(0))[0]
-    bias = None
-    if parts[0].bias is not None:  # one more state a part, which is 1 in its own rows
-        states = torch.cat([states, *((rows == i).float().unsqueeze(1) for i in range(len(parts)))], dim=1)
+    bias = []
+    if first.bias is not None:  # one more state a part, which is 1 in its own rows
+        states = torch.cat([states, *((rows == i).to(states.dtype).unsqueeze(1) for i in range(len(parts)))], dim=1)
         bias = [part.bias.unsqueeze(1) for part in parts]
-    head = torch.cat([*(part.head for part in parts), *(bias or [])], dim=1)
-    return TeacherOutputs(states, correct, parts[0].offsets, head)
+    head = torch.cat([*(part.head for part in parts), *bias], dim=1)
+    return TeacherCache(picked("correct"), first.offsets, states=states, head=head)

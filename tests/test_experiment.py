@@ -11,7 +11,7 @@ from cat_core.configs import DataConfig, TrainConfig, parse_size, resolve_device
 from cat_core.experiment import Experiment
 from cat_core.models import load_model, load_pair
 from cat_core.outcomes import paired
-from cat_core.teacher import TeacherOutputs
+from cat_core.teacher import TeacherCache
 from cat_core.train import TrainSettings
 from cat_core.trained import train_or_load
 
@@ -194,7 +194,7 @@ def test_an_out_of_fold_teacher_has_not_seen_the_example(tmp_path):
         kept = {e.item_id for e in large.data.load().split("train")}
         assert kept == {e.item_id for e, h in zip(examples, half) if h != which}
         assert [e for e in large.data.load().examples if e.split == "test"] == config.data.load().split("test")
-        alone = trained.teacher_outputs(large, training_set)
+        alone = trained.teacher_cache(large, training_set)
         members = torch.tensor([i for i, h in enumerate(half) if h == which])
         rows = found.rows(members)
         torch.testing.assert_close(found.logits(rows), alone.logits(rows))
@@ -208,15 +208,36 @@ def test_stitched_teachers_with_a_bias_keep_their_logits():
     g = torch.Generator().manual_seed(0)
     offsets = torch.tensor([0, 2, 3, 6])
     parts = [
-        TeacherOutputs(torch.randn(6, h, generator=g), torch.rand(6, generator=g) < 0.5, offsets,
-                       torch.randn(5, h, generator=g), torch.randn(5, generator=g))
+        TeacherCache(torch.rand(6, generator=g) < 0.5, offsets, states=torch.randn(6, h, generator=g),
+                     head=torch.randn(5, h, generator=g), bias=torch.randn(5, generator=g))
         for h in (3, 4)
     ]  # fmt: skip
     found = trained.stitched(parts, torch.tensor([1, 0, 1]))
-    for row, part in zip(range(6), [parts[1], parts[1], parts[0], parts[1], parts[1], parts[1]]):
+    chosen = [parts[1], parts[1], parts[0], parts[1], parts[1], parts[1]]
+    for row, part in enumerate(chosen):
         at = torch.tensor([row])
         torch.testing.assert_close(found.logits(at), part.logits(at))
         assert found.correct[row] == part.correct[row]
+
+
+@pytest.mark.parametrize("mode", ["topk", "argmax"])
+def test_stitched_teachers_of_other_modes_take_each_example_from_its_part(mode):
+    g = torch.Generator().manual_seed(0)
+    offsets, which = torch.tensor([0, 2, 3, 6]), torch.tensor([1, 0, 1])
+    parts = [
+        TeacherCache(
+            torch.rand(6, generator=g) < 0.5, offsets, about={"temperature": "2.0"},
+            **({"ids": torch.randint(9, (6, 2), generator=g), "log_probabilities": torch.rand(6, 2, generator=g).log(),
+                "tail": torch.rand(6, generator=g)} if mode == "topk" else {}),
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    found = trained.stitched(parts, which)
+    assert found.mode == mode and found.temperature == 2.0
+    for row, part in enumerate([1, 1, 0, 1, 1, 1]):
+        for name in ("correct", "ids", "log_probabilities", "tail"):
+            if (values := getattr(found, name)) is not None:
+                assert torch.equal(values[row], getattr(parts[part], name)[row])
 
 
 def test_a_mixture_is_trained_on_as_flan_mixes_it(tmp_path):

@@ -610,7 +610,7 @@ COMPLAINTS = {
     "reduction": ({"reduction": "avg"}, "unknown reduction 'avg'; expected one of mean, sum, none"),
     "no teacher for the soft term": (
         {"teacher_logits": None},
-        "label_weight 0.5 < 1 uses L's distribution: give teacher_logits, or set it to 1",
+        "label_weight 0.5 < 1 uses L's distribution: give teacher_logits or teacher_top, or set it to 1",
     ),
     "bits are no distribution": (
         {"teacher_logits": None, "teacher_correct": YES},

@@ -13,7 +13,7 @@ import torch
 from cat_core.loss import METHODS, cascade_aware_loss, gatekeeper_loss
 from cat_core.models import ModelSize, build_model, train_tokenizer
 from cat_core.synthetic import MiniSuperGlue, MiniWmt, mini_superglue, mini_wmt
-from cat_core.teacher import TeacherOutputs, run_teacher
+from cat_core.teacher import run_teacher
 from cat_core.train import CascadeAwareTrainer, TrainingSet, TrainSettings, collate, train
 
 TINY = ModelSize(hidden=16, layers=1, heads=2, context=48)
@@ -63,61 +63,6 @@ def test_collate_aligns_all_targets_at_one_column(setting):
         assert batch["position_ids"][row][mask].tolist() == list(range(int(mask.sum())))
         assert batch["labels"][row][start:].ne(-100).sum() == len(item["target"])
         assert batch["labels"][row][:start].eq(-100).all()
-
-
-def test_teacher_outputs_are_the_logits_of_each_example_alone(setting):
-    _, training_set, large, outputs = setting
-    rows = outputs.rows(torch.tensor([5, 0, 5]))
-    logits = outputs.logits(rows)
-    expected = torch.cat([dense_logits(large, training_set, i)[0] for i in (5, 0, 5)])
-    labels = torch.cat([dense_logits(large, training_set, i)[1] for i in (5, 0, 5)])
-    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
-    assert torch.equal(outputs.correct[rows], expected.gather(1, labels[:, None])[:, 0] >= expected.amax(1))
-
-
-def test_teacher_pass_resumes_without_running_finished_batches(setting, tmp_path):
-    _, training_set, large, outputs = setting
-    calls = []
-
-    class Counted(torch.nn.Module):
-        def __init__(self, model):
-            super().__init__()
-            self.model, self.device, self.stop = model, model.device, 3
-
-        def get_output_embeddings(self):
-            return self.model.get_output_embeddings()
-
-        def forward(self, **inputs):
-            calls.append(1)
-            if len(calls) == self.stop:
-                raise KeyboardInterrupt
-            return self.model(**inputs)
-
-    with pytest.raises(KeyboardInterrupt):
-        run_teacher(Counted(large), training_set, tmp_path, batch_tokens=600)
-    done = len(list(tmp_path.glob("batch_*.safetensors")))
-    assert done == 2
-    before = len(calls)
-    again = run_teacher(Counted(large), training_set, tmp_path, batch_tokens=600)
-    total = len(calls) - before + done
-    assert total > 3 and torch.equal(again.states, outputs.states) and torch.equal(again.correct, outputs.correct)
-    assert torch.equal(TeacherOutputs.load(tmp_path).states, outputs.states)
-
-
-def test_a_head_that_is_not_plain_linear_stores_logits(setting, tmp_path):
-    tokenizer, training_set, *_ = setting
-    from transformers import Gemma2Config, Gemma2ForCausalLM
-
-    config = Gemma2Config(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=8, max_position_embeddings=48, final_logit_softcapping=0.05,
-    )  # fmt: skip
-    model = Gemma2ForCausalLM(config).eval()
-    outputs = run_teacher(model, training_set, tmp_path)
-    assert outputs.head is None
-    torch.testing.assert_close(
-        outputs.logits(outputs.rows(torch.tensor([3]))), dense_logits(model, training_set, 3)[0], atol=1e-4, rtol=1e-4
-    )
 
 
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.router])

@@ -1,0 +1,315 @@
+"""The teacher cache: in every mode exact about who is right, resumable, refused where it belongs to something else."""
+
+import copy
+import math
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cat_core.loss import TopK, cascade_aware_loss
+from cat_core.models import ModelSize, build_model, train_tokenizer
+from cat_core.side_by_side import train_side_by_side
+from cat_core.synthetic import MiniWmt, mini_wmt
+from cat_core.teacher import FILE, MODES, TeacherCache, fingerprint, run_teacher
+from cat_core.train import TrainingSet, TrainSettings, train
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    """A tokenizer, a training set, and an L that has learnt something."""
+    examples = [e for e in mini_wmt(MiniWmt(train=200, calibration=5, test=30)) if e.split == "train"]
+    tokenizer = train_tokenizer([text for e in examples for text in (e.prompt, e.target)], 500)
+    training_set = TrainingSet(examples, tokenizer, 48)
+    large = build_model(ModelSize(hidden=32, layers=2, heads=2, context=48), tokenizer, 7)
+    how = TrainSettings(steps=40, batch_size=32, learning_rate=5e-3)
+    train(large, training_set, how, tmp_path_factory.mktemp("large"), use_cpu=True)
+    return tokenizer, training_set, large
+
+
+@pytest.fixture(scope="module")
+def caches(setting, tmp_path_factory):
+    """One cache of each mode."""
+    _, training_set, large = setting
+    found = {}
+    for mode in MODES:
+        folder = tmp_path_factory.mktemp(mode)
+        found[mode] = run_teacher(large, training_set, folder, mode=mode, k=7, batch_tokens=600)
+    return found
+
+
+def alone(model, training_set, index):
+    """Logits and labels of one example, all positions, shifted by hand."""
+    prompt, target = training_set.pairs[index]
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([prompt + target])).logits[0]
+    return logits[len(prompt) - 1 : -1], torch.tensor(target)
+
+
+def test_who_is_right_is_exact_in_every_mode(setting, caches):
+    _, training_set, large = setting
+    some = torch.tensor([5, 0, 5, 199])
+    expected = [alone(large, training_set, int(i)) for i in some]
+    right = torch.cat([logits.argmax(1) == labels for logits, labels in expected])
+    assert 0 < right.float().mean() < 1
+    for mode, cache in caches.items():
+        assert cache.mode == mode and cache.about["mode"] == mode
+        assert torch.equal(cache.correct[cache.rows(some)], right)
+        assert torch.equal(cache.correct, caches["hidden"].correct) and torch.equal(
+            cache.offsets, caches["hidden"].offsets
+        )
+
+
+def test_hidden_gives_the_logits_of_each_example_alone(setting, caches):
+    _, training_set, large = setting
+    cache, some = caches["hidden"], torch.tensor([5, 0, 5])
+    expected = torch.cat([alone(large, training_set, int(i))[0] for i in some])
+    torch.testing.assert_close(cache.logits(cache.rows(some)), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_top_tokens_and_tail_are_those_of_the_distribution(setting, caches):
+    _, training_set, large = setting
+    cache, some = caches["topk"], torch.tensor([3, 17])
+    p = torch.cat([alone(large, training_set, int(i))[0] for i in some]).double().softmax(-1)
+    top = cache.top(cache.rows(some))
+    best, ids = p.topk(7, dim=-1)
+    assert torch.equal(top.ids, ids)
+    torch.testing.assert_close(top.probabilities.double(), best, rtol=5e-3, atol=1e-6)
+    torch.testing.assert_close(top.tail.double(), 1 - best.sum(-1), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(top.probabilities.sum(-1) + top.tail, torch.ones(len(ids)))
+
+
+def test_a_softened_distribution_is_softened_before_it_is_cut(setting, tmp_path):
+    _, training_set, large = setting
+    cache = run_teacher(large, training_set, tmp_path, mode="topk", k=3, temperature=2.5)
+    p = (alone(large, training_set, 4)[0] / 2.5).softmax(-1)
+    top = cache.top(cache.rows(torch.tensor([4])))
+    torch.testing.assert_close(top.tail, 1 - p.topk(3, dim=-1).values.sum(-1), rtol=1e-3, atol=1e-6)
+    with pytest.raises(
+        ValueError, match="holds probabilities at temperature 2.5, the loss has 1: make the cache for it"
+    ):
+        cache.distribution(torch.arange(3), 1.0, "cpu")
+
+
+def test_size_of_a_token(setting, caches, tmp_path):
+    large = copy.deepcopy(setting[2]).bfloat16()
+    assert caches["hidden"].bytes_per_token == 32 * 4 + 1
+    assert caches["topk"].bytes_per_token == 7 * (2 + 2) + 4 + 1
+    assert caches["argmax"].bytes_per_token == 1
+    half = run_teacher(large, setting[1], tmp_path, batch_tokens=600)
+    assert half.bytes_per_token == 32 * 2 + 1 and half.states.dtype == torch.bfloat16
+
+
+def test_a_head_that_is_not_plain_linear_stores_logits(setting, tmp_path):
+    tokenizer, training_set, _ = setting
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    config = Gemma2Config(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, max_position_embeddings=48, final_logit_softcapping=0.05,
+    )  # fmt: skip
+    model = Gemma2ForCausalLM(config).eval()
+    outputs = run_teacher(model, training_set, tmp_path)
+    assert outputs.head is None and set(outputs.distribution(torch.arange(2), 1.0, "cpu")) == {"teacher_logits"}
+    expected = alone(model, training_set, 3)[0]
+    torch.testing.assert_close(outputs.logits(outputs.rows(torch.tensor([3]))), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_interrupted_pass_runs_no_batch_twice(setting, caches, tmp_path, mode):
+    _, training_set, large = setting
+    calls, forward = [], large.forward
+
+    def counted(*args, **inputs):
+        if "attention_mask" in inputs:  # not the look at the head
+            calls.append(1)
+            if len(calls) == stop:
+                raise KeyboardInterrupt
+        return forward(*args, **inputs)
+
+    how = {"mode": mode, "k": 7, "batch_tokens": 600}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(large, "forward", counted)
+        stop = 3
+        with pytest.raises(KeyboardInterrupt):
+            run_teacher(large, training_set, tmp_path, **how)
+        assert not (tmp_path / FILE).exists() and len(calls) == 3
+        stop, before = 0, len(calls)
+        again = run_teacher(large, training_set, tmp_path, **how)
+    total = len(calls) - before + 2
+    assert total > 4
+    for name in ("correct", "states", "ids", "log_probabilities", "tail"):
+        a, b = getattr(again, name), getattr(caches[mode], name)
+        assert (a is None and b is None) or torch.equal(a, b)
+    assert [p.name for p in tmp_path.iterdir()] == [FILE]
+
+
+def test_a_cache_of_something_else_is_refused(setting, tmp_path):
+    tokenizer, training_set, large = setting
+    about = fingerprint(large, tokenizer, training_set)
+    run_teacher(large, training_set, tmp_path, mode="argmax", about=about)
+    assert TeacherCache.load(tmp_path, **about).mode == "argmax"
+    other = build_model(ModelSize(hidden=32, layers=2, heads=2, context=48), tokenizer, 8)
+    fewer = TrainingSet.__new__(TrainingSet)
+    fewer.pad, fewer.pairs = training_set.pad, training_set.pairs[:50]
+    for changed, name in ((fingerprint(other, tokenizer, training_set), "teacher"),
+                          (fingerprint(large, tokenizer, fewer), "data"), ({"mode": "topk"}, "mode")):  # fmt: skip
+        with pytest.raises(ValueError, match=f"is the cache of another run: {name} .*make it again"):
+            TeacherCache.load(tmp_path, **changed)
+    (tmp_path / f"{FILE}").rename(tmp_path / f"{FILE}.partial")
+    with pytest.raises(ValueError, match="unfinished file of another run"):
+        run_teacher(large, training_set, tmp_path, mode="topk", about=about)
+    with pytest.raises(FileNotFoundError, match="run `teacher.run_teacher` first"):
+        TeacherCache.load(tmp_path)
+    (tmp_path / FILE).write_bytes(b"not a tensor file")
+    with pytest.raises(ValueError, match="cannot be read .*: delete it and run the teacher again"):
+        TeacherCache.load(tmp_path)
+    with pytest.raises(ValueError, match="unknown mode 'top'"):
+        run_teacher(large, training_set, tmp_path, mode="top")
+    with pytest.raises(ValueError, match="k is 0; expected a whole number >= 1"):
+        run_teacher(large, training_set, tmp_path, mode="topk", k=0)
+
+
+def test_what_a_mode_does_not_hold_is_said(caches):
+    with pytest.raises(ValueError, match="mode 'topk' holds no logits"):
+        caches["topk"].logits(torch.arange(2))
+    with pytest.raises(ValueError, match="mode 'argmax' holds no distribution"):
+        caches["argmax"].distribution(torch.arange(2), 1.0, "cpu")
+    with pytest.raises(
+        ValueError, match="method 'cat-dist' learns from L's distribution: set teacher to hidden or topk"
+    ):
+        TrainSettings(method="cat-dist", teacher="argmax")
+    with pytest.raises(ValueError, match="unknown teacher 'top'"):
+        TrainSettings(teacher="top")
+
+
+def test_processes_share_one_file(setting, tmp_path):
+    """The tensors are a map of the file: a second process sees them without a copy of its own."""
+    _, training_set, large = setting
+    run_teacher(large, training_set, tmp_path)
+    script = """
+        import sys
+        from cat_core.teacher import TeacherCache
+        cache = TeacherCache.load(sys.argv[1])
+        assert sys.argv[1] in open("/proc/self/maps").read(), "not mapped"
+        print(int(cache.correct.sum()))
+    """
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) == int(TeacherCache.load(tmp_path).correct.sum())
+
+
+# ---------------------------------------------------------------- the loss on a cut distribution
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 6), st.integers(3, 12), st.integers(1, 12), st.floats(0, 0.9), st.sampled_from([1.0, 2.0]),
+       st.integers(0, 1000))  # fmt: skip
+def test_the_soft_term_is_the_cross_entropy_of_k_and_one_events(n, vocabulary, k, weight, temperature, seed):
+    g = torch.Generator().manual_seed(seed)
+    k = min(k, vocabulary)
+    small, large = (3 * torch.randn(n, vocabulary, generator=g, dtype=torch.float64) for _ in range(2))
+    labels = torch.randint(vocabulary, (n,), generator=g)
+    p = (large / temperature).softmax(-1)
+    best, ids = p.topk(k, dim=-1)
+    top = TopK(ids, best, (1 - best.sum(-1)).clamp_min(0) if k < vocabulary else torch.zeros(n, dtype=p.dtype))
+    how = {"label_weight": weight, "temperature": temperature, "mask": "none", "reduction": "none"}
+    small.requires_grad_()
+    found = cascade_aware_loss(small, labels, teacher_top=top, **how)
+    for i in range(n):
+        hard = -small[i].log_softmax(-1)[labels[i]].item()
+        s = (small[i] / temperature).softmax(-1).tolist()
+        chosen = ids[i].tolist()
+        soft = -sum(best[i, j].item() * math.log(s[v]) for j, v in enumerate(chosen))
+        rest = sum(s[v] for v in range(vocabulary) if v not in chosen)
+        if top.tail[i] > 0:
+            soft -= top.tail[i].item() * math.log(rest)
+        assert found[i].item() == pytest.approx(weight * hard + (1 - weight) * temperature**2 * soft, rel=1e-9)
+    (gradient,) = torch.autograd.grad(found.sum(), small, retain_graph=True)
+    assert torch.isfinite(gradient).all()
+    if k == vocabulary:
+        whole = cascade_aware_loss(small, labels, large, **how)
+        torch.testing.assert_close(found, whole)
+        torch.testing.assert_close(gradient, torch.autograd.grad(whole.sum(), small)[0])
+
+
+def test_a_tail_that_is_dropped_would_make_s_too_sure():
+    """At the optimum S has L's probabilities on the k tokens; without the tail, these divided by their sum."""
+    large = torch.linspace(0, -5, 30, dtype=torch.float64)
+    p = large.softmax(-1)
+    best, ids = p.topk(5)
+    none = torch.zeros((), dtype=torch.float64)
+    for q, tail, expected in ((best, 1 - best.sum(), best), (best / best.sum(), none, best / best.sum())):
+        small = torch.zeros(1, 30, dtype=torch.float64, requires_grad=True)
+        top = TopK(ids[None], q[None], tail[None])
+        for _ in range(3_000):
+            loss = cascade_aware_loss(small, ids[:1], teacher_top=top, label_weight=0.0, mask="none")
+            (gradient,) = torch.autograd.grad(loss, small)
+            small.data -= 3.0 * gradient
+        torch.testing.assert_close(small.detach().softmax(-1)[0, ids], expected, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("top", "message"),
+    [
+        (TopK(torch.zeros(2, 3), torch.zeros(2, 2), torch.zeros(2)), r"has ids \(2, 3\), probabilities \(2, 2\)"),
+        (TopK(torch.zeros(3, 2), torch.zeros(3, 2), torch.zeros(3)), r"for labels \(2,\)"),
+        (TopK(torch.full((2, 1), 5), torch.ones(2, 1), torch.zeros(2)), r"token ids in \[5, 5\], but S has 5 output"),
+    ],
+)
+def test_a_cut_distribution_that_does_not_fit_is_refused(top, message):
+    labels = torch.tensor([0, 1])
+    with pytest.raises(ValueError, match=message):
+        cascade_aware_loss(torch.randn(2, 5), labels, teacher_top=top, mask="none")
+    good = TopK(torch.tensor([[0], [1]]), torch.ones(2, 1), torch.zeros(2))
+    with pytest.raises(ValueError, match="were both given"):
+        cascade_aware_loss(torch.randn(2, 5), labels, torch.randn(2, 5), teacher_top=good, mask="none")
+
+
+def trained_with(setting, cache, folder, **changes):
+    tokenizer, training_set, _ = setting
+    how = {"method": "cat-dist", "steps": 4, "batch_size": 16, "learning_rate": 5e-3} | changes
+    model = build_model(ModelSize(hidden=16, layers=1, heads=2, context=48), tokenizer, 1)
+    log = train(model, training_set, TrainSettings(**how), folder, cache, use_cpu=True)
+    return torch.cat([p.flatten() for p in model.state_dict().values()]), log
+
+
+@pytest.mark.parametrize("loss", ["fused", "dense"])
+def test_all_tokens_in_the_top_train_as_the_whole_distribution(setting, caches, tmp_path, loss):
+    _, training_set, large = setting
+    columns = large.get_output_embeddings().weight.shape[0]
+    every = run_teacher(large, training_set, tmp_path / "every", mode="topk", k=10 * columns)
+    assert every.ids.shape[1] == columns and not every.tail.any()
+    for method in ("cat-dist", "dist"):
+        a, _ = trained_with(setting, caches["hidden"], tmp_path / "a", loss=loss, method=method)
+        b, _ = trained_with(setting, every, tmp_path / "b", loss=loss, method=method, teacher="topk")
+        c, _ = trained_with(setting, caches["topk"], tmp_path / "c", loss=loss, method=method, teacher="topk")
+        assert (a - b).abs().max() < 2e-3 < (a - c).abs().max()  # float16 rounds; seven tokens are another target
+
+
+def test_methods_of_the_label_alone_train_the_same_from_every_mode(setting, caches, tmp_path):
+    found = [trained_with(setting, cache, tmp_path / mode, method="cat-xent", teacher=mode)
+             for mode, cache in caches.items()]  # fmt: skip
+    for values, log in found[1:]:
+        assert torch.equal(values, found[0][0])
+        assert [row["keep_rate"] for row in log] == [row["keep_rate"] for row in found[0][1]]
+
+
+def test_side_by_side_reads_the_same_cache(setting, caches, tmp_path):
+    tokenizer, training_set, _ = setting
+    plan = [
+        TrainSettings(method=m, steps=4, batch_size=16, learning_rate=5e-3, teacher="topk")
+        for m in ("dist", "cat-dist")
+    ]
+    models = [build_model(ModelSize(hidden=16, layers=1, heads=2, context=48), tokenizer, 1) for _ in plan]
+    train_side_by_side(models, training_set, plan, tmp_path / "stack", [caches["topk"]] * 2, use_cpu=True)
+    for model, each in zip(models, plan):
+        together = torch.cat([p.flatten() for p in model.state_dict().values()])
+        alone_, _ = trained_with(setting, caches["topk"], tmp_path / each.method, method=each.method, teacher="topk")
+        torch.testing.assert_close(together, alone_, rtol=2e-3, atol=2e-4)
