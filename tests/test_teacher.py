@@ -290,7 +290,8 @@ def test_all_tokens_in_the_top_train_as_the_whole_distribution(setting, caches, 
         a, _ = trained_with(setting, caches["hidden"], tmp_path / "a", loss=loss, method=method)
         b, _ = trained_with(setting, every, tmp_path / "b", loss=loss, method=method, teacher="topk")
         c, _ = trained_with(setting, caches["topk"], tmp_path / "c", loss=loss, method=method, teacher="topk")
-        assert (a - b).abs().max() < 2e-3 < (a - c).abs().max()  # float16 rounds; seven tokens are another target
+        rounded, other = (a - b).abs().mean(), (a - c).abs().mean()  # float16 rounds; seven tokens are another target
+        assert rounded < 0.02 * other
 
 
 def test_methods_of_the_label_alone_train_the_same_from_every_mode(setting, caches, tmp_path):
