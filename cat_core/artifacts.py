@@ -59,7 +59,8 @@ def obtain(kind: str, config: dict, modules: tuple[str, ...], make: Callable[[Pa
         result = make(partial)
         files = {p.relative_to(partial).as_posix(): file_sha256(p) for p in sorted(partial.rglob("*")) if p.is_file()}
         record = {"kind": kind, "config": config, "result": result, "files": files}
-        write_text(partial / RECORD, json.dumps(record, indent=1, default=_plain))
+        record = json.loads(json.dumps(record, default=_plain))
+        write_text(partial / RECORD, json.dumps(record | {"seal": _seal(record)}, indent=1))
         os.replace(partial, folder)
     return folder
 
@@ -82,6 +83,24 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
+def write_sealed(path: Path, content: dict, *files: Path) -> None:
+    """Write `content` as JSON with a digest over itself and over the bytes of `files` beside it; last of all."""
+    content = json.loads(json.dumps(content))
+    write_text(path, json.dumps(content | {"seal": _seal(content, *files)}))
+
+
+def read_sealed(path: Path, *files: Path) -> dict:
+    """What `write_sealed` wrote. ValueError where it, or one of the files, was changed, cut, or is of another run."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("seal") == _seal(content, *files):
+            return content
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    names = ", ".join(p.name for p in (path, *files))
+    raise ValueError(f"{path.parent}: {names} are missing, damaged, or do not belong together: make them again")
+
+
 def file_sha256(path: Path) -> str:
     """sha256 of a file's bytes, as hex digits."""
     with open(path, "rb") as file:
@@ -91,8 +110,11 @@ def file_sha256(path: Path) -> str:
 def _fault(folder: Path) -> str | None:
     """What is wrong with a finished artifact, or None; every byte is checked, as a model is cheap to read."""
     try:
-        files = json.loads((folder / RECORD).read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        if record.pop("seal") != _seal(record):
+            return f"{RECORD} has changed"
+        files = record["files"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{RECORD} is unreadable: {error}"
     for name, expected in files.items():
         if not (folder / name).is_file():
@@ -100,6 +122,11 @@ def _fault(folder: Path) -> str | None:
         if file_sha256(folder / name) != expected:
             return f"{name} has changed"
     return None
+
+
+def _seal(content: dict, *files: Path) -> str:
+    text = json.dumps([content, [file_sha256(path) for path in files]], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _plain(value):

@@ -19,7 +19,7 @@ from cat_core import artifacts, joint
 from cat_core.draws import draw_key, draw_order
 from cat_core.loss import METHODS
 from cat_core.models import ModelSize
-from cat_core.tasks import Suite, load_suite
+from cat_core.tasks import Suite, brief, load_suite
 from cat_core.train import TrainSettings
 
 TRAINING_MODULES = ("loss", "fused", "teacher", "train", "side_by_side", "models", "tokens")
@@ -147,12 +147,14 @@ def parse_size(text: str, context: int) -> ModelSize:
         name, _, value = part.strip().partition(" ")
         if name not in _SIZE_FIELDS or not value.strip().isdigit() or name in fields:
             expected = ", ".join(f"{field} <whole number>" for field in _SIZE_FIELDS)
-            raise ValueError(f"model {text!r}: cannot read {part.strip()!r}; expected {expected}, each at most once")
+            raise ValueError(
+                f"model {brief(text)}: cannot read {brief(part.strip())}; expected {expected}, each at most once"
+            )
         fields[name] = int(value)
     missing = [name for name in _SIZE_FIELDS[:3] if name not in fields]
     if missing:
         raise ValueError(
-            f"model {text!r}: {', '.join(missing)} missing; expected such as 'hidden 96, layers 2, heads 4'"
+            f"model {brief(text)}: {', '.join(missing)} missing; expected such as 'hidden 96, layers 2, heads 4'"
         )
     return ModelSize(**fields, context=context)
 
@@ -164,7 +166,7 @@ def resolve_device(device: str) -> torch.device:
     try:
         resolved = torch.device(device)
     except RuntimeError:
-        raise ValueError(f"unknown device {device!r}; expected auto, cpu, cuda or cuda:<number>") from None
+        raise ValueError(f"unknown device {brief(device)}; expected auto, cpu, cuda or cuda:<number>") from None
     if resolved.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {device!r} was asked for, but torch sees no GPU; use auto or cpu")
     return resolved

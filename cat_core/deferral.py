@@ -10,7 +10,6 @@ first weights and are fitted side by side: weights are [members, in, out]. A see
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cat_core.artifacts import file_sha256, write_text
+from cat_core.artifacts import read_sealed, write_sealed
 
 FEWEST = 20  # calibration rows: below that, five folds of a network with batch statistics mean nothing
 
@@ -290,17 +289,14 @@ class LearnedRule:
         save_file({name: tensor.contiguous() for name, tensor in self.net.state_dict().items()}, temporary)
         os.replace(temporary, path)
         fields = {name: getattr(self, name) for name in ("kind", "sign", "inputs", "seed")}
-        meta = fields | {"settings": asdict(self.settings), "sha256": file_sha256(path)}
-        write_text(folder / "rule.json", json.dumps(meta, indent=1))
+        write_sealed(folder / "rule.json", fields | {"settings": asdict(self.settings)}, path)
         return folder
 
     @classmethod
     def load(cls, folder: str | Path, makers: dict[str, Callable[[int], nn.Module]]) -> LearnedRule:
         """Read what `save` wrote; makers: kind -> (inputs -> net of one member)."""
         folder = Path(folder)
-        meta = json.loads((folder / "rule.json").read_text(encoding="utf-8"))
-        if meta.pop("sha256") != file_sha256(folder / "rule.safetensors"):
-            raise ValueError(f"{folder}: rule.json and rule.safetensors do not belong together: fit the rule again")
+        meta = read_sealed(folder / "rule.json", folder / "rule.safetensors")
         if meta["kind"] not in makers:
             raise ValueError(f"{folder} holds a rule {meta['kind']!r}, expected one of {', '.join(makers)}")
         net = makers[meta["kind"]](meta["inputs"])

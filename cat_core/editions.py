@@ -35,6 +35,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cat_core.tasks import brief
+
 RUNS = "papermill_runs"
 ARTIFACTS = "artifacts"  # papermill_runs/artifacts: trained models, shared by pages and editions
 RESERVED = ("edition", "output_dir")  # set by the driver, never by a file or the command line
@@ -169,12 +171,17 @@ def notebook_paths(root):
 
 def read_notebook(path):
     """The notebook as a plain dict, every cell's source one string."""
+    import nbformat
+
     try:
         notebook = json.loads(path.read_text(encoding="utf-8"))
         for cell in notebook["cells"]:
             source = cell["source"]
             cell["source"] = source if isinstance(source, str) else "".join(source)
-    except (ValueError, KeyError, TypeError):
+        nbformat.validate(notebook)
+    except FileNotFoundError:
+        raise
+    except Exception:  # nbformat answers a broken notebook with whatever it stumbles over
         raise EditionError(f"{path.name}: not a readable notebook (format 4)") from None
     return notebook
 
@@ -198,8 +205,9 @@ def declared_parameters(path):
         raise EditionError(f"{path.name}: has {len(cells)} cells tagged 'parameters', expected exactly one")
     try:
         inspected = inspect_notebook(path)
-    except ValueError as error:
-        raise EditionError(f"{path.name}: papermill cannot read its parameters: {error}") from None
+    except Exception as error:  # whatever a library says of a broken notebook
+        said = " ".join(str(error).split())[:200]
+        raise EditionError(f"{path.name}: papermill cannot read its parameters: {said}") from None
     rule = "expected `name: type = literal  # help`, no other = in the line"
     try:
         statements = ast.parse(cells[0]["source"]).body
@@ -215,7 +223,7 @@ def declared_parameters(path):
             annotation = ast.unparse(statement.annotation) if isinstance(statement, ast.AnnAssign) else ""
             declared[target.id] = Parameter(target.id, default, annotation, inspected[target.id]["help"])
         except (AttributeError, KeyError, ValueError, TypeError):
-            line = cells[0]["source"].splitlines()[statement.lineno - 1]
+            line = brief(cells[0]["source"].splitlines()[statement.lineno - 1])
             raise EditionError(f"{path.name}: parameters cell, line {statement.lineno}: `{line}`; {rule}") from None
     return declared
 
@@ -243,7 +251,8 @@ def checked(value, default):
             hint = f": this is text in YAML, write {written}"
         except ValueError:
             pass
-    raise ValueError(f"is {value!r} ({type(value).__name__}), expected {wanted} like the page's {default!r}{hint}")
+    found = f"{brief(value)} ({type(value).__name__})"
+    raise ValueError(f"is {found}, expected {wanted} like the page's {brief(default)}{hint}")
 
 
 def parse_text(text, default):
@@ -255,13 +264,14 @@ def parse_text(text, default):
     if isinstance(default, bool):
         if text.lower() in ("true", "false"):
             return text.lower() == "true"
-        raise ValueError(f"is {text!r}, expected true or false")
+        raise ValueError(f"is {brief(text)}, expected true or false")
     try:
         if isinstance(default, int | float):
             return type(default)(text)
         value = yaml.safe_load(text)
     except (ValueError, yaml.YAMLError):
-        raise ValueError(f"is {text!r}, expected {type(default).__name__} like the page's {default!r}") from None
+        wanted = f"{type(default).__name__} like the page's {brief(default)}"
+        raise ValueError(f"is {brief(text)}, expected {wanted}") from None
     return checked(value, default)
 
 
@@ -272,11 +282,11 @@ def edition_names(root):
 
 def _check_keys(mapping, allowed, where, problems):
     if not isinstance(mapping, dict):
-        problems.append(f"{where}: expected a mapping, got {mapping!r}")
+        problems.append(f"{where}: expected a mapping, got {brief(mapping)}")
         return False
     for key in mapping:
         if key not in allowed:
-            problems.append(f"{where}: unknown key '{key}'{suggest(key, allowed)}")
+            problems.append(f"{where}: unknown key {brief(key)}{suggest(key, allowed)}")
     return True
 
 
@@ -284,7 +294,7 @@ def _number(mapping, key, where, problems):
     value = mapping.get(key)
     if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
         return float(value)
-    problems.append(f"{where}: '{key}' is {value!r}, expected a number >= 0")
+    problems.append(f"{where}: '{key}' is {brief(value)}, expected a number >= 0")
     return 0.0
 
 
@@ -311,7 +321,8 @@ def load_edition(root, base, overrides=(), name=None):
     label = path.name
     _check_keys(content, ("edition", "description", "needs", "defaults", "pages"), label, problems)
     if content.get("edition") != base:
-        problems.append(f"{label}: 'edition' is {content.get('edition')!r}, expected '{base}' as in the file's name")
+        found = brief(content.get("edition"))
+        problems.append(f"{label}: 'edition' is {found}, expected '{base}' as in the file's name")
     needs = content.get("needs") or {}
     if _check_keys(needs, ("core_seconds", "memory_gib", "disk_gib"), f"{label}: needs", problems):
         keys = ("core_seconds", "memory_gib", "disk_gib")
@@ -324,16 +335,16 @@ def load_edition(root, base, overrides=(), name=None):
     else:
         defaults = {}
     if not isinstance(entries, dict):
-        problems.append(f"{label}: pages: expected a mapping, got {entries!r}")
+        problems.append(f"{label}: pages: expected a mapping, got {brief(entries)}")
         entries = {}
     problems += [
-        f"{label}: pages: unknown page '{page}'{suggest(page, paths)}" for page in entries if page not in paths
+        f"{label}: pages: unknown page {brief(page)}{suggest(page, paths)}" for page in entries if page not in paths
     ]
     changed = _parse_overrides(overrides, everything, problems)
     folder = base
     if changed or name:
         if name is not None and not NAME.fullmatch(name):
-            problems.append(f"--name {name!r}: use letters, digits, '_', '-' and '.' only")
+            problems.append(f"--name {brief(name)}: use letters, digits, '_', '-' and '.' only")
         folder = f"{base}+{name or hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]}"
     pages = {}
     for page, notebook in paths.items():
@@ -343,7 +354,7 @@ def load_edition(root, base, overrides=(), name=None):
             entry = {}
         left_out = entry.get("left_out", "")
         if not isinstance(left_out, str) or ("left_out" in entry and not left_out.strip()):
-            problems.append(f"{where}: 'left_out' is {left_out!r}, expected the reason in words")
+            problems.append(f"{where}: 'left_out' is {brief(left_out)}, expected the reason in words")
         seconds = _number(entry, "core_seconds", where, problems) if "core_seconds" in entry else 0.0
         own = entry.get("parameters") or {}
         if not _check_keys(own, declared[page], f"{where}: parameters", problems):

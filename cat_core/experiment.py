@@ -19,7 +19,7 @@ from cat_core.configs import DataConfig, TrainConfig, describes_size, parse_size
 from cat_core.loss import METHODS
 from cat_core.models import check_same_tokenizer, load_model, load_tokenizer
 from cat_core.signals import TokenSignals, token_signals
-from cat_core.tasks import score
+from cat_core.tasks import brief, nearest, score
 from cat_core.train import TrainSettings
 from cat_core.trained import Progress, tokenizer_of, train_or_load, train_together, training_set_of
 
@@ -59,19 +59,20 @@ class Experiment:
 
     def __post_init__(self):
         for name in ("methods", "seeds", "large_seeds"):
-            values = tuple(getattr(self, name))
-            if not values or len(set(values)) != len(values):
-                raise ValueError(f"{name} is {list(values)}; expected at least one value and no value twice")
-            object.__setattr__(self, name, values)
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         for method in self.methods:
-            if method not in METHODS:
-                raise ValueError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}")
+            if not isinstance(method, str) or method not in METHODS:
+                raise ValueError(f"unknown method {brief(method)}; expected one of {', '.join(METHODS)}")
         for seed in (*self.seeds, *self.large_seeds):
             if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-                raise ValueError(f"seed {seed!r} is not a whole number >= 0")
+                raise ValueError(f"seed {brief(seed)} is not a whole number >= 0")
+        for name in ("methods", "seeds", "large_seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values):
+                raise ValueError(f"{name} is {brief(list(values))}; expected at least one value and no value twice")
         if describes_size(self.small) != describes_size(self.large):
             raise ValueError(
-                f"small {self.small!r} and large {self.large!r}: build both from scratch or name both, "
+                f"small {brief(self.small)} and large {brief(self.large)}: build both from scratch or name both, "
                 "as they must share one tokenizer"
             )
         resolve_device(self.device)
@@ -107,7 +108,11 @@ class Experiment:
         teacher_k: int = 50,
         **fields,
     ) -> Experiment:
-        """An experiment from the flat parameters of a page; a limit of 0 is none. `fields`: those of `Experiment`."""
+        """An experiment from the flat parameters of a page; a limit of 0 is none. `fields`: those of `Experiment`.
+
+        Raises ValueError in one line for a parameter of the wrong type, an unknown one, and for what cannot be trained.
+        """
+        _check_types(dict(locals()))
         limits = {"train": train_limit, "calibration": calibration_limit, "test": test_limit}
         small_settings = TrainSettings(
             steps=steps,
@@ -344,3 +349,31 @@ class Experiment:
         """Training logs of the small models by (method, seed): loss, keep_rate and the token ledger by step."""
         small = {key: config for key, config in self.configs().items() if key[0] != "large"}
         return {key: artifacts.result(train_or_load(config, progress))["log"] for key, config in small.items()}
+
+
+_TYPES = {
+    "str": (str,),
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+    "dict | None": (dict, type(None)),
+    "tuple[str, ...]": (list, tuple),
+    "tuple[int, ...]": (list, tuple),
+}
+
+
+def _check_types(given: dict) -> None:
+    """ValueError unless the arguments of `Experiment.of` have the types of its signature, and numbers are >= 0."""
+    known = {**Experiment.__annotations__, **Experiment.of.__func__.__annotations__}
+    flat = {k: v for k, v in given.items() if k not in ("cls", "fields")} | given["fields"]
+    for name, value in flat.items():
+        types = _TYPES.get(known.get(name, ""))
+        if types is None:
+            names = [each for each, kind in known.items() if kind in _TYPES]
+            raise ValueError(f"unknown parameter {brief(name)}{nearest(name, names)}")
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            wanted = " or ".join("null" if kind is type(None) else kind.__name__ for kind in types)
+            hint = " (in YAML write 1.0e-3, as 1e-3 is text)" if float in types and isinstance(value, str) else ""
+            raise ValueError(f"{name} is {brief(value)}; expected {wanted}{hint}")
+        if int in types and bool not in types and not value >= 0:
+            raise ValueError(f"{name} is {brief(value)}; expected a number >= 0")

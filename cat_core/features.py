@@ -10,7 +10,6 @@ Imports nothing but torch, transformers (through `cascade`), numpy and safetenso
 from __future__ import annotations
 
 import copy
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
+from cat_core.artifacts import read_sealed, write_sealed
 from cat_core.cascade import CascadeRunner
 from cat_core.confidence import chosen_logprob, margin_and_entropy
 from cat_core.engine import LOGIT_BUDGET, answering
@@ -116,15 +116,15 @@ class AnswerFeatures:
         temporary = folder / f".features.{os.getpid()}.tmp"
         save_file(arrays, temporary)
         os.replace(temporary, folder / "features.safetensors")
-        temporary.write_text(json.dumps({"item_ids": self.item_ids, "columns": TOKEN_FEATURES, "levels": LEVELS}))
-        os.replace(temporary, folder / "features.json")
+        meta = {"item_ids": list(self.item_ids), "columns": list(TOKEN_FEATURES), "levels": list(LEVELS)}
+        write_sealed(folder / "features.json", meta, folder / "features.safetensors")
         return folder
 
     @classmethod
     def load(cls, folder: str | Path) -> AnswerFeatures:
-        """Read what `save` wrote; ValueError for another version's columns."""
+        """Read what `save` wrote; ValueError for another version's columns, and for files that were changed or cut."""
         folder = Path(folder)
-        meta = json.loads((folder / "features.json").read_text(encoding="utf-8"))
+        meta = read_sealed(folder / "features.json", folder / "features.safetensors")
         if meta["columns"] != list(TOKEN_FEATURES) or meta["levels"] != list(LEVELS):
             raise ValueError(f"{folder} holds the features of another version: delete it and compute them again")
         return cls(tuple(meta["item_ids"]), **load_file(folder / "features.safetensors"))

@@ -25,6 +25,7 @@ from cat_core.claims import DIRECTIONS, MARGIN, ROLES
 from cat_core.ranking import Interval
 from cat_core.resampling import holm
 from cat_core.tables import Table, Undefined, Unit, show_number
+from cat_core.tasks import brief
 
 REPRODUCED, DIRECTION_ONLY, NOT_REPRODUCED, CONTRADICTED, NOT_TESTABLE = VERDICTS = (
     "reproduced",
@@ -149,8 +150,9 @@ def read_entries(*folders) -> list[Entry]:
                 content = json.loads(path.read_text(encoding="utf-8"))
                 page, found = content["page"], content["metrics"]
                 entries += [_entry(row, page, path.parent.parent.name, holder) for row, holder in _rows(found)]
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ValueError(f"{path} does not hold a page's metrics ({error!r}): run the page again") from error
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+                problem = brief(error)
+                raise ValueError(f"{path} does not hold a page's metrics ({problem}): run the page again") from error
     return entries
 
 
@@ -172,13 +174,22 @@ def _entry(row: Mapping, page: str, edition: str, holder: Mapping) -> Entry:
     if role not in ROLES:
         raise ValueError(f"role {role!r}")
     scale = 1.0 if holder.get("metric") in ("bleu", "chrf") else 100.0
-    known = "estimate" in number
+    if "estimate" in number:
+        found = Interval(*(_finite(number[part]) for part in ("estimate", "low", "high")))
+    else:
+        found = Undefined(number["reason"])
+    mass = row.get("mass")
     return Entry(
-        claim[0], page, edition, str(row.get("suite", holder.get("suite", ""))), row["measure"], row["direction"],
-        Interval(number["estimate"], number["low"], number["high"]) if known else Undefined(number["reason"]),
-        int(row["n"]), int(row["seeds"]), int(row.get("large_seeds", 1)), role, float(row.get("scale", scale)),
-        row.get("mass"), float(row.get("level", 0.95)),
+        claim[0], page, edition, str(row.get("suite", holder.get("suite", ""))), str(row["measure"]), row["direction"],
+        found, int(row["n"]), int(row["seeds"]), int(row.get("large_seeds", 1)), role,
+        _finite(row.get("scale", scale)), None if mass is None else _finite(mass), _finite(row.get("level", 0.95)),
     )  # fmt: skip
+
+
+def _finite(value) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise TypeError(f"{value!r} is no number")
+    return float(value)
 
 
 # ---------------------------------------------------------------- verdicts

@@ -123,17 +123,17 @@ def read_spec(path: Path) -> TaskSpec:
 
 def _check_spec(spec: TaskSpec, path: str) -> None:
     if spec.metric not in METRICS:
-        raise ValueError(f"{path}: unknown metric {spec.metric!r}{nearest(spec.metric, METRICS)}")
+        raise ValueError(f"{path}: unknown metric {brief(spec.metric)}{nearest(spec.metric, METRICS)}")
     if spec.metric == "accuracy":
         if bool(spec.options) == bool(spec.options_field) or not spec.label or spec.target:
             raise ValueError(f"{path}: metric 'accuracy' needs label, and one of options and options_field; no target")
     elif not spec.target or spec.options or spec.options_field or spec.label:
-        raise ValueError(f"{path}: metric {spec.metric!r} needs target; no options, options_field or label")
+        raise ValueError(f"{path}: metric {brief(spec.metric)} needs target; no options, options_field or label")
     if not isinstance(spec.variants, dict):
         raise ValueError(f"{path}: variants must be a mapping of suffix to splits, got {brief(spec.variants)}")
     for owner, splits in (
         ("splits", spec.splits),
-        *((f"variant {name!r}", s) for name, s in spec.variants.items()),
+        *((f"variant {brief(name)}", s) for name, s in spec.variants.items()),
     ):
         if not isinstance(splits, dict) or not set(splits) <= set(SPLITS):
             raise ValueError(f"{path}: {owner} must map some of {', '.join(SPLITS)} to Hub splits, got {brief(splits)}")
@@ -147,7 +147,7 @@ def _check_spec(spec: TaskSpec, path: str) -> None:
             place = {"hub_id": spec.hub_id, "config": spec.config, "split": ""} | inner
             for key in ("config", "split"):
                 if not re.fullmatch(r"[\w.-]*", place[key]) or place[key].startswith("."):
-                    raise ValueError(f"{path}: {key} {place[key]!r} must be a plain name")
+                    raise ValueError(f"{path}: {key} {brief(place[key])} must be a plain name")
             if not place["split"] or not _HUB_ID.fullmatch(place["hub_id"]):
                 raise ValueError(f"{path}: {owner}: needs a split and a hub_id such as owner/name, got {brief(place)}")
     if not {"train", "test"} <= set(spec.splits):
@@ -158,7 +158,7 @@ def _check_spec(spec: TaskSpec, path: str) -> None:
         _template(option, f"{path}: options")
     for key in ("label", "label_names_field", "options_field", "cluster"):
         if (name := getattr(spec, key)) and not _FIELD.fullmatch(name):
-            raise ValueError(f"{path}: {key} {name!r} must be the plain name of a field")
+            raise ValueError(f"{path}: {key} {brief(name)} must be the plain name of a field")
 
 
 def _examples(spec: TaskSpec, split: str, data_root: str | Path) -> list[Example]:

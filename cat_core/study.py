@@ -16,6 +16,7 @@ A study is `data/studies/<name>.yaml`: methods, seeds and its *cells*, each one 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import os
 import platform
@@ -31,12 +32,17 @@ import numpy as np
 
 from cat_core.artifacts import file_sha256, write_text
 from cat_core.curves import Ledger
-from cat_core.editions import EditionError, find_root, read_yaml, suggest
+from cat_core.editions import NAME, EditionError, find_root, read_yaml, suggest
+from cat_core.tasks import brief
 
 FOLDER = Path("data") / "studies"
 RUNS = Path("papermill_runs") / "studies"
 _KEYS = ("study", "description", "primary", "methods", "seeds", "large_seeds", "texts", "learned_rules", "cells")
 _CELL_KEYS = ("claim", "claim_tasks", "generative", "beside")
+_KEY_TYPES = {
+    "description": str, "primary": str, "methods": list, "seeds": list, "large_seeds": list, "texts": bool,
+    "learned_rules": list, "cells": dict, "claim": str, "beside": str, "claim_tasks": list, "generative": list,
+}  # fmt: skip
 EVERY_RULE = ("chow_average", "chow_sum", "chow_quantile_0", "option_probability")
 LOGGED = ("step", "loss", "keep_rate", "both", "only_small", "only_large", "neither")
 
@@ -101,10 +107,18 @@ class Cell:
 
     @cached_property
     def experiment(self):
-        """The cell as an `Experiment` (imports torch)."""
+        """The cell as an `Experiment` (imports torch). Raises ValueError that names cell and key."""
         from cat_core.experiment import Experiment
 
-        return Experiment.of(**self.config)
+        signature = inspect.signature(Experiment.of).parameters.values()
+        missing = [p.name for p in signature if p.default is p.empty and p.kind is p.KEYWORD_ONLY]
+        missing = [name for name in missing if name not in self.config]
+        try:
+            if missing:
+                raise ValueError(f"{', '.join(map(repr, missing))} missing")
+            return Experiment.of(**self.config)
+        except ValueError as error:
+            raise ValueError(f"study {self.study!r}, cell {self.name!r}: {error}") from None
 
     def large_seed(self, seed: int) -> int:
         """The seed of the large model that goes with a seed of the small one, as `Experiment.large_seed`."""
@@ -241,24 +255,45 @@ def load_study(name: str, root: Path | None = None) -> Study:
     if not path.is_file():
         raise ValueError(f"unknown study {name!r}{suggest(name, study_names(root))}")
     content = read_yaml(path)
-    problems = [f"unknown key {key!r}{suggest(key, _KEYS)}" for key in content if key not in _KEYS]
+    problems = [f"unknown key {brief(key)}{suggest(key, _KEYS)}" for key in content if key not in _KEYS]
     problems += [f"{key!r} is missing" for key in ("study", "methods", "seeds", "cells") if key not in content]
     if content.get("study", name) != name:
-        problems.append(f"'study' is {content['study']!r}, expected {name!r} as in the file's name")
-    if not isinstance(content.get("cells", {}), dict):
-        problems.append("'cells' must map names to experiments")
+        problems.append(f"'study' is {brief(content['study'])}, expected {name!r} as in the file's name")
+    problems += _wrong_types(content, _KEY_TYPES)
+    if isinstance(content.get("cells", {}), dict):
+        for cell, given in content.get("cells", {}).items():
+            if not isinstance(cell, str) or not NAME.fullmatch(cell):  # files are named after it
+                problems.append(f"cell {brief(cell)}: a name has letters, digits, '_', '-' and '.' only")
+            if not isinstance(given, dict):
+                problems.append(f"cell {brief(cell)} is {brief(given)}, expected keys and values")
+            else:
+                problems += [f"cell {brief(cell)}: {problem}" for problem in _wrong_types(given, _KEY_TYPES)]
     if problems:
-        raise ValueError("; ".join(f"{path.name}: {problem}" for problem in problems))
+        raise ValueError("; ".join(f"{path.name}: {problem}" for problem in problems[:5]))
     shared = {"large_seeds": [0]} | {k: list(content[k]) for k in ("methods", "seeds", "large_seeds") if k in content}
     folder, texts = root / RUNS / name, bool(content.get("texts", False))
     learned = tuple(content.get("learned_rules", ()))
     cells = {}
     for cell, given in content["cells"].items():
-        config = json.loads(json.dumps(shared | {k: v for k, v in given.items() if k not in _CELL_KEYS}))
+        config = shared | {k: v for k, v in given.items() if k not in _CELL_KEYS}
+        try:
+            config = json.loads(json.dumps(config, allow_nan=False))
+        except (TypeError, ValueError) as error:  # YAML has dates, sets and NaN
+            raise ValueError(f"{path.name}: cell {cell!r} cannot be recorded as JSON: {error}") from None
         speaks = {key: tuple(given.get(key, ())) for key in ("claim_tasks", "generative")}
         speaks |= {key: given.get(key, "") for key in ("claim", "beside")}
         cells[cell] = Cell(name, cell, config, folder, texts, **speaks, learned_rules=learned)
     return Study(name, content.get("description", ""), content.get("primary", ""), cells)
+
+
+def _wrong_types(content: Mapping, types: Mapping[str, type]) -> list[str]:
+    """What is wrong with the values of those keys that are there."""
+    names = {dict: "a mapping", list: "a list", str: "a text", bool: "true or false"}
+    return [
+        f"{key!r} is {brief(content[key])}, expected {names[kind]}"
+        for key, kind in types.items()
+        if key in content and not isinstance(content[key], kind)
+    ]
 
 
 def open_cell(place: str, root: Path | None = None) -> Cell:

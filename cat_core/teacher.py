@@ -21,6 +21,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from cat_core.artifacts import read_sealed, write_sealed
 from cat_core.loss import TopK, is_right
 from cat_core.models import has_plain_head
 from cat_core.store import model_fingerprint
@@ -114,14 +115,17 @@ class TeacherCache:
         }
 
     @classmethod
-    def load(cls, folder: str | Path, **expected: str) -> TeacherCache:
+    def load(cls, folder: str | Path, *, verify: bool = True, **expected: str) -> TeacherCache:
         """The cache in a folder, mapped into memory; expected: entries of `about` that it must have.
 
-        Raises FileNotFoundError, and ValueError that names what is of another teacher, data set or setting.
+        verify: read every byte once and compare with the checksum that was written last. Raises FileNotFoundError, and
+        ValueError that names what is of another teacher, data set or setting, or says that the file is damaged.
         """
         path = Path(folder) / FILE
         if not path.is_file():
             raise FileNotFoundError(f"no teacher cache at {path}: run `teacher.run_teacher` first")
+        if verify:
+            read_sealed(path.with_suffix(".json"), path)
         try:
             with safe_open(path, "pt") as file:
                 about = dict(file.metadata() or {})
@@ -211,8 +215,9 @@ def run_teacher(
         if progress is not None:
             progress(f"large model on the training set: batch {number + 1} of {len(plan)}")
     del table
-    file.close()
-    return TeacherCache.load(folder)
+    path = file.close()
+    write_sealed(path.with_suffix(".json"), about, path)
+    return TeacherCache.load(folder, verify=False)
 
 
 def _outputs(model, batch: dict, linear: bool, mode: str, k: int, temperature: float) -> dict[str, torch.Tensor]:

@@ -21,6 +21,7 @@ from cat_core.artifacts import file_sha256, write_text
 from cat_core.fused import fused_linear_cat_loss
 from cat_core.loss import METHODS, NORMALIZE, cascade_aware_loss, gatekeeper_loss
 from cat_core.models import has_plain_head, quiet
+from cat_core.tasks import brief
 from cat_core.teacher import MODES, TeacherCache
 from cat_core.tokens import encode_prompts, encode_targets
 
@@ -60,25 +61,27 @@ class TrainSettings:
 
     def __post_init__(self):
         if self.method not in METHODS:
-            raise ValueError(f"unknown method {self.method!r}; expected one of {', '.join(METHODS)}")
+            raise ValueError(f"unknown method {brief(self.method)}; expected one of {', '.join(METHODS)}")
         if self.normalize not in NORMALIZE:
-            raise ValueError(f"unknown normalize {self.normalize!r}; expected one of {', '.join(NORMALIZE)}")
+            raise ValueError(f"unknown normalize {brief(self.normalize)}; expected one of {', '.join(NORMALIZE)}")
         if self.precision not in ("fp32", "bf16"):
-            raise ValueError(f"unknown precision {self.precision!r}; expected fp32 or bf16")
+            raise ValueError(f"unknown precision {brief(self.precision)}; expected fp32 or bf16")
         if self.loss not in ("fused", "dense"):
-            raise ValueError(f"unknown loss {self.loss!r}; expected fused or dense")
+            raise ValueError(f"unknown loss {brief(self.loss)}; expected fused or dense")
         if self.teacher not in MODES:
-            raise ValueError(f"unknown teacher {self.teacher!r}; expected one of {', '.join(MODES)}")
+            raise ValueError(f"unknown teacher {brief(self.teacher)}; expected one of {', '.join(MODES)}")
         if self.teacher == "argmax" and METHODS[self.method].distil:
             raise ValueError(f"method {self.method!r} learns from L's distribution: set teacher to hidden or topk")
         for name in ("steps", "batch_size", "gradient_accumulation", "teacher_k"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} is {value!r}; expected a whole number >= 1")
+                raise ValueError(f"{name} is {brief(value)}; expected a whole number >= 1")
         for name in ("learning_rate", "warmup", "weight_decay", "max_grad_norm", "label_weight", "temperature"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-                raise ValueError(f"{name} is {value!r}; expected a number >= 0 (in YAML write 1.0e-3, as 1e-3 is text)")
+                raise ValueError(
+                    f"{name} is {brief(value)}; expected a number >= 0 (in YAML write 1.0e-3, as 1e-3 is text)"
+                )
         if self.batch_size % self.gradient_accumulation:
             raise ValueError(
                 f"batch_size {self.batch_size} must be a multiple of gradient_accumulation {self.gradient_accumulation}"

@@ -1,7 +1,5 @@
 """How learned rules are fitted: folds of clusters, members side by side, nothing seen that must not be."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -10,6 +8,7 @@ from hypothesis import strategies as st
 from learned import answers, auroc, splits
 
 from cat_core import deferral
+from cat_core.artifacts import read_sealed, write_sealed
 from cat_core.deferral import Dense, FitSettings, LearnedRule, OneClassError, Standardise, cluster_folds, fit, predict
 from cat_core.edge import fit_edge
 from cat_core.posthoc import (
@@ -158,13 +157,14 @@ def test_saved_and_loaded(rule, tmp_path):
     assert (loaded.confidence(inputs) == made.confidence(inputs)).all()
     assert (loaded.kind, loaded.seed, loaded.settings, loaded.sign) == (rule, 0, QUICK, made.sign)
     assert sorted(p.name for p in (tmp_path / "rule").iterdir()) == ["rule.json", "rule.safetensors"]
-    path = tmp_path / "rule" / "rule.json"
-    meta = json.loads(path.read_text())
-    path.write_text(json.dumps(meta | {"kind": "oracle"}))
+    path, weights = (tmp_path / "rule" / name for name in ("rule.json", "rule.safetensors"))
+    meta = read_sealed(path, weights)
+    write_sealed(path, meta | {"kind": "oracle"}, weights)
     with pytest.raises(ValueError, match="holds a rule 'oracle', expected one of post_hoc_quantile"):
         load_rule(tmp_path / "rule")
-    path.write_text(json.dumps(meta | {"sha256": "0"}))
-    with pytest.raises(ValueError, match="do not belong together: fit the rule again"):
+    write_sealed(path, meta, weights)
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match="damaged, or do not belong together: make them again"):
         load_rule(tmp_path / "rule")
 
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from cat_core.artifacts import read_sealed, write_sealed
 from cat_core.cascade import CascadeRunner, Request
 from cat_core.features import (
     LEVELS,
@@ -145,8 +146,9 @@ def test_saved_and_loaded(features, tmp_path):
         one, other = getattr(loaded, name), getattr(features, name)
         assert one.dtype == other.dtype and np.array_equal(one, other)
     assert sorted(p.name for p in (tmp_path / "f").iterdir()) == ["features.json", "features.safetensors"]
-    path = tmp_path / "f" / "features.json"
-    path.write_text(path.read_text().replace("margin_10", "margin_11"))
+    path, arrays = (tmp_path / "f" / name for name in ("features.json", "features.safetensors"))
+    meta = read_sealed(path, arrays)
+    write_sealed(path, meta | {"columns": ["entropy"]}, arrays)
     with pytest.raises(ValueError, match="features of another version: delete it"):
         AnswerFeatures.load(tmp_path / "f")
 
