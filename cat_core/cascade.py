@@ -121,7 +121,8 @@ class CascadeRunner:
     fingerprint: {"small": ..., "large": ...}, names of the weights for `store` (default: their sha256).
 
     Logits beyond the smaller of the two vocabularies (padding of the output matrix) are cut off. Raises
-    ValueError where a vocabulary is smaller than the tokenizer's, or a model type has no exact FLOPs formula.
+    ValueError where a vocabulary is smaller than the tokenizer's, a model has an encoder, or its type no exact
+    FLOPs formula.
     """
 
     def __init__(
@@ -148,7 +149,8 @@ class CascadeRunner:
         self.models = {"small": small, "large": large}
         self.vocab = min(model.get_output_embeddings().weight.shape[0] for model in self.models.values())
         for which, model in self.models.items():
-            shape_of(model.config)
+            if shape_of(model.config).encoder is not None:
+                raise ValueError(f"the {which} model has an encoder: the runner needs causal language models")
             columns = model.get_output_embeddings().weight.shape[0]
             if columns < len(tokenizer):
                 raise ValueError(

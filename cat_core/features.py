@@ -58,13 +58,17 @@ def first_layer_flops(config, prompt_tokens: int) -> int:
     """FLOPs of one decoder layer on a prompt: no other layer and no output head runs. Counted as in `flops`."""
     if isinstance(prompt_tokens, bool) or not isinstance(prompt_tokens, int) or prompt_tokens < 1:
         raise ValueError(f"prompt_tokens must be a whole number >= 1, got {prompt_tokens!r}")
-    shape = shape_of(config)
-    return shape.layer_flops * prompt_tokens + shape.key_flops * prompt_tokens**2
+    layer = shape_of(config).layers[0]
+    return layer.token_flops * prompt_tokens + layer.key_flops * prompt_tokens**2
 
 
 def first_layer(model) -> torch.nn.Module:
     """The model's decoder cut off after its first layer: shares the weights, has neither final norm nor head."""
     decoder = model.get_decoder()
+    if not (hasattr(decoder, "layers") and hasattr(decoder, "norm")):
+        raise ValueError(
+            f"{type(decoder).__name__} is not built like Llama's decoder: expected parts 'layers' and 'norm'"
+        )
     if len(decoder.layers) < 1:
         raise ValueError("the model has no decoder layer: expected at least one")
     short = copy.copy(decoder)

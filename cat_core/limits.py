@@ -28,7 +28,7 @@ import numpy as np
 from cat_core import router
 from cat_core.comparison import Comparison, OperatingPoint
 from cat_core.curves import ROUNDING
-from cat_core.flops import shape_of, training_flops
+from cat_core.flops import sequence_flops, shape_of
 from cat_core.loss import METHODS
 from cat_core.ranking import Interval
 from cat_core.resampling import CurveBand, Scratch, aligned, draw_blocks
@@ -206,14 +206,6 @@ class TrainingCost:
     def total(self, large_is_sunk: bool = True) -> float:
         """Their sum; a large model that is there anyway is left out."""
         return self.small + self.teacher + (0.0 if large_is_sunk else self.large)
-
-
-def sequence_flops(config, prompt: int, target: int) -> int:
-    """FLOPs of one forward pass of a training sequence: prompt + target tokens, a logit row for each target token."""
-    if not 1 <= target:
-        raise ValueError(f"target is {target}, expected at least one token")
-    shape, tokens = shape_of(config), int(prompt) + int(target)
-    return training_flops(config, tokens) // 3 - shape.head_flops * (tokens - int(target))
 
 
 def training_cost(

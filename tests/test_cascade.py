@@ -16,7 +16,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BloomConfig,
+    BloomForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 import cat_core.engine
 from cat_core.cascade import (
@@ -91,6 +98,46 @@ def rules_of_tokens(logprobs, margins, entropies):
 
 
 # ------------------------------------------------------------------ generation
+
+
+SHORT = {"sliding_window": 4}  # shorter than what is read
+SOME = SHORT | {"use_sliding_window": True, "max_window_layers": 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("gemma2", SHORT | {"head_dim": 8}),
+        ("gemma3_text", SHORT | {"head_dim": 8, "sliding_window_pattern": 2}),
+        ("gpt2", {}),
+        ("mistral", SHORT),
+        ("opt", {"ffn_dim": 24, "word_embed_proj_dim": 16, "init_std": 0.25}),
+        ("qwen2", SOME),
+        ("qwen3_moe", SOME | {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 8}),
+        ("smollm3", SOME | {"no_rope_layers": [1, 0, 1]}),
+    ],
+)
+def test_other_families_are_read_in_batches_as_whole_sequences_alone(kind, fields):
+    """Caches with windows, and positions that are learned, of left-padded prompts: against passes without a cache."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 31}
+    more = {} if kind in ("gpt2", "opt") else {"num_key_value_heads": 2, "intermediate_size": 24}
+    more |= {} if kind == "opt" else {"initializer_range": 0.25}  # wide, so that a wrong key would be seen
+    special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes, **more, **special, **fields))
+    draw = random.Random(0)
+    texts = [draw.choices(range(3, 31), k=k) for k in (2, 9, 5, 6)]
+    options = [[draw.choices(range(3, 31), k=k) for k in (1, 3, 6)] for _ in texts]
+    with torch.no_grad():
+        model.eval()
+        made = cat_core.engine.generate_batch(model, texts, eos=1, pad=2, vocab=31, max_new_tokens=8)
+        scores = cat_core.engine.score_batch(model, texts, options, pad=2, vocab=31, batch_tokens=40)
+        for text, (answer, logprobs, *_), choices, rows in zip(texts, made, options, scores):
+            for tail, found in [(answer, logprobs), *zip(choices, (row[0] for row in rows))]:
+                table = model(torch.tensor([text + tail]), use_cache=False).logits[0].log_softmax(-1)
+                expected = table[range(len(text) - 1, len(text + tail) - 1), tail]
+                np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("which", ["small", "large"])
@@ -362,9 +409,12 @@ def test_bad_settings(tiny_pair):
                 CascadeRunner(*tiny_pair, **{name: value})
     with pytest.raises(ValueError, match="unknown model 'medium'"):
         CascadeRunner(*tiny_pair).answer(questions(1), "medium")
-    other = GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=len(tokenizer)))
-    with pytest.raises(ValueError, match="no exact FLOPs formula for model type 'gpt2'"):
+    other = BloomForCausalLM(BloomConfig(hidden_size=8, n_layer=1, n_head=1, vocab_size=len(tokenizer)))
+    with pytest.raises(ValueError, match="no exact FLOPs formula for model type 'bloom'"):
         CascadeRunner(other, large, tokenizer)
+    sizes = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 1}
+    with pytest.raises(ValueError, match="the large model has an encoder: the runner needs causal language models"):
+        CascadeRunner(small, T5ForConditionalGeneration(T5Config(**sizes, vocab_size=len(tokenizer))), tokenizer)
     endless = copy.deepcopy(tokenizer)
     endless.eos_token = None
     with pytest.raises(ValueError, match="no eos_token"):

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from cat_core.artifacts import read_sealed, write_sealed
 from cat_core.cascade import CascadeRunner, Request
@@ -116,6 +117,9 @@ def test_first_layer_runs_no_other_layer_and_costs_what_is_charged(tiny_pair):
     assert len(large.model.layers) == config.num_hidden_layers  # the model itself is whole
     with pytest.raises(ValueError, match="prompt_tokens must be a whole number >= 1, got 0"):
         first_layer_flops(config, 0)
+    other = GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=9))
+    with pytest.raises(ValueError, match="GPT2Model is not built like Llama's decoder"):
+        first_layer(other)
 
 
 def test_charged_for_the_prompt_the_model_reads(tiny_pair, runner, features):

@@ -1,35 +1,43 @@
-"""The FLOPs formulas against PyTorch's counter over whole runs of real models (eager attention: the counter
-sees nothing of CPU attention kernels)."""
+"""The FLOPs formulas against PyTorch's counter over whole runs of real models (eager attention and experts: the counter
+sees nothing of CPU attention kernels, nor of grouped products)."""
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
-    GPT2Config,
+    AutoModelForSeq2SeqLM,
+    BertConfig,
+    DynamicCache,
+    Gemma3TextConfig,
     LlamaConfig,
-    MistralConfig,
     Qwen2Config,
-    Qwen3Config,
+    T5Config,
 )
 
 from cat_core.engine import generate_batch, score_batch
 from cat_core.flops import (
     FAMILIES,
+    decode_bytes,
     decode_flops,
     option_flops,
     prefill_flops,
     request_flops,
+    sequence_flops,
+    shape_of,
     training_flops,
 )
 
 
 def model_of(config):
-    config._attn_implementation = "eager"
-    return AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    config._experts_implementation = "eager"
+    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    return kind.from_config(config, attn_implementation="eager").eval()
 
 
 def count(function) -> int:
@@ -38,28 +46,71 @@ def count(function) -> int:
     return counter.get_total_flops()
 
 
+# ---------------------------------------------------------------- one strategy of small configurations for each family
+
+GROUPED = {"gemma", "gemma2", "gemma3_text", "llama", "mistral", "mixtral", "olmo2", "phi", "qwen2", "qwen3",
+           "qwen3_moe", "smollm3"}  # fmt: skip
+OWN_SIZE = GROUPED - {"phi", "qwen2"}  # the size of a head is a field of its own
+ALTERNATING = {"qwen2", "qwen3", "qwen3_moe", "smollm3"}  # windows are off unless asked for
+
+
 @st.composite
-def llamas(draw):
-    """Small Llama configurations: multi-head, grouped and multi-query; tied or not; with biases or not."""
-    kv_heads = draw(st.integers(1, 3))
-    heads = kv_heads * draw(st.integers(1, 3))
-    size = 2 * draw(st.integers(1, 3))
-    explicit = draw(st.booleans())
-    return LlamaConfig(
-        hidden_size=heads * (size + 2 if explicit else size),
-        head_dim=size if explicit else None,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        intermediate_size=draw(st.integers(1, 40)),
-        num_hidden_layers=draw(st.integers(1, 3)),
-        vocab_size=draw(st.integers(5, 70)),
-        tie_word_embeddings=draw(st.booleans()),
-        attention_bias=draw(st.booleans()),
-        mlp_bias=draw(st.booleans()),
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=2,
+def configurations(draw, kind):
+    """Small configurations: multi-head, grouped and multi-query, with windows shorter and longer than what is read."""
+    layers, vocab = draw(st.integers(1, 3)), draw(st.integers(5, 70))
+    key_heads = draw(st.integers(1, 3))
+    heads, size = key_heads * draw(st.integers(1, 3)), 4 * draw(st.integers(1, 2))
+    inner = draw(st.integers(1, 40))
+    if kind == "t5":
+        ends = {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+        gate = draw(st.sampled_from(["relu", "gated-gelu"]))
+        # generate() makes as many caches as the encoder has layers: a deeper decoder does not run
+        more = {"num_layers": layers, "num_decoder_layers": draw(st.integers(1, layers)), "feed_forward_proj": gate}
+        return T5Config(d_model=inner, d_kv=size, num_heads=heads, d_ff=inner + 3, vocab_size=vocab, **ends, **more)
+    fields = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, "vocab_size": vocab, "hidden_size": heads * size}
+    fields |= {"num_hidden_layers": layers, "num_attention_heads": heads}
+    fields[{"gpt2": "n_inner", "opt": "ffn_dim"}.get(kind, "intermediate_size")] = inner
+    if kind not in ("gpt2", "opt"):
+        fields["tie_word_embeddings"] = draw(st.booleans())
+    if kind in GROUPED:
+        fields["num_key_value_heads"] = key_heads
+    if kind in OWN_SIZE:
+        fields |= {"head_dim": size, "hidden_size": heads * draw(st.integers(1, 9))}
+    if kind in ("gpt2", "opt") and draw(st.booleans()):
+        fields |= {"n_inner": None} if kind == "gpt2" else {"word_embed_proj_dim": draw(st.integers(1, 9))}
+    if kind == "mixtral":
+        experts = draw(st.integers(1, 4))
+        fields |= {"num_local_experts": experts, "num_experts_per_tok": draw(st.integers(1, experts))}
+    if kind == "qwen3_moe":
+        experts = draw(st.integers(1, 4))
+        fields |= {"num_experts": experts, "num_experts_per_tok": draw(st.integers(1, experts))}
+        fields |= {"moe_intermediate_size": draw(st.integers(1, 9)), "decoder_sparse_step": draw(st.integers(1, 2))}
+        fields["mlp_only_layers"] = draw(st.lists(st.integers(0, layers - 1), unique=True))
+    # a window of 1 token is refused by nobody, but the dynamic cache then keeps everything
+    window = draw(st.integers(2, 20))
+    if kind in ("gemma2", "gemma3_text"):
+        fields |= {"sliding_window": window, "sliding_window_pattern": 2}
+    elif kind in ("mistral", "mixtral"):
+        fields["sliding_window"] = draw(st.sampled_from([None, window]))
+    elif kind in ALTERNATING:
+        fields |= {"use_sliding_window": draw(st.booleans()), "sliding_window": window}
+        fields |= {"no_rope_layers": [1, 0, 1][:layers]} if kind == "smollm3" else {"max_window_layers": 1}
+    return AutoConfig.for_model(kind, **fields)
+
+
+CONFIGURATIONS = {
+    kind: configurations(kind)
+    for kind in (
+        "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "llama", "mistral", "mixtral", "olmo2", "opt", "phi",
+        "qwen2", "qwen3", "qwen3_moe", "smollm3", "t5",
     )
+}  # fmt: skip
+every_family = pytest.mark.parametrize("kind", CONFIGURATIONS)
+every_decoder = pytest.mark.parametrize("kind", [kind for kind in CONFIGURATIONS if kind != "t5"])
+
+
+def test_every_listed_family_is_checked_here():
+    assert list(FAMILIES) == list(CONFIGURATIONS)
 
 
 def generate(model, batch, prompt, new):
@@ -70,83 +121,125 @@ def generate(model, batch, prompt, new):
         )
 
 
-@settings(max_examples=25, deadline=None)
-@given(llamas(), st.integers(1, 3), st.integers(1, 12), st.integers(1, 6))
-def test_request_equals_the_counter_over_generate(config, batch, prompt, new):
+@every_family
+@settings(max_examples=6, deadline=None)
+@given(st.data(), st.integers(1, 3), st.integers(1, 12), st.integers(1, 8))
+def test_request_equals_the_counter_over_generate(kind, data, batch, prompt, new):
+    config = data.draw(CONFIGURATIONS[kind])
     model = model_of(config)
     assert count(lambda: generate(model, batch, prompt, new)) == batch * request_flops(config, prompt, new)
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        MistralConfig(
-            hidden_size=24,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            intermediate_size=20,
-            vocab_size=31,
-            num_hidden_layers=2,
-            sliding_window=None,
-            head_dim=8,
-        ),
-        Qwen2Config(
-            hidden_size=24,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            intermediate_size=20,
-            vocab_size=31,
-            num_hidden_layers=2,
-        ),
-        Qwen3Config(
-            hidden_size=24,
-            num_attention_heads=4,
-            num_key_value_heads=1,
-            intermediate_size=20,
-            vocab_size=31,
-            num_hidden_layers=2,
-            head_dim=10,
-        ),
-    ],
-    ids=lambda config: config.model_type,
-)
-def test_other_families_equal_the_counter(config):
-    config.bos_token_id, config.eos_token_id, config.pad_token_id = 0, 1, 2
+@every_family
+@settings(max_examples=5, deadline=None)
+@given(st.data(), st.integers(1, 2), st.integers(0, 9), st.integers(1, 9))
+def test_sequence_and_training_equal_the_counter_over_forward_and_backward(kind, data, batch, prompt, target):
+    """No prompt means a logit row at every position; the forward pass is in evaluation mode, as a teacher's."""
+    config = data.draw(CONFIGURATIONS[kind])
     model = model_of(config)
-    assert count(lambda: generate(model, 2, 9, 5)) == 2 * request_flops(config, 9, 5)
-
-
-def test_every_listed_family_is_checked_here():
-    assert set(FAMILIES) == {"llama", "mistral", "qwen2", "qwen3"}
-
-
-@settings(max_examples=15, deadline=None)
-@given(llamas(), st.integers(1, 10), st.lists(st.integers(1, 5), min_size=1, max_size=5))
-def test_options_equal_the_counter_over_the_runners_own_scoring(config, prefix, lengths):
-    model = model_of(config)
-    options = [[3] * length for length in lengths]
+    if config.is_encoder_decoder:
+        prompt += 1
+        arguments = {"input_ids": torch.full((batch, prompt), 3), "labels": torch.full((batch, target), 3)}
+    else:
+        arguments = {"input_ids": torch.full((batch, prompt + target), 3), "logits_to_keep": target}
     with torch.no_grad():
-        found = count(
-            lambda: score_batch(model, [[4] * prefix], [options], pad=2, vocab=config.vocab_size, batch_tokens=64)
-        )
-    assert found == option_flops(config, prefix, lengths)
+        assert count(lambda: model(**arguments)) == batch * sequence_flops(config, prompt, target)
+    model.train()
+    found = count(lambda: model(**arguments).logits.sum().backward())
+    assert found == batch * training_flops(config, prompt, target)
 
 
-def test_the_runners_own_generation_costs_what_generate_does(tiny_pair):
-    config = tiny_pair[1].config.__class__.from_dict(tiny_pair[1].config.to_dict())
-    model = model_of(config)
+def test_frozen_parts_of_a_training_step():
+    config = llama_with(tie_word_embeddings=False)
+    model = model_of(config).train()
+    step = {"input_ids": torch.full((1, 9), 3), "logits_to_keep": 4}
+    model.get_input_embeddings().weight.requires_grad_(False)
+    assert count(lambda: model(**step).logits.sum().backward()) == training_flops(config, 5, 4)
+    model.get_output_embeddings().weight.requires_grad_(False)
+    assert count(lambda: model(**step).logits.sum().backward()) == training_flops(config, 5, 4, frozen_head=True)
+
+
+def llama_with(**fields):
+    sizes = {"hidden_size": 24, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 20}
+    return LlamaConfig(**sizes, vocab_size=31, num_hidden_layers=2, **fields)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 15))
+def test_attended_keys_are_those_that_the_mask_leaves(prompt, new, window):
+    config = Gemma3TextConfig(
+        hidden_size=8, num_attention_heads=2, num_key_value_heads=1, head_dim=4, intermediate_size=8, vocab_size=9,
+        num_hidden_layers=2, layer_types=["sliding_attention", "full_attention"], sliding_window=window,
+    )  # fmt: skip
+    row, column = np.indices((prompt + new - 1,) * 2)
+    past = column <= row
+    pairs = past.sum() + (past & (row - column < window)).sum()
+    sliding, full = shape_of(config).layers
+    rest = (sliding.token_flops + full.token_flops) * (prompt + new - 1) + shape_of(config).head_flops * new
+    assert request_flops(config, prompt, new, attended=True) == rest + pairs * 4 * 2 * 4
+
+
+# ---------------------------------------------------------------- bytes
+
+
+def matrices(model) -> int:
+    """Weights of all matrices that one decoded token meets: experts by their active share, tables not at all."""
+    config, decoder = model.config, model.get_decoder()
+    tables = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
+    found = model.get_output_embeddings().weight.numel()
+    for name, weight in decoder.named_parameters():
+        if weight.ndim < 2 or id(weight) in tables or ".EncDecAttention.k" in name or ".EncDecAttention.v" in name:
+            continue
+        share = (config.num_experts_per_tok, len(weight)) if "experts" in name else (1, 1)
+        found += weight.numel() * share[0] // share[1]
+    return found
+
+
+def held(cache) -> int:
+    return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+
+
+@every_decoder
+@settings(max_examples=5, deadline=None)
+@given(st.data(), st.integers(1, 12))
+def test_bytes_are_those_of_the_weights_and_of_the_cache(kind, data, cached):
+    config = data.draw(CONFIGURATIONS[kind])
+    model, cache = model_of(config), DynamicCache(config=config)
     with torch.no_grad():
-        found = count(
-            lambda: generate_batch(model, [[1, 7, 9, 11]], eos=-1, pad=0, vocab=config.vocab_size, max_new_tokens=6)
-        )
-    assert found == request_flops(config, 4, 6)
+        model(torch.full((1, cached), 3), past_key_values=cache, use_cache=True)
+    one = sum(2 * layer.keys[:, :, :1].nbytes for layer in cache.layers)  # the new token's own keys and values
+    found = decode_bytes(config, cached + 1, weights=torch.int8, cache=torch.float32)
+    assert (found.weights, found.cache) == (matrices(model), held(cache) + one)
+    assert decode_bytes(config, cached + 1).weights == 2 * matrices(model)
+    assert decode_bytes(config, cached + 1, weights=torch.float32).cache == found.cache
 
 
 @settings(max_examples=10, deadline=None)
-@given(llamas(), st.integers(1, 9))
-def test_training_equals_the_counter_over_forward_and_backward(config, tokens):
-    model = model_of(config).train()
-    assert count(lambda: model(torch.full((1, tokens), 3)).logits.sum().backward()) == training_flops(config, tokens)
+@given(CONFIGURATIONS["t5"], st.integers(1, 9), st.integers(1, 6))
+def test_bytes_of_a_decoder_with_an_encoder(config, prompt, keys):
+    model = model_of(config)
+    with torch.no_grad():
+        cache = model(torch.full((1, prompt), 3), decoder_input_ids=torch.full((1, keys), 3)).past_key_values
+    found = decode_bytes(config, keys, prompt, weights=torch.float16, cache=torch.float32)
+    assert found.weights == 2 * matrices(model)
+    assert found.cache == held(cache.self_attention_cache) + held(cache.cross_attention_cache)
+
+
+# ---------------------------------------------------------------- the cascade's own runs
+
+
+@every_decoder
+@settings(max_examples=4, deadline=None)
+@given(st.data(), st.integers(1, 10), st.lists(st.integers(1, 5), min_size=1, max_size=4), st.integers(1, 6))
+def test_runs_of_the_engine_equal_the_counter(kind, data, prompt, lengths, new):
+    config = data.draw(CONFIGURATIONS[kind])
+    model, common = model_of(config), {"pad": 2, "vocab": config.vocab_size}
+    options = [[3] * length for length in lengths]
+    with torch.no_grad():
+        scored = count(lambda: score_batch(model, [[4] * prompt], [options], batch_tokens=64, **common))
+        made = count(lambda: generate_batch(model, [[4] * prompt], eos=-1, max_new_tokens=new, **common))
+    assert scored == option_flops(config, prompt, lengths)
+    assert made == request_flops(config, prompt, new)
 
 
 def test_request_is_prefill_plus_decodes():
@@ -155,6 +248,17 @@ def test_request_is_prefill_plus_decodes():
     assert request_flops(config, 100, 20) == whole
     assert option_flops(config, 100, [1, 1]) == prefill_flops(config, 100)
     assert option_flops(config, 100, (2,)) == prefill_flops(config, 100) + decode_flops(config, 101)
+    config = Gemma3TextConfig(sliding_window=110)
+    whole = prefill_flops(config, 100) + sum(decode_flops(config, 100 + j) for j in range(1, 20))
+    assert request_flops(config, 100, 20) == whole
+
+
+def test_an_encoder_reads_the_prompt_once():
+    config = T5Config()
+    whole = prefill_flops(config, 100) + sum(decode_flops(config, 1 + j, 100) for j in range(1, 20))
+    assert request_flops(config, 100, 20) == whole == request_flops(config, 100, 20, attended=True)
+    assert option_flops(config, 100, [1, 1]) == prefill_flops(config, 100)
+    assert option_flops(config, 100, [2, 1, 2]) == prefill_flops(config, 100) + 2 * decode_flops(config, 2, 100)
 
 
 def test_exact_integers_of_any_size():
@@ -181,18 +285,25 @@ def test_exact_integers_of_any_size():
         (lambda c: option_flops(c, 1, []), ValueError, "option_tokens is empty"),
         (lambda c: option_flops(c, 1, [2, 0]), ValueError, "option_tokens must be at least 1"),
         (
-            lambda c: request_flops(GPT2Config(), 1, 1),
+            lambda c: request_flops(BertConfig(), 1, 1),
             ValueError,
-            "'gpt2': supported are llama, mistral, qwen2, qwen3",
+            "'bert': supported are gemma, gemma2, .*, smollm3, t5",
         ),
         (lambda c: request_flops(object(), 1, 1), ValueError, "model type None"),
-        (
-            lambda c: request_flops(MistralConfig(), 1, 1),
-            ValueError,
-            r"sliding-window attention \(window 4096\)",
-        ),
+        (lambda c: request_flops(broken(), 1, 1), ValueError, "layers of type chunked_attention"),
+        (lambda c: sequence_flops(c, -1, 1), ValueError, "prompt_tokens must be at least 0, got -1"),
+        (lambda c: sequence_flops(T5Config(), 0, 1), ValueError, "prompt_tokens must be at least 1, got 0"),
+        (lambda c: training_flops(c, 3, 0), ValueError, "target_tokens must be at least 1, got 0"),
+        (lambda c: decode_flops(c, 3, 2), ValueError, "source_tokens is 2, expected 0, as the model has no encoder"),
+        (lambda c: decode_bytes(T5Config(), 3), ValueError, "source_tokens is 0, expected the length of the encoded"),
     ],
 )
 def test_errors(call, error, text):
     with pytest.raises(error, match=text):
         call(LlamaConfig())
+
+
+def broken():
+    config = Qwen2Config(num_hidden_layers=1)
+    config.layer_types = ["chunked_attention"]
+    return config

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_comparison import rows_of, table, text_table
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import GPT2Config, LlamaConfig, LlamaForCausalLM
+from transformers import BertConfig, LlamaConfig, LlamaForCausalLM
 
 from cat_core import curves, limits, router
 from cat_core.comparison import Comparison
@@ -224,9 +224,9 @@ def test_training_cost_refuses():
         limits.training_cost(llama(), llama(), [(1, 1)], method="x", **how)
     with pytest.raises(ValueError, match="lengths is empty"):
         limits.training_cost(llama(), llama(), [], method="dist", **how)
-    with pytest.raises(ValueError, match="gpt2"):
-        limits.training_cost(GPT2Config(), llama(), [(1, 1)], method="dist", **how)
-    with pytest.raises(ValueError, match="at least one token"):
+    with pytest.raises(ValueError, match="bert"):
+        limits.training_cost(BertConfig(), llama(), [(1, 1)], method="dist", **how)
+    with pytest.raises(ValueError, match="target_tokens must be at least 1"):
         limits.sequence_flops(llama(), 3, 0)
 
 
