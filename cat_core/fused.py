@@ -7,11 +7,16 @@ For row i with logits s_i = W x_i the gradient of the loss is known in closed fo
 
 so each chunk of rows is read once in forward: logits, alpha, then gradient, dX and dW, and the chunk is dropped. Rows
 with alpha = 0 need no softmax, no dX and no dW; ignored rows are dropped before the first matrix product.
-Matrix products: N V (2 H + 4 rho H + 2 H_t) FLOPs, rho the share of kept rows.
+Matrix products: N V (2 H + 4 rho H + 2 H_t) FLOPs, rho the share of kept rows. Memory: dX, dW, one chunk.
+
+Right is decided on the logits as the head gives them, and a tie of the highest counts as right, for S and L alike. In
+bfloat16, whose numbers have eight bits, ties are common: more tokens are right, and kept, than by the same head in
+float32. `loss.cascade_aware_loss` of the same logits decides alike.
 """
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -27,14 +32,19 @@ from cat_core.loss import (
     target_rows,
 )
 
-CHUNK_BYTES = 512 * 2**20  # logits (and gradients) of a chunk; large chunks read W and write dW less often
-MIN_ROWS = 1024
+# Memory for a chunk's logits and gradients, and the rows it has at least. Each chunk reads W and writes dW once: a GPU
+# needs many rows to hide that, while on a CPU few rows do, and small chunks stay in or near the caches.
+CHUNK_BYTES = {"cpu": 64 * 2**20, "else": 512 * 2**20}
+MIN_ROWS = {"cpu": 128, "else": 1024}
 SKIP_BELOW = 0.9  # skipping pays while at most this share of the rows is kept: it copies the rows that stay
 SKIP_ROWS = ("auto", True, False)
 
 
 class _Given(NamedTuple):
-    """What one call needs besides S: L's part, the mask and the options. Rows of the tensors are target tokens."""
+    """What one call needs besides S: L's part, the mask and the options. Rows of the tensors are target tokens.
+
+    dtype: of S's matrix products; kind: of all else; wanted: which gradients (rows, weight, bias).
+    """
 
     teacher_input: torch.Tensor | None
     teacher_weight: torch.Tensor | None
@@ -48,20 +58,31 @@ class _Given(NamedTuple):
     softcap: float | None
     chunk_rows: int
     skip: bool | str
+    dtype: torch.dtype
+    wanted: tuple[bool, bool, bool]
+
+    @property
+    def kind(self) -> torch.dtype:
+        return torch.promote_types(self.dtype, torch.float32)
 
     @property
     def compares(self) -> bool:
         """Whether anything is known of L."""
         return any(part is not None for part in (self.teacher_input, self.teacher_logits, self.large_right))
 
-    def teacher(self, chunk: slice, columns: int) -> torch.Tensor | None:
-        """L's logits of some rows in float32 or wider: [rows, columns], None where L's distribution is not given."""
+    @property
+    def reads_teacher(self) -> bool:
+        """Whether L's logits are needed and given."""
+        needed = self.label_weight < 1 or self.large_right is None
+        return needed and (self.teacher_input is not None or self.teacher_logits is not None)
+
+    def teacher(self, chunk: slice, out: torch.Tensor) -> torch.Tensor:
+        """L's logits of some rows, in `out` [rows, V]."""
+        columns = out.shape[1]
         if self.teacher_logits is not None:
-            return _wide(self.teacher_logits[chunk, :columns])
-        if self.teacher_input is None:
-            return None
+            return out.copy_(self.teacher_logits[chunk, :columns])
         bias = None if self.teacher_bias is None else self.teacher_bias[:columns]
-        return _wide(F.linear(self.teacher_input[chunk], self.teacher_weight[:columns], bias))
+        return _linear(self.teacher_input[chunk], self.teacher_weight[:columns], bias, out)
 
 
 def fused_linear_cat_loss(
@@ -82,7 +103,7 @@ def fused_linear_cat_loss(
     normalize: str = "tokens",
     ignore_index: int = -100,
     logit_softcap: float | None = None,
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int | None = None,
     skip_rows: bool | str = "auto",
     reduction: str = "mean",
     generator: torch.Generator | None = None,
@@ -100,13 +121,19 @@ def fused_linear_cat_loss(
         teacher_correct: bool [...], whether L is right on each token; enough where w = 1.
         token_mask: bool [...], alpha given from outside, in place of `mask`.
         logit_softcap: c of c tanh(logits / c) (Gemma 2), for S; L's logits are taken as they come.
-        chunk_bytes: memory for one chunk's logits and gradients; a chunk has at least 1,024 rows.
+        chunk_bytes: memory for one chunk's logits and gradients, by default 64 MiB on a CPU and 512 MiB elsewhere; a
+            chunk has at least 128 rows on a CPU and 1,024 elsewhere.
         skip_rows: compute the gradient of kept rows alone: True, False, or "auto" (while at most 90 % are kept).
         label_weight, temperature, mask, normalize, reduction, generator, return_stats: as in `cascade_aware_loss`.
 
-    Returns the loss (with `return_stats` the pair of loss and `LossStats`), in float32 or the wider dtype of `input`.
-    Gradients reach `input`, `linear_weight` and `linear_bias`, never the teacher. `retain_graph` is right;
-    `create_graph` raises. Raises ValueError as `cascade_aware_loss`, and for shapes that do not fit.
+    Returns the loss (with `return_stats` the pair of loss and `LossStats`). Matrix products are in autocast's dtype
+    where it is on, else in the wider of the two factors'; all else, the loss and the sum of dW over chunks among it,
+    in float32 or wider. Gradients have the dtype of what they belong to, and reach `input`, `linear_weight` and
+    `linear_bias`, never the teacher; what needs none, as a frozen head, is not computed. `reduction` "none" goes
+    through the chunks again in backward, mask "random" with several chunks once more before. `retain_graph` is right.
+
+    Raises ValueError as `cascade_aware_loss`, and for shapes that do not fit; RuntimeError in backward with
+    `create_graph`.
     """
     _check_shapes(input, linear_weight, linear_bias, target, teacher_input, teacher_linear_weight, teacher_logits)
     has_soft = teacher_logits is not None or teacher_input is not None
@@ -121,11 +148,16 @@ def fused_linear_cat_loss(
     def flags(name, tensor):
         return None if tensor is None else check_flags(name, tensor, target).to(input.device)[is_target]
 
+    device = "cpu" if input.device.type == "cpu" else "else"
+    memory = CHUNK_BYTES[device] if chunk_bytes is None else chunk_bytes
     given_mask = flags("token_mask", token_mask)
+    student = (input, linear_weight, linear_bias)
+    teacher = (rows(teacher_input), teacher_linear_weight, teacher_linear_bias)
+    if teacher_input is not None:
+        dtype = _product_dtype(*teacher)
+        teacher = (None if t is None else t.to(dtype) for t in teacher)
     given = _Given(
-        teacher_input=rows(teacher_input),
-        teacher_weight=teacher_linear_weight,
-        teacher_bias=teacher_linear_bias,
+        *teacher,
         teacher_logits=rows(teacher_logits),
         large_right=flags("teacher_correct", teacher_correct),
         mask=mask if given_mask is None else given_mask,
@@ -133,8 +165,10 @@ def fused_linear_cat_loss(
         label_weight=float(label_weight),
         temperature=float(temperature),
         softcap=logit_softcap,
-        chunk_rows=max(MIN_ROWS, int(chunk_bytes // (12 * linear_weight.shape[0]))),
+        chunk_rows=max(MIN_ROWS[device], int(memory // (12 * linear_weight.shape[0]))),
         skip=skip_rows,
+        dtype=_product_dtype(*student),
+        wanted=tuple(torch.is_grad_enabled() and t is not None and t.requires_grad for t in student),
     )
     function = _PerToken if reduction == "none" else _Summed
     token_loss, keep, small_right, large_right = function.apply(
@@ -157,16 +191,19 @@ class _Summed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, rows, weight, bias, labels, given):
-        found, grads = _run(rows, weight, bias, labels, given, ctx.needs_input_grad[:3])
+        found, grads = _run(rows, weight, bias, labels, given, given.wanted)
         loss, *flags = found
         ctx.save_for_backward(*grads)
+        ctx.dtypes = [None if t is None else t.dtype for t in (rows, weight, bias)]
         ctx.mark_non_differentiable(*flags)
         return loss.sum(), *flags
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, grad, *_):
-        return *(None if g is None else g * grad.to(g.dtype) for g in ctx.saved_tensors), None, None
+        _refuse_create_graph()
+        # In the loss's dtype: 1 / N rounded to bfloat16 would be one error in every gradient.
+        scaled = (None if g is None else g.to(grad.dtype) * grad for g in ctx.saved_tensors)
+        return *(None if g is None else g.to(dtype) for g, dtype in zip(scaled, ctx.dtypes)), None, None
 
 
 class _PerToken(torch.autograd.Function):
@@ -182,11 +219,12 @@ class _PerToken(torch.autograd.Function):
         return loss, *flags
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, grad, *_):
+        _refuse_create_graph()
         rows, weight, bias, labels = ctx.saved_tensors
         _, grads = _run(rows, weight, bias, labels, ctx.given, ctx.needs_input_grad[:3], grad)
-        return *grads, None, None
+        dtypes = (None if t is None else t.dtype for t in (rows, weight, bias))
+        return *(None if g is None else g.to(dtype) for g, dtype in zip(grads, dtypes)), None, None
 
 
 def _run(rows, weight, bias, labels, given: _Given, wanted, row_weight=None):
@@ -194,101 +232,112 @@ def _run(rows, weight, bias, labels, given: _Given, wanted, row_weight=None):
 
     wanted: which of the three gradients; row_weight: [N] factor of each row's loss in the gradient, else 1.
     """
-    count, kind = len(labels), torch.promote_types(rows.dtype, torch.float32)
+    count, kind = len(labels), given.kind
     loss = torch.zeros(count, dtype=kind, device=rows.device)
     keep, small, large = (torch.zeros(count, dtype=torch.bool, device=rows.device) for _ in range(3))
     d_rows = torch.zeros_like(rows) if wanted[0] else None
     d_weight = torch.zeros_like(weight, dtype=kind) if wanted[1] else None
-    d_bias = torch.zeros_like(bias, dtype=kind) if wanted[2] and bias is not None else None
+    d_bias = torch.zeros_like(bias, dtype=kind) if wanted[2] else None
+    rows, weight, bias = (None if t is None else t.to(given.dtype) for t in (rows, weight, bias))
     chunks = [slice(first, min(first + given.chunk_rows, count)) for first in range(0, count, given.chunk_rows)]
+    # Memory that is asked for anew for every chunk costs more on a CPU than a pass over it.
+    shape = (3 if given.reads_teacher else 2, min(count, given.chunk_rows), weight.shape[0])
+    buffers = torch.empty(shape, dtype=kind, device=rows.device)
     mask = given.mask
-    if mask == "random" and len(chunks) > 1:  # how many tokens of the whole batch are kept must be known first
-        rights = [_rights(rows, weight, bias, labels, given, chunk)[4:] for chunk in chunks]
-        mask = keep_mask("random", *map(torch.cat, zip(*rights)), given.generator)
-    for chunk in chunks:
-        logits, teacher, top, at_label, small[chunk], large[chunk] = _rights(rows, weight, bias, labels, given, chunk)
-        known = large[chunk] if given.compares else None
-        keep[chunk] = alpha = (
-            mask[chunk] if isinstance(mask, torch.Tensor) else keep_mask(mask, small[chunk], known, given.generator)
-        )
-        x, y = rows[chunk], labels[chunk]
-        kept = alpha.nonzero().squeeze(-1)
-        skip = given.skip is True or (given.skip == "auto" and len(kept) <= SKIP_BELOW * len(y))
-        if skip:
-            x, y, logits, top, at_label = x[kept], y[kept], logits[kept], top[kept], at_label[kept]
-            teacher = None if teacher is None or given.label_weight == 1 else teacher[kept]
-        token_loss = _loss_and_gradient(logits, y, top, at_label, teacher, given)  # logits now hold the gradient
-        if skip:
-            loss[chunk.start + kept] = token_loss
-        else:
-            loss[chunk] = torch.where(alpha, token_loss, torch.zeros_like(token_loss))
-        if not any(wanted):
-            continue
-        if not skip:
-            logits *= alpha.unsqueeze(-1)
-        if row_weight is not None:
-            factor = row_weight[chunk]
-            logits *= (factor[kept] if skip else factor).unsqueeze(-1)
-        gradient = logits.to(weight.dtype)
-        if d_rows is not None:
+    with torch.autocast(rows.device.type, enabled=False):  # it would round the sums that are kept in float32
+        if mask == "random" and len(chunks) > 1:  # how many tokens of the whole batch are kept must be known first
+            rights = [_rights(rows, weight, bias, labels, given, chunk, buffers)[4:] for chunk in chunks]
+            mask = keep_mask("random", *map(torch.cat, zip(*rights)), given.generator)
+        for chunk in chunks:
+            logits, teacher, top, at_label, small[chunk], large[chunk] = _rights(
+                rows, weight, bias, labels, given, chunk, buffers
+            )
+            known = large[chunk] if given.compares else None
+            keep[chunk] = alpha = (
+                mask[chunk] if isinstance(mask, torch.Tensor) else keep_mask(mask, small[chunk], known, given.generator)
+            )
+            x, y = rows[chunk], labels[chunk]
+            kept = alpha.nonzero().squeeze(-1)
+            skip = given.skip is True or (given.skip == "auto" and len(kept) <= SKIP_BELOW * len(y))
+            where = kept + chunk.start if skip else chunk
             if skip:
-                d_rows[chunk.start + kept] = gradient @ weight
+                x, y, top, at_label = x[kept], y[kept], top[kept], at_label[kept]
+                free, spare = buffers[0, : len(kept)], buffers[-1, : len(kept)]
+                logits = torch.index_select(logits, 0, kept, out=spare)
+                if given.label_weight < 1:
+                    spare = buffers[1, : len(kept)]
+                    teacher = torch.index_select(teacher, 0, kept, out=free)
             else:
-                torch.mm(gradient, weight, out=d_rows[chunk])
-        if d_weight is not None:
-            if d_weight.dtype == gradient.dtype:
+                spare = buffers[-1, : len(y)]
+            token_loss = _loss_and_gradient(logits, y, top, at_label, teacher, spare, given)
+            if not skip and len(kept) < len(y):
+                token_loss.masked_fill_(~alpha, 0.0)
+                logits.masked_fill_(~alpha.unsqueeze(-1), 0.0)
+            loss[where] = token_loss
+            if not any(wanted):
+                continue
+            if row_weight is not None:
+                logits *= row_weight[where].unsqueeze(-1)
+            gradient = logits.to(given.dtype)  # the logits have become it
+            if d_rows is not None:
+                d_rows[where] = (gradient @ weight).to(d_rows.dtype)
+            if d_weight is not None and d_weight.dtype == gradient.dtype:
                 torch.addmm(d_weight, gradient.T, x, out=d_weight)
-            else:
+            elif d_weight is not None:
                 d_weight += gradient.T @ x
-        if d_bias is not None:
-            d_bias += logits.sum(0)
-    grads = (d_rows, None if d_weight is None else d_weight.to(weight.dtype), d_bias)
-    if d_bias is not None:
-        grads = (*grads[:2], d_bias.to(bias.dtype))
-    return (loss, keep, small, large), grads
+            if d_bias is not None:
+                d_bias += logits.sum(0)
+    return (loss, keep, small, large), (d_rows, d_weight, d_bias)
 
 
-def _rights(rows, weight, bias, labels, given: _Given, chunk: slice):
+def _linear(x, weight, bias, out):
+    """x W^T + b in `out`, whose dtype may be another."""
+    if out.dtype != x.dtype:
+        return out.copy_(F.linear(x, weight, bias))
+    return torch.mm(x, weight.T, out=out) if bias is None else torch.addmm(bias, x, weight.T, out=out)
+
+
+def _rights(rows, weight, bias, labels, given: _Given, chunk: slice, buffers):
     """Logits of S and L [c, V] (L's may be None), S's highest logit and that of the label [c], who is right [c], [c].
 
-    Non-finite logits are refused.
+    The logits lie in the first two buffers. Non-finite ones are refused.
     """
     y = labels[chunk]
-    logits = _wide(F.linear(rows[chunk], weight, bias))
+    logits = _linear(rows[chunk], weight, bias, buffers[0, : len(y)])
     if given.softcap is not None:
-        logits = given.softcap * torch.tanh(logits / given.softcap)
+        logits.div_(given.softcap).tanh_().mul_(given.softcap)
     top, at_label = highest_and_label(logits, y, "logits")
     teacher = None
     large = given.large_right[chunk] if given.large_right is not None else torch.zeros_like(y, dtype=torch.bool)
-    if given.label_weight < 1 or given.large_right is None:
-        teacher = given.teacher(chunk, weight.shape[0])
-        if teacher is not None and given.large_right is None:
+    if given.reads_teacher:
+        teacher = given.teacher(chunk, buffers[1, : len(y)])
+        if given.large_right is None:
             best, labelled = highest_and_label(teacher, y, "teacher_logits")
             large = labelled >= best
     return logits, teacher, top, at_label, at_label >= top, large
 
 
-def _loss_and_gradient(logits, labels, top, at_label, teacher, given: _Given) -> torch.Tensor:
+def _loss_and_gradient(logits, labels, top, at_label, teacher, spare, given: _Given) -> torch.Tensor:
     """Loss of each row [c]; `logits` [c, V] is overwritten by its gradient with respect to the head's output.
 
-    Every pass over [c, V] counts: one exponential a distribution, in place.
+    Every pass over [c, V] counts: one exponential a distribution, in place. `teacher` and `spare` [c, V] are used up.
     """
     w, t = given.label_weight, given.temperature
     index, top = labels.unsqueeze(-1), top.unsqueeze(-1)
     chain = None if given.softcap is None else 1 - (logits / given.softcap) ** 2
     soft = p_soft = None
     if w < 1:
-        teacher = torch.softmax(teacher if t == 1 else teacher / t, -1)
+        p_large = torch.softmax(teacher if t == 1 else teacher.div_(t), -1, out=spare)
         shifted = logits.sub_(top) if t == 1 else (logits - top).div_(t)
-        cross = torch.linalg.vecdot(teacher, shifted)
+        cross = torch.mul(p_large, shifted, out=teacher).sum(-1)
         if not bool(torch.isfinite(cross).all()):
             # A token masked out of the vocabulary has p = 0 and log p = -inf; its product is 0, not NaN.
-            cross = torch.linalg.vecdot(teacher, shifted.masked_fill(teacher == 0, 0.0))
+            cross = teacher.masked_fill_(p_large == 0, 0.0).sum(-1)
         if t != 1:
             p_soft = shifted.exp_()
             total = p_soft.sum(-1, keepdim=True)
             soft = total.squeeze(-1).log() - cross
-            p_soft.div_(total).sub_(teacher)
+            p_soft.div_(total).sub_(p_large)
             logits.sub_(top)
     else:
         logits.sub_(top)
@@ -302,7 +351,7 @@ def _loss_and_gradient(logits, labels, top, at_label, teacher, given: _Given) ->
         require_finite_soft_term(soft, t)
         loss = w * loss + (1 - w) * soft
         if t == 1:
-            p.sub_(teacher, alpha=1 - w)
+            p.sub_(p_large, alpha=1 - w)
         else:
             p.mul_(w).add_(p_soft, alpha=(1 - w) * t)
     p.scatter_add_(-1, index, p.new_full(index.shape, -w))
@@ -311,9 +360,19 @@ def _loss_and_gradient(logits, labels, top, at_label, teacher, given: _Given) ->
     return loss
 
 
-def _wide(logits: torch.Tensor) -> torch.Tensor:
-    """In float32, or wider if they are."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+def _product_dtype(*factors) -> torch.dtype:
+    """The dtype F.linear would compute in: autocast's where it is on, which leaves float64 alone; else the widest."""
+    dtype = reduce(torch.promote_types, (t.dtype for t in factors if t is not None))
+    device = factors[0].device.type
+    return torch.get_autocast_dtype(device) if dtype != torch.float64 and torch.is_autocast_enabled(device) else dtype
+
+
+def _refuse_create_graph():
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "fused_linear_cat_loss has no second derivative, which create_graph=True asks for: use "
+            "cascade_aware_loss on the logits"
+        )
 
 
 def _check_shapes(input, weight, bias, target, teacher_input, teacher_weight, teacher_logits):

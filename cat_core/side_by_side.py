@@ -164,13 +164,14 @@ class SideBySideTrainer(Trainer):
             random = METHODS[settings.method].mask == "random"
             rows = None if teacher is None else teacher.rows(examples[k])
             same = (settings.seed, id(teacher))  # members of one seed read the same examples: L's word serves all
-            if METHODS[settings.method].distil and same not in shared:
-                shared[same] = teacher.distribution(rows, settings.temperature, states.device, whole=True)
-            loss, stats = training_loss(
-                states[k][is_target], model.head(k), labels[k][is_target], settings, teacher,
-                rows, mask_generator(settings.seed, self.state.global_step) if random else None,
-                distribution=shared.get(same),
-            )  # fmt: skip
+            with self.accelerator.autocast():  # as in `CascadeAwareTrainer`
+                if METHODS[settings.method].distil and same not in shared:
+                    shared[same] = teacher.distribution(rows, settings.temperature, states.device, whole=True)
+                loss, stats = training_loss(
+                    states[k][is_target], model.head(k), labels[k][is_target], settings, teacher,
+                    rows, mask_generator(settings.seed, self.state.global_step) if random else None,
+                    distribution=shared.get(same),
+                )  # fmt: skip
             losses.append(loss)
             if model.training:
                 self._note(self._sums[k], loss, stats)

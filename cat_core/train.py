@@ -204,10 +204,11 @@ class CascadeAwareTrainer(Trainer):
         exact = self.settings.normalize == "tokens" and num_items_in_batch is not None
         generator = self._generator() if self.method.mask == "random" else None
         rows = None if self.teacher is None else self.teacher.rows(inputs["examples"].cpu())
-        loss, stats = training_loss(
-            states[is_target], head, labels[is_target], self.settings, self.teacher, rows, generator,
-            reduction="sum" if exact else "mean",
-        )  # fmt: skip
+        with self.accelerator.autocast():  # accelerate wraps the model's forward alone, and the fused loss holds a head
+            loss, stats = training_loss(
+                states[is_target], head, labels[is_target], self.settings, self.teacher, rows, generator,
+                reduction="sum" if exact else "mean",
+            )  # fmt: skip
         loss = self.share(loss / num_items_in_batch if exact else loss, exact, num_items_in_batch)
         if model.training:
             self.note({name: getattr(stats, name) for name in LEDGER})
@@ -369,8 +370,6 @@ def run_trainer(
 
     what: the name of the run in its progress lines; arguments: further ones of `kind`.
     """
-    if schedule.precision == "bf16" and (use_cpu or not torch.cuda.is_available()):
-        raise ValueError("precision bf16 was asked for, but there is no GPU; set precision to fp32")
     logging_steps = max(1, schedule.steps // 20)
     training = TrainingArguments(
         output_dir=str(folder),

@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from cat_core import fused
 from cat_core.fused import fused_linear_cat_loss
@@ -32,19 +35,20 @@ def both(seed, chunk, reduction="mean", dtype=torch.float64, skip="auto", **opti
         common = {"reduction": reduction, "generator": g, "return_stats": True, **options}
         if which == "fused":
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(fused, "MIN_ROWS", chunk)
+                patch.setitem(fused.MIN_ROWS, "cpu", chunk)
                 loss, stats = fused_linear_cat_loss(
                     x, w, y, linear_bias=b, teacher_input=tx, teacher_linear_weight=tw, chunk_bytes=0,
                     skip_rows=skip, **common,
                 )  # fmt: skip
         else:
-            logits = torch.nn.functional.linear(x, w, b)
+            logits = F.linear(x, w, b)
             loss, stats = cascade_aware_loss(logits, y, (tx @ tw.T)[:, :vocab], **common)
         total = (loss * upstream).sum() if reduction == "none" else 1.7 * loss
         results.append((loss.detach(), stats, torch.autograd.grad(total, (x, w, b))))
     return results
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     st.integers(0, 99), st.sampled_from([1, 4, 100]), st.sampled_from(MASKS), st.sampled_from([0.0, 0.5, 1.0]),
@@ -59,3 +63,241 @@ def test_equal_to_the_dense_reference(seed, chunk, mask, weight, temperature, no
     assert [int(v) for v in vars(ours[1]).values()] == [int(v) for v in vars(dense[1]).values()]
     for a, b in zip(ours[2], dense[2]):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+def in_chunks(rows, monkeypatch):
+    monkeypatch.setitem(fused.MIN_ROWS, "cpu", rows)
+    return {"chunk_bytes": 0}
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+@pytest.mark.parametrize("temperature", [1.0, 1.7])
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_gradcheck(monkeypatch, reduction, temperature, softcap):
+    x, w, b, tx, tw, y = case(1, n=6, hidden=3, wide=4, vocab=5)
+    chunks = in_chunks(4, monkeypatch)
+
+    def loss(x, w, b):
+        return fused_linear_cat_loss(
+            x, w, y, linear_bias=b, teacher_input=tx, teacher_linear_weight=tw, label_weight=0.3,
+            temperature=temperature, logit_softcap=softcap, reduction=reduction, **chunks,
+        )  # fmt: skip
+
+    assert torch.autograd.gradcheck(loss, (x, w, b))
+
+
+def test_softcap_bias_of_the_teacher_and_given_flags_are_those_of_the_dense_loss():
+    x, w, b, tx, tw, y = case(2)
+    capped = 2 * torch.tanh(F.linear(x, w, b) / 2)
+    teacher_bias = torch.linspace(-3, 3, len(tw), dtype=torch.float64)
+    teacher_logits = F.linear(tx, tw, teacher_bias)
+    flags = torch.arange(len(y)) % 3 == 0
+    head = {"linear_bias": b, "logit_softcap": 2.0}
+    ours = fused_linear_cat_loss(
+        x, w, y, teacher_input=tx, teacher_linear_weight=tw, teacher_linear_bias=teacher_bias, **head
+    )
+    dense = cascade_aware_loss(capped, y, teacher_logits[:, : len(w)])
+    torch.testing.assert_close(ours, dense)
+    before = teacher_logits.clone()
+    torch.testing.assert_close(fused_linear_cat_loss(x, w, y, teacher_logits=teacher_logits, **head), dense)
+    assert torch.equal(teacher_logits, before)
+    chosen = fused_linear_cat_loss(x, w, y, teacher_logits=teacher_logits, token_mask=flags, **head)
+    torch.testing.assert_close(chosen, cascade_aware_loss(capped, y, teacher_logits[:, : len(w)], mask=flags))
+    known = fused_linear_cat_loss(x, w, y, teacher_correct=flags, label_weight=1.0, **head)
+    torch.testing.assert_close(known, cascade_aware_loss(capped, y, teacher_correct=flags, label_weight=1.0))
+    assert len({round(v.item(), 9) for v in (dense, chosen, known)}) == 3
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_backward_twice_is_right_and_a_second_derivative_is_refused(reduction):
+    x, w, b, tx, tw, y = case(3)
+    loss = fused_linear_cat_loss(
+        x, w, y, linear_bias=b, teacher_input=tx, teacher_linear_weight=tw, mask="none", reduction=reduction
+    ).sum()
+    with pytest.raises(RuntimeError, match="create_graph=True.*cascade_aware_loss"):
+        torch.autograd.grad(loss, (x, w, b), create_graph=True)
+    once = torch.autograd.grad(loss, (x, w, b), retain_graph=True)
+    twice = torch.autograd.grad(3 * loss, (x, w, b))
+    for a, c in zip(once, twice):
+        assert a.abs().max() > 0
+        torch.testing.assert_close(3 * a, c)
+
+
+def matrix_flops(run):
+    """FLOPs of the matrix products of one call, as PyTorch's counter sees them."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    st.integers(1, 40), st.integers(1, 9), st.integers(1, 9), st.integers(2, 30), st.floats(0, 1),
+    st.sampled_from([1, 7, 64]), st.integers(0, 9), st.booleans(),
+)  # fmt: skip
+def test_matrix_products_are_those_of_the_formula(n, hidden, wide, vocab, rate, chunk, ignored, has_bias):
+    """N V (2 H + 4 rho H + 2 H_t) with rows skipped, rho = 0 among them; without, as if rho were 1."""
+    g = torch.Generator().manual_seed(n)
+    x, w = torch.randn(n, hidden, generator=g, requires_grad=True), torch.randn(vocab, hidden, requires_grad=True)
+    tx, tw, y = torch.randn(n, wide), torch.randn(vocab, wide), torch.randint(vocab, (n,), generator=g)
+    keep = torch.rand(n, generator=g) < rate
+    pad = torch.full((ignored,), -100)
+    bias = torch.zeros(vocab) if has_bias else None
+
+    def run(skip, x=x, w=w, token_mask=keep):
+        loss = fused_linear_cat_loss(
+            torch.cat([x, x.new_ones(ignored, hidden)]), w, torch.cat([y, pad]), linear_bias=bias,
+            teacher_input=torch.cat([tx, tx.new_ones(ignored, wide)]), teacher_linear_weight=tw,
+            token_mask=torch.cat([token_mask, pad == 0]), chunk_bytes=0, skip_rows=skip,
+        )  # fmt: skip
+        if loss.requires_grad:
+            loss.backward()
+
+    with pytest.MonkeyPatch.context() as patch:
+        in_chunks(chunk, patch)
+        kept = int(keep.sum())
+        forward = n * vocab * (2 * hidden + 2 * wide)
+        assert matrix_flops(lambda: run(True)) == forward + 4 * kept * vocab * hidden
+        assert matrix_flops(lambda: run(True, token_mask=torch.zeros_like(keep))) == forward
+        assert matrix_flops(lambda: run(False)) == forward + 4 * n * vocab * hidden
+        assert matrix_flops(lambda: run(True, w=w.detach())) == forward + 2 * kept * vocab * hidden  # a frozen head
+        assert matrix_flops(lambda: run(True, x=x.detach())) == forward + 2 * kept * vocab * hidden
+        assert matrix_flops(torch.no_grad()(lambda: run(True))) == forward
+
+
+def test_a_batch_without_a_target_is_refused_before_anything_is_multiplied():
+    x, w, _, tx, tw, y = case(4)
+
+    def run():
+        with pytest.raises(ValueError, match="every one of the 23 labels is ignore_index"):
+            fused_linear_cat_loss(x, w, torch.full_like(y, -100), teacher_input=tx, teacher_linear_weight=tw)
+
+    assert matrix_flops(run) == 0
+
+
+class Largest(TorchDispatchMode):
+    """The most bytes in any one tensor that was made, but for views."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self.bytes = max(self.bytes, tensor.untyped_storage().nbytes())
+        return result
+
+
+@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_no_tensor_grows_with_tokens_times_vocabulary(monkeypatch, skip, reduction):
+    chunks = in_chunks(16, monkeypatch)
+    found = []
+    for n in (40, 160):
+        x, w, b, tx, tw, y = case(5, n=n, hidden=2, wide=2, vocab=500)
+        with Largest() as largest:
+            fused_linear_cat_loss(
+                x, w, y, linear_bias=b, teacher_input=tx, teacher_linear_weight=tw, skip_rows=skip,
+                reduction=reduction, **chunks,
+            ).sum().backward()  # fmt: skip
+        found.append(largest.bytes)
+    assert found == [3 * 16 * 500 * 8] * 2  # the three buffers of a chunk, in float64
+    with Largest() as largest:
+        cascade_aware_loss(F.linear(x, w), y, (tx @ tw.T)[:, :500]).backward()
+    assert largest.bytes == 160 * 503 * 8
+
+
+HALF = [
+    pytest.param(torch.bfloat16, torch.bfloat16, False, id="both in bf16"),
+    pytest.param(torch.bfloat16, torch.float32, False, id="hidden states in bf16"),
+    pytest.param(torch.float32, torch.bfloat16, False, id="head in bf16"),
+    pytest.param(torch.float32, torch.float32, True, id="autocast"),
+    pytest.param(torch.bfloat16, torch.float32, True, id="autocast of hidden states in bf16"),
+]
+
+
+@pytest.mark.parametrize("of_rows, of_head, autocast", HALF)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_bf16_is_near_the_oracle_in_float64(monkeypatch, of_rows, of_head, autocast, reduction, temperature):
+    *tensors, y = case(6, n=200, hidden=16, wide=24, vocab=60)
+    x, w, b, tx, tw = (
+        (t.detach() / 4).to(kind) for t, kind in zip(tensors, (of_rows, of_head, of_head, of_rows, of_head))
+    )
+    keep = torch.arange(len(y)) % 3 > 0  # given, so that no rounding decides what is kept
+    options = {"temperature": temperature, "label_weight": 0.3, "reduction": reduction}
+    ours = [t.clone().requires_grad_() for t in (x, w, b)]
+    chunks = in_chunks(32, monkeypatch)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        loss = fused_linear_cat_loss(
+            ours[0], ours[1], y, linear_bias=ours[2], teacher_input=tx, teacher_linear_weight=tw, token_mask=keep,
+            **chunks, **options,
+        )  # fmt: skip
+        loss.sum().backward()  # inside, too: what backward recomputes must not be rounded once more
+    assert loss.dtype == torch.float32
+    exact = [t.double().requires_grad_() for t in (x, w, b)]
+    teacher = (tx.double() @ tw.double().T)[:, : len(w)]
+    oracle = cascade_aware_loss(F.linear(*exact), y, teacher, mask=keep, **options)
+    oracle.sum().backward()
+    torch.testing.assert_close(loss.double(), oracle, rtol=0.02, atol=0.02)
+    for a, c in zip(ours, exact):
+        assert a.grad.dtype == a.dtype
+        error = (a.grad.double() - c.grad).norm() / c.grad.norm()
+        assert error < 0.01
+        mixed = not autocast and of_rows != of_head  # the wider of the two: products in float32
+        assert error > 1e-5 or (mixed and a.dtype == torch.float32)
+
+
+def test_bf16_sums_the_head_gradient_in_float32(monkeypatch):
+    """600 summands of -0.75 in the label's row: a sum in bfloat16 would stop at -256."""
+    x, w = torch.ones(600, 1, dtype=torch.bfloat16), torch.zeros(4, 1, dtype=torch.bfloat16, requires_grad=True)
+    y = torch.zeros(600, dtype=torch.int64)
+    fused_linear_cat_loss(
+        x, w, y, mask="none", label_weight=1.0, reduction="sum", **in_chunks(1, monkeypatch)
+    ).backward()
+    assert w.grad.flatten().tolist() == pytest.approx([-450, 150, 150, 150], rel=0.004)
+
+
+def test_a_mean_over_many_tokens_is_not_rounded_to_bf16():
+    """3/320 in bfloat16 is off by 0.1 %, which would be one error in every gradient; here nothing else is inexact."""
+    x, w = torch.ones(320, 1, dtype=torch.bfloat16), torch.zeros(2, 1, requires_grad=True)
+    y = torch.zeros(320, dtype=torch.int64)
+    with torch.autocast("cpu", torch.bfloat16):
+        (3 * fused_linear_cat_loss(x, w, y, mask="none", label_weight=1.0)).backward()
+    torch.testing.assert_close(w.grad.flatten(), torch.tensor([-1.5, 1.5]), rtol=1e-5, atol=0)
+
+
+def test_ties_in_bf16_count_as_right_as_in_the_dense_loss():
+    *tensors, y = case(7, n=4000, hidden=8, vocab=100, dtype=torch.float32)
+    x, w, _, tx, tw = (t.detach().bfloat16() for t in tensors)
+    logits, teacher_logits = F.linear(x, w), F.linear(tx, tw)[:, : len(w)]
+    targets = y != -100
+    highest = logits.topk(2).values
+    tied = (highest[:, 0] == highest[:, 1]) & targets
+    second = logits.float().scatter(1, logits.argmax(1, keepdim=True), -torch.inf).argmax(1)
+    y[tied] = second[tied]  # right by the tie alone
+    _, ours = fused_linear_cat_loss(x, w, y, teacher_input=tx, teacher_linear_weight=tw, return_stats=True)
+    _, dense = cascade_aware_loss(logits, y, teacher_logits, return_stats=True)
+    assert vars(ours) == vars(dense)
+    strict = (logits.argmax(1) == y).sum()
+    assert int(ours.both + ours.only_small) == int(strict + tied.sum()) > int(strict)
+
+
+def test_errors_name_what_was_given():
+    x, w, b, tx, tw, y = case(8)
+    teacher = {"teacher_input": tx, "teacher_linear_weight": tw}
+    for message, call in (
+        (r"input \(22, 5\).*does not fit target \(23,\)", lambda: fused_linear_cat_loss(x[1:], w, y, **teacher)),
+        (r"linear_weight \(11, 4\) does not fit", lambda: fused_linear_cat_loss(x, w[:, 1:], y, **teacher)),
+        (r"linear_bias \(10,\) does not fit", lambda: fused_linear_cat_loss(x, w, y, linear_bias=b[1:], **teacher)),
+        ("belong together", lambda: fused_linear_cat_loss(x, w, y, teacher_input=tx)),
+        ("both given", lambda: fused_linear_cat_loss(x, w, y, teacher_logits=tx, **teacher)),
+        ("L has 10 output columns and S 11", lambda: fused_linear_cat_loss(x, w, y, **teacher | {
+            "teacher_linear_weight": tw[:10]})),
+        ("skip_rows is 'on'", lambda: fused_linear_cat_loss(x, w, y, skip_rows="on", **teacher)),
+        ("label_weight 0.5 < 1 uses L's", lambda: fused_linear_cat_loss(x, w, y)),
+        ("logits are NaN or infinite at 1 of", lambda: fused_linear_cat_loss(
+            x.detach().index_fill(0, torch.tensor([0]), torch.inf), w, y, **teacher)),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            call()

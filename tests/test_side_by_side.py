@@ -1,5 +1,7 @@
 """Members trained side by side are the models that `train` makes alone."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -65,3 +67,17 @@ def test_every_member_is_the_model_trained_alone(setting, tmp_path):
     weights = [torch.cat([p.flatten() for p in m.state_dict().values()]) for m in models]
     trained = {method: weights[k] for k, (method, seed) in enumerate(plan) if seed == 1}
     assert (trained["cat-dist"] - trained["dist"]).abs().max() > 1e-2  # the comparison above could have failed
+
+
+def test_bf16_side_by_side_is_bf16_alone(setting, tmp_path):
+    """The two round at different places, so losses agree to the precision of bfloat16, not weights."""
+    tokenizer, training_set, teachers = setting
+    plan = [replace(settings(method, 1), precision="bf16") for method in ("xent", "cat-dist", "random-dist")]
+    models = [build_model(SIZE, tokenizer, 1) for _ in plan]
+    logs = train_side_by_side(models, training_set, plan, tmp_path / "stack", teachers[:1] * 3, use_cpu=True)
+    for k, each in enumerate(plan):
+        log = train(build_model(SIZE, tokenizer, 1), training_set, each, tmp_path / f"{k}", teachers[0], use_cpu=True)
+        for a, b in zip(logs[k], log, strict=True):
+            assert a["loss"] == pytest.approx(b["loss"], rel=0.01)
+            assert a["keep_rate"] == pytest.approx(b["keep_rate"], abs=0.05)
+        assert log[-1]["loss"] < log[0]["loss"] - 0.1

@@ -107,12 +107,13 @@ def fresh(trainer):
     return trainer
 
 
-def make_trainer(model, training_set, settings, folder, outputs):
+def make_trainer(model, training_set, settings, folder, outputs, **options):
     from transformers import TrainingArguments
 
     arguments = TrainingArguments(
-        output_dir=str(folder), max_steps=1, use_cpu=True, report_to=[], remove_unused_columns=False, disable_tqdm=True
-    )
+        output_dir=str(folder), max_steps=1, use_cpu=True, report_to=[], remove_unused_columns=False, disable_tqdm=True,
+        **options,
+    )  # fmt: skip
     return CascadeAwareTrainer(
         model=model, args=arguments, train_dataset=training_set, settings=settings, teacher=outputs,
         data_collator=lambda items: collate(items, training_set.pad),
@@ -257,14 +258,37 @@ def test_settings_and_sets_refuse_what_cannot_be_trained(setting, tmp_path):
         TrainingSet(examples, tokenizer, 4)
     with pytest.raises(ValueError, match="compares S with L"):
         train(build_model(TINY, tokenizer, 0), training_set, TrainSettings(method="cat-xent", steps=1), tmp_path)
-    with pytest.raises(ValueError, match="bf16 was asked for"):
-        train(
-            build_model(TINY, tokenizer, 0),
-            training_set,
-            TrainSettings(steps=1, precision="bf16"),
-            tmp_path,
-            use_cpu=True,
+
+
+@pytest.mark.parametrize("method", ["xent", "cat-dist"])
+def test_bf16_trains_alike_with_both_losses_and_in_bf16(setting, tmp_path, method):
+    tokenizer, training_set, _, outputs = setting
+    found = {}
+    for loss, precision in (("fused", "bf16"), ("dense", "bf16"), ("dense", "fp32")):
+        model = build_model(TINY, tokenizer, 1)
+        settings = TrainSettings(
+            method=method, steps=10, batch_size=16, learning_rate=5e-3, loss=loss, precision=precision, label_weight=0.3
         )
+        log = train(model, training_set, settings, tmp_path / f"{loss}-{precision}", teacher=outputs, use_cpu=True)
+        assert all(p.dtype == torch.float32 for p in model.parameters())
+        found[loss, precision] = torch.tensor([[row["loss"], row["keep_rate"]] for row in log])
+    fused, dense, single = found.values()
+    torch.testing.assert_close(fused, dense, rtol=0.01, atol=0.01)
+    assert dense[-1, 0] < dense[0, 0] - 0.3  # it learns
+    assert not torch.equal(dense[:, 0], single[:, 0])
+
+
+def test_with_bf16_the_loss_reads_heads_in_bf16(setting, tmp_path):
+    """To the bit: dense and fused see the same logits only if the fused loss multiplies in bfloat16, too."""
+    tokenizer, training_set, _, outputs = setting
+    batch = collate([training_set[i] for i in range(8)], training_set.pad)
+    losses = []
+    for loss in ("fused", "dense"):
+        settings = TrainSettings(method="cat-xent", steps=1, batch_size=8, loss=loss, precision="bf16")
+        model = build_model(TINY, tokenizer, 1)
+        trainer = make_trainer(model, training_set, settings, tmp_path, outputs, bf16=True)
+        losses.append(trainer.compute_loss(trainer.accelerator.prepare(model), batch))
+    torch.testing.assert_close(*losses, rtol=1e-6, atol=0)
 
 
 def test_truncation_keeps_bos_the_end_of_the_prompt_and_the_whole_target(setting):
