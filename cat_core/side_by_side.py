@@ -72,9 +72,11 @@ class StackedModels(torch.nn.Module):
     def forward(self, input_ids, attention_mask, position_ids):
         """Last hidden states [K, B, T, H] of ids, mask and positions [K, B, T]."""
         self.template.train(self.training)
-        dtype = next(self.parameters()).dtype
+        # Under autocast the body runs in its dtype outright: vmap passes over autocast's rules for attention.
+        kind, dtype = input_ids.device.type, next(self.parameters()).dtype
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else dtype
         mask = _attention_bias(attention_mask.flatten(0, 1), dtype).unflatten(0, attention_mask.shape[:2])
-        stacked = {name: self.get_parameter(key) for key, name in self.names.items()}
+        stacked = {name: self.get_parameter(key).to(dtype) for key, name in self.names.items()}
         buffers = {name: value.to(input_ids.device) for name, value in self.buffers_.items()}
         none = torch.empty(0, dtype=torch.long, device=input_ids.device)
 
@@ -92,7 +94,10 @@ class StackedModels(torch.nn.Module):
                 },
             ).hidden_states[-1]
 
-        with warnings.catch_warnings():  # attention on a CPU is called once a member: still the fastest way here
+        with (
+            torch.autocast(kind, enabled=False),
+            warnings.catch_warnings(),
+        ):  # attention on a CPU is called once a member: still the fastest way here
             warnings.filterwarnings("ignore", message="There is a performance drop")
             return vmap(one, randomness="different")(stacked, buffers, input_ids, mask, position_ids)
 

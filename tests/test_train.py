@@ -274,7 +274,7 @@ def test_bf16_trains_alike_with_both_losses_and_in_bf16(setting, tmp_path, metho
         found[loss, precision] = torch.tensor([[row["loss"], row["keep_rate"]] for row in log])
     fused, dense, single = found.values()
     torch.testing.assert_close(fused, dense, rtol=0.01, atol=0.01)
-    assert dense[-1, 0] < dense[0, 0] - 0.3  # it learns
+    assert dense[-1, 0] < dense[0, 0] - 0.1  # it learns
     assert not torch.equal(dense[:, 0], single[:, 0])
 
 
