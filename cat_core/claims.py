@@ -138,9 +138,7 @@ def reference_text(row: ClaimRow, reference: Sequence[Mapping]) -> str:
     for m in reference:
         for r in m["claims"]:
             if (r["claim"], _without_task(r["measure"])) == (row.claim, _without_task(row.measure)):
-                n = r["number"]
-                number = Interval(n["estimate"], n["low"], n["high"]) if "estimate" in n else Undefined(n["reason"])
-                text = show_number(number, Unit(r["scale"], 2, "", True))
+                text = show_number(_number(r["number"]), Unit(r["scale"], 2, "", True))
                 task = _TASK.search(r["measure"]) if r["measure"] != row.measure else None
                 found.append(f"{m['cell']}{f' ({task[1]})' if task else ''}: {text}")
     return "; ".join(found) or "\u2013 (not recorded)"
@@ -171,6 +169,23 @@ def as_metrics(rows: Sequence[ClaimRow]) -> list[dict]:
         } | ({} if r.mass is None else {"mass": r.mass})
         for r in rows
     ]  # fmt: skip
+
+
+def recorded_rows(metrics: Mapping, claim: str) -> list[ClaimRow]:
+    """The rows of a claim in the metrics of a recorded cell, as `as_metrics` left them; units in points, with sign."""
+    plain = ("claim", "measure", "direction", "n", "seeds", "role", "large_seeds", "level")
+    return [
+        ClaimRow(
+            number=_number(r["number"]), unit=Unit(r["scale"], 2, "", True), mass=r.get("mass"),
+            **{key: r[key] for key in plain},
+        )
+        for r in metrics["claims"]
+        if r["claim"] == claim
+    ]  # fmt: skip
+
+
+def _number(found: Mapping) -> Interval | Undefined:
+    return Interval(**found) if "estimate" in found else Undefined(found["reason"])
 
 
 def on(c: Comparison) -> dict:

@@ -70,7 +70,7 @@ class Comparison:
     task. metric: default that of the rows; "bleu" or "chrf" may be asked for where answers are free text.
     right_at: an answer counts as right in the ledger and in AUROC when its quality is at least this (default
     1 for shares, 0.5 for sentence-level BLEU or chrF; the latter is our choice). resamples, level: of the
-    bootstrap.
+    bootstrap. kept: what was drawn before for the same seeds and items (`archive.kept`), read instead of drawn anew.
 
     Raises ValueError (OutcomeError) in one line on tables that do not fit: several suites, metrics that
     cannot be averaged, methods with different seeds, missing texts.
@@ -85,6 +85,7 @@ class Comparison:
     right_at: float | None = None
     resamples: int = 2_000
     level: float = 0.95
+    kept: Mapping[tuple, object] = field(default_factory=dict, repr=False)
     _cache: dict = field(default_factory=dict, repr=False)
 
     def __post_init__(self):
@@ -144,7 +145,7 @@ class Comparison:
     @property
     def tasks(self) -> tuple[str, ...]:
         """Tasks in order of appearance."""
-        return tuple(dict.fromkeys(self.frame["task"]))
+        return self._once("tasks", lambda: tuple(self.frame["task"].unique()))
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
@@ -185,7 +186,7 @@ class Comparison:
 
     def of_task(self, task: str) -> Comparison:
         """The same comparison on one task."""
-        return replace(self, task=task, _cache={})
+        return self._once(("task", task), lambda: replace(self, task=task, _cache={}))
 
     def with_metric(self, metric: str) -> Comparison:
         """The same comparison by another metric."""
@@ -291,7 +292,9 @@ class Comparison:
             how = {"groups": self.groups, "resamples": self.resamples, "level": self.level}
             return paired_bootstrap(runs | even, pairs=pairs, **how)
 
-        return self._once(("bootstrap", rule), draw)
+        found = self.read("bootstrap", rule)
+        known = found is not None and set(self.methods) <= set(found.curve)
+        return found if known else self._once(("bootstrap", rule), draw)
 
     def audc(self, method: str, rule: str = "chow_average") -> Interval:
         """Area under the deferral curve over the deferral rate, with its interval."""
@@ -320,6 +323,10 @@ class Comparison:
     def large_alone(self) -> Interval:
         """Quality of L on its own (always-L)."""
         return _ends(self.bootstrap().curve[self.methods[0]])[1]
+
+    def read(self, kind: str, rule: str, *more):
+        """What `kept` holds of that kind for these items, metric and rule; None if it was not drawn before."""
+        return self.kept.get((kind, self.metric, tuple(sorted(self.tasks)), rule, *more)) if self.kept else None
 
     def _pair(self, method, baseline, read, rule="chow_average"):
         missing = [m for m in (method, baseline) if m not in self.methods]
@@ -367,6 +374,8 @@ class Comparison:
         the calibration rows (as `curves.iso_quality_saving`), its threshold then applied to the test
         rows.
         """
+        if (found := self.read("iso_quality", rule, method)) is not None:
+            return found
         taus, rates = self._iso_taus(method, rule)
         return self.at_thresholds(method, taus, rule, float(np.mean(rates)))
 
@@ -385,6 +394,8 @@ class Comparison:
         """Each seed's threshold for a deferral-rate budget (`router.calibrate` on calibration rows),
         applied to test.
         """
+        if (found := self.read("calibrated", rule, method, budget)) is not None:
+            return found
         try:
             chosen = {
                 seed: router.calibrate(self.pairing(method, seed, "calibration", rule), budget=budget)

@@ -18,6 +18,7 @@ from cat_core.comparison import Comparison, with_confidence
 from cat_core.curves import audc, deferral_curve
 from cat_core.ranking import Interval
 from cat_core.resampling import Scratch, aligned, draw_blocks
+from cat_core.tables import Undefined
 
 AT_RANDOM = "at random"
 """The rule of an arm that defers at random: its area is (A_S + A_L) / 2."""
@@ -79,6 +80,35 @@ def contrasts(
         estimate, draws = (sum(c * table[arm] for arm, c in weights.items()) for table in (once, drawn))
         found[name] = Interval(float(estimate[0]), *map(float, np.quantile(draws, ends)))
     return found
+
+
+CAT, UNMASKED = "cat-dist", "dist"
+
+
+def rule_contrasts(c: Comparison, rules: Sequence[str], resamples: int = 0) -> dict[str, Interval]:
+    """CAT-Dist and Dist, each with Chow-Average and with each of `rules`, taken apart, from one draw; {} without them.
+
+    By rule: "whole", CAT-Dist with Chow-Average less Dist with the rule, is the sum of "training", CAT-Dist less Dist,
+    both with Chow-Average, and "rule", Chow-Average less the rule, both after Dist. "same": CAT-Dist less Dist, both
+    with the rule. The method followed by the rule: the rule less Chow-Average. "change": that after CAT-Dist less that
+    after Dist.
+    """
+    if not rules or not {CAT, UNMASKED} <= set(c.methods):
+        return {}
+    arms = {(m, r): Arm(c, m, r) for m in (CAT, UNMASKED) for r in ("chow_average", *rules)}
+    cat, plain, wanted = (CAT, "chow_average"), (UNMASKED, "chow_average"), {}
+    for rule in rules:
+        ours, theirs = (CAT, rule), (UNMASKED, rule)
+        wanted |= {
+            f"whole {rule}": {cat: 1, theirs: -1},
+            f"training {rule}": {cat: 1, plain: -1},
+            f"rule {rule}": {plain: 1, theirs: -1},
+            f"same {rule}": {ours: 1, theirs: -1},
+            f"{CAT} {rule}": {ours: 1, cat: -1},
+            f"{UNMASKED} {rule}": {theirs: 1, plain: -1},
+            f"change {rule}": {ours: 1, cat: -1, theirs: -1, plain: 1},
+        }
+    return contrasts(arms, wanted, resamples=resamples)
 
 
 # ---------------------------------------------------------------- which factor is the larger one
@@ -144,6 +174,17 @@ def effects(areas: np.ndarray, methods: Sequence[str], rules: Sequence[str]) -> 
     rest = rest - areas.mean()
     found.append(Effect("interaction", float(np.sqrt((both**2).sum() / freedom)), _luck(rest, freedom)))
     return found
+
+
+def rule_effects(c: Comparison, methods: Sequence[str], rules: Sequence[str]) -> dict[str, Effect] | Undefined:
+    """`effects` on AUDC as "training", "rule" and "interaction", and one more: "training, over random", that of the
+    training method on AUDC less random deferral (rule and interaction are the same).
+    """
+    if min(len(methods), len(rules), len(c.seeds)) < 2:
+        return Undefined("needs two methods, two rules and two seeds")
+    areas, random = seed_areas(c, methods, rules)
+    found = dict(zip(("training", "rule", "interaction"), effects(areas, methods, rules)))
+    return found | {"training, over random": effects(areas - random[:, None], methods, rules)[0]}
 
 
 def _luck(rest: np.ndarray, freedom: int) -> float:

@@ -8,16 +8,19 @@ CAT-Dist against Dist and CAT-Xent against Xent, each also against the random ma
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from cat_core import claims, report
+from cat_core import archive, claims, report
 from cat_core.claims import ClaimRow
 from cat_core.comparison import Comparison
-from cat_core.contrasts import Arm, contrasts
+from cat_core.contrasts import Arm, contrasts, rule_contrasts, rule_effects
+from cat_core.corpus import METRICS
 from cat_core.decomposition import decompose, rule_grid
+from cat_core.outcomes import OutcomeError
 from cat_core.ranking import Interval
 from cat_core.resampling import paired_bootstrap
 from cat_core.study import Cell
@@ -29,11 +32,15 @@ MAIN = ("xent", "dist", "cat-xent", "cat-dist", "random-xent", "random-dist")
 MASKS = ("cat-dist", "large-dist", "small-dist", "both-dist", "neither-dist", "random-dist")
 GRID_METHODS = ("xent", "dist", "cat-xent", "cat-dist", "edge-joint")
 BASELINE_RULES = {"edge": "EdgeInference", "chow_quantile_0": "Chow-Quantile-0"}
+COIN_METHODS = ("dist", "cat-dist")
 GRID_RULES = (
     "chow_average", "chow_sum", "chow_quantile_0", "chow_quantile_25", "chow_quantile_50", "chow_quantile_75",
     "chow_quantile_100", "token_margin", "token_entropy", "option_probability", "option_margin",
     "post_hoc_quantile", "post_hoc_embed", "edge", "joint_router",
 )  # fmt: skip
+LEARNED = ("post_hoc_quantile", "post_hoc_embed", "edge", "joint_router")
+CURIOUS = ("chow_quantile_25", "chow_quantile_50", "chow_quantile_75", "chow_quantile_100")
+"""Rules of the grid that nobody proposes by themselves: they show the family, and would inflate the spread of rules."""
 GRID_RESAMPLES = 1_000
 
 
@@ -146,12 +153,49 @@ def of_tasks(c: Comparison, tasks: Sequence[str]) -> Comparison:
     return replace(c, frame=c.frame[c.frame["task"].isin(list(tasks))], right_at=None, metric="", _cache={})
 
 
-def task_metrics(cell: Cell, c: Comparison) -> dict[str, dict]:
+def of_methods(c: Comparison, methods: Sequence[str] = MAIN) -> Comparison:
+    """The same comparison of those of `methods` that it holds."""
+    return replace(c, methods=tuple(m for m in methods if m in c.methods), _cache={})
+
+
+def by_other_metrics(c: Comparison) -> list[Comparison]:
+    """Translations compared by the other corpus metrics, as far as the table holds texts or counts for them."""
+    found = []
+    for metric in METRICS if c.is_corpus else ():
+        with contextlib.suppress(OutcomeError):
+            found += [c.with_metric(metric)] if metric != c.metric else []
+    return found
+
+
+def bootstraps(cell: Cell, whole: Comparison, c: Comparison, parts: Sequence[Comparison]) -> list[dict]:
+    """What pages show of a cell beyond the differences, drawn once (`archive`): the tasks that decide (`c`) by every
+    rule, all tasks, the generative ones, and `parts`, those of the tasks and of the other metrics.
+    """
+    few = of_methods(c)
+    found = [archive.as_metrics(c, bands=True), *(archive.as_metrics(few, rule) for rule in c.rules[1:])]
+    groups = [tasks for tasks in {whole.tasks, cell.generative} - {c.tasks} if len(tasks) > 1]
+    mixed = [of_methods(of_tasks(whole, tasks)) for tasks in sorted(groups)]
+    return found + [archive.as_metrics(part) for part in (*mixed, *parts)]
+
+
+def coins(c: Comparison, methods: Sequence[str] = COIN_METHODS) -> dict[str, dict]:
+    """`limits.over_coin` by method, at the rates of a drawn curve and at `BUDGET`; without those dearer than L."""
+    from cat_core import limits  # imports torch, which nobody needs who only reads numbers
+
+    known = {m: limits.couple_of(c, m) for m in methods if m in c.methods}
+    return {
+        m: archive.as_columns(limits.over_coin(c, m, limits.coin_rates(couple, BUDGET)))
+        for m, couple in known.items()
+        if not isinstance(couple, Undefined)
+    }
+
+
+def task_metrics(cell: Cell, parts: Sequence[Comparison]) -> dict[str, dict]:
     """By task: n, S (Xent, else the first method) and L alone, share of answers neither gets right, the differences."""
-    found, plain = {}, "xent" if "xent" in c.methods else c.methods[0]
-    ledgers = cell.token_ledger_by_task(plain)
-    for task in c.tasks:
-        part = replace(c.of_task(task), methods=tuple(m for m in MAIN if m in c.methods), _cache={})
+    found = {}
+    for part in parts:
+        plain, task = "xent" if "xent" in part.methods else part.methods[0], part.tasks[0]
+        ledgers = cell.token_ledger_by_task(plain)
         shares = part.sequence_ledger(plain).shares
         found[task] = {
             "n": part.n,
@@ -199,9 +243,13 @@ def cell_metrics(cell: Cell, resamples: int = 2_000) -> dict:
     """Every number that the pages say of a cell."""
     whole = cell.comparison(resamples=resamples)
     c = deciding(cell, whole)
-    grid_methods = tuple(m for m in GRID_METHODS if m in c.methods)
-    rules = usable_rules(c, grid_methods)
-    grid = rule_grid(replace(c, methods=grid_methods, _cache={}), rules, resamples=min(resamples, GRID_RESAMPLES))
+    tasks = [of_methods(whole.of_task(task)) for task in whole.tasks] if len(whole.tasks) > 1 else []
+    others = by_other_metrics(of_methods(c))
+    gridded, fewer = of_methods(c, GRID_METHODS), min(resamples, GRID_RESAMPLES)
+    rules = usable_rules(c, gridded.methods)
+    grid = rule_grid(gridded, rules, resamples=fewer)
+    factors = rule_effects(c, gridded.methods, [r for r in rules if r not in CURIOUS])
+    special = [r for r in dict.fromkeys((*BASELINE_RULES, *LEARNED)) if r in rules]
     parts = {f"{a} - {b}": vars(decompose(c, a, b)) for a, b in c.pairs}
     seeds = {
         method: [report.audc(c.seed_curve(method, seed)) for seed in c.seeds] for method in c.methods
@@ -218,13 +266,18 @@ def cell_metrics(cell: Cell, resamples: int = 2_000) -> dict:
         "masks": mask_differences(c),
         "rule_grid": {
             "rules": rules,
-            "resamples": min(resamples, GRID_RESAMPLES),
+            "resamples": fewer,
             "best_on_calibration": grid.best,
             "over_random": _nested(grid.over_random),
             "regret": _nested(grid.regret),
         },
+        "contrasts": rule_contrasts(c, special, fewer),
+        "factors": factors if isinstance(factors, Undefined) else {k: vars(e) for k, e in factors.items()},
         "tokens": token_metrics(cell),
-        "tasks": task_metrics(cell, whole) if len(whole.tasks) > 1 else {},
+        "tasks": task_metrics(cell, tasks),
+        "over_coin": coins(c),
+        "other_metrics": {o.metric: report.page_metrics(o, (), BUDGET, ("chow_average",)) for o in others},
+        "bootstraps": bootstraps(cell, whole, c, [*tasks, *others]),
     }
 
 

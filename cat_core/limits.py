@@ -166,6 +166,11 @@ def couple_of(c: Comparison, method: str) -> Couple | Undefined:
     return Couple(float(curve.quality[0]), float(curve.quality[-1]), ratio)
 
 
+def coin_rates(couple: Couple, *more: float) -> np.ndarray:
+    """Deferral rates [g] of a drawn curve, from S alone to the cost of L alone; and `more`, at its end."""
+    return np.concatenate([couple.break_even_rate * np.linspace(0, 1, 41), more])
+
+
 def over_coin(c: Comparison, method: str, rates: np.ndarray, rule: str = "chow_average") -> CurveBand:
     """Quality of the cascade less that of the coin at the same cost, at deferral rates [g], with pointwise intervals.
 
@@ -175,6 +180,10 @@ def over_coin(c: Comparison, method: str, rates: np.ndarray, rule: str = "chow_a
     rates, couple = np.asarray(rates, dtype=np.float64), couple_of(c, method)
     if isinstance(couple, Undefined):
         raise ValueError(f"no coin is dearer than L: {couple.reason}")
+    if (band := c.read("over_coin", rule, method)) is not None:
+        at = np.abs(band.deferral_rate - rates[:, None]).argmin(axis=1)
+        if np.abs(band.deferral_rate[at] - rates).max() < 1e-5:
+            return CurveBand(rates, band.estimate[at], band.low[at], band.high[at])
     ready, n, labels = aligned({method: [c.run(method, seed, rule=rule) for seed in c.seeds]}, None)
     sent = np.minimum(rates / couple.break_even_rate, 1) * (couple.gap > 0)
     grid, scratch = np.concatenate([rates, [0.0, 1.0]]), Scratch()

@@ -25,18 +25,16 @@ from cat_core.training_report import name
 
 PAIRS = (("cat-dist", "dist"), ("cat-xent", "xent"))
 SAVINGS = (0.0, 0.10, 0.25, 0.50)
-GRID = np.linspace(0, 1, 41)
-"""Deferral rates of a drawn curve, as shares of the break-even rate."""
 
 
-def comparisons(cells: Sequence[Cell], methods: Sequence[str], resamples: int = 1_000) -> dict[str, Comparison]:
+def comparisons(cells: Sequence[Cell], methods: Sequence[str]) -> dict[str, Comparison]:
     """The outcome tables of cells by label, all their tasks, with those of `methods` that they hold; cells that hold
-    none are left out."""
+    none are left out. Intervals are read where the metrics have them, and drawn as often where they have not."""
     found = {}
     for label, cell in zip(labels(numbers(cells)), cells):
         held = tuple(m for m in methods if m in cell.config["methods"])
         if held:
-            found[label] = cell.comparison(methods=held, resamples=resamples)
+            found[label] = cell.comparison(methods=held, **cell.kept())
     return found
 
 
@@ -154,7 +152,7 @@ def coin_figure(cells: Sequence[Cell], found: Mapping[str, Comparison], number: 
             known = limits.couple_of(c, m)
             if isinstance(known, Undefined):
                 continue
-            couple, rates = known, known.break_even_rate * GRID
+            couple, rates = known, limits.coin_rates(known)
             band = limits.over_coin(c, m, rates)
             parts = (c.scale * x for x in (band.estimate, band.low, band.high))
             drawn.append(figures.Curve(m, couple.cost_ratio + rates, *parts))

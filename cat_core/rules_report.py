@@ -1,13 +1,11 @@
 """Tables and figures of the grid training method x deferral rule, from recorded cells of studies.
 
-The grid and the claims are those of the metrics (`evidence.cell_metrics`); `rule_contrasts` and `grid_factors` compute
-what needs the outcome tables. Nothing is trained. Captions and units are those of `evidence_report`.
+All numbers are those of the metrics (`evidence.cell_metrics`). Captions and units are those of `evidence_report`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import matplotlib
 import numpy as np
@@ -15,8 +13,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from cat_core import figures
-from cat_core.contrasts import Arm, Effect, contrasts, effects, seed_areas
-from cat_core.evidence import BASELINE_RULES
+from cat_core.contrasts import CAT, UNMASKED, Effect
+from cat_core.evidence import BASELINE_RULES, CURIOUS, LEARNED
 from cat_core.evidence_report import NOT_THERE, caption, gain, labels, numbers, scale, value
 from cat_core.ledger import read_entries, verdict_of
 from cat_core.ranking import Interval
@@ -42,10 +40,6 @@ RULE_NAMES = {
     "edge": "EdgeInference",
     "joint_router": "EdgeInference, joint",
 }
-LEARNED = ("post_hoc_quantile", "post_hoc_embed", "edge", "joint_router")
-CURIOUS = ("chow_quantile_25", "chow_quantile_50", "chow_quantile_75", "chow_quantile_100")
-"""Rules of the grid that nobody proposes by themselves: they show the family, and would inflate the spread of rules."""
-CAT, UNMASKED = "cat-dist", "dist"
 
 
 NOT_RUN = Undefined("not recorded")
@@ -212,31 +206,9 @@ def claim_table(cells: Sequence[Cell], claim: str = "C7") -> tuple[Table, str]:
     return Table(columns, rows, title, f"Verdict over these cells: {said}."), said
 
 
-def rule_contrasts(cell: Cell, resamples: int = 0) -> dict[str, Interval]:
-    """Every contrast of `apart_table` and `learned_table` of one cell, from one draw; {} if it lacks a method.
-
-    For each rule of C7's baselines and each learned one that the cell holds: "whole", "training", "rule" and "same"
-    followed by the rule's name (see `apart_table`), the method followed by it (the rule less Chow-Average), and
-    "change" (that after CAT-Dist less that after Dist).
-    """
-    asked = [r for r in dict.fromkeys((*BASELINE_RULES, *LEARNED)) if r in _rules(cell.metrics())]
-    c = cell.comparison(**({"resamples": resamples} if resamples else {}))
-    if not asked or not {CAT, UNMASKED} <= set(c.methods):
-        return {}
-    arms = {(m, r): Arm(c, m, r) for m in (CAT, UNMASKED) for r in ("chow_average", *asked)}
-    cat, plain, wanted = (CAT, "chow_average"), (UNMASKED, "chow_average"), {}
-    for rule in asked:
-        ours, theirs = (CAT, rule), (UNMASKED, rule)
-        wanted |= {
-            f"whole {rule}": {cat: 1, theirs: -1},
-            f"training {rule}": {cat: 1, plain: -1},
-            f"rule {rule}": {plain: 1, theirs: -1},
-            f"same {rule}": {ours: 1, theirs: -1},
-            f"{CAT} {rule}": {ours: 1, cat: -1},
-            f"{UNMASKED} {rule}": {theirs: 1, plain: -1},
-            f"change {rule}": {ours: 1, cat: -1, theirs: -1, plain: 1},
-        }
-    return contrasts(arms, wanted)
+def rule_contrasts(cell: Cell) -> dict[str, Interval]:
+    """The cell's recorded contrasts (`contrasts.rule_contrasts`); {} where it has none."""
+    return {key: value(found) for key, found in cell.metrics().get("contrasts", {}).items()}
 
 
 def apart_table(cells: Sequence[Cell], found: Mapping[str, Mapping[str, Interval]]) -> Table:
@@ -276,19 +248,12 @@ def learned_table(cells: Sequence[Cell], found: Mapping[str, Mapping[str, Interv
 # ---------------------------------------------------------------- which is the larger effect
 
 
-def grid_factors(cell: Cell, leave: Sequence[str] = CURIOUS) -> dict[str, Effect] | Undefined:
-    """`contrasts.effects` on AUDC in a cell's grid by name, without the rules in `leave`, and one more effect:
-    "training, over random", of the training method on AUDC less random deferral (rule and interaction are the same).
-    """
-    m = cell.metrics()
-    methods, rules = tuple(_methods(m)), tuple(r for r in _rules(m) if r not in leave)
-    c = replace(cell.comparison(), methods=methods, _cache={})
-    if min(len(methods), len(rules), len(c.seeds)) < 2:
-        return Undefined("needs two methods, two rules and two seeds")
-    names = [name(method) for method in methods], [rule_name(rule) for rule in rules]
-    areas, random = seed_areas(c, methods, rules)
-    found = dict(zip(("training", "rule", "interaction"), effects(areas, *names)))
-    return found | {"training, over random": effects(areas - random[:, None], *names)[0]}
+def grid_factors(cell: Cell) -> dict[str, Effect] | Undefined:
+    """The cell's recorded factors (`contrasts.rule_effects`) by name; Undefined where there are none."""
+    found = cell.metrics().get("factors") or vars(NOT_THERE)
+    if "reason" in found:
+        return Undefined(found["reason"])
+    return {key: Effect(**effect) for key, effect in found.items()}
 
 
 def factors_table(cells: Sequence[Cell], found: Mapping[str, dict[str, Effect] | Undefined]) -> Table:
@@ -300,7 +265,7 @@ def factors_table(cells: Sequence[Cell], found: Mapping[str, dict[str, Effect] |
             rows.append((f"{cell.name} {show_number(factors)}", "", "", ""))
             continue
         for what, e in factors.items():
-            span = f"{show_number(e.span, unit)}: {e.best} over {e.worst}" if e.best else ""
+            span = f"{show_number(e.span, unit)}: {_level(e.best)} over {_level(e.worst)}" if e.best else ""
             rows.append((f"{cell.name}, {what}", *(show_number(x, unit) for x in (e.spread, e.luck)), span))
     if not rows:
         return nothing(title)
@@ -312,6 +277,10 @@ def factors_table(cells: Sequence[Cell], found: Mapping[str, dict[str, Effect] |
         "would inflate the part of the rules."
     )
     return Table(columns, rows, title, caption(note, numbers(cells)))
+
+
+def _level(key: str) -> str:
+    return RULE_NAMES.get(key) or name(key)
 
 
 def larger_factor(found: Mapping[str, dict[str, Effect] | Undefined]) -> str:

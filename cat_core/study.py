@@ -171,6 +171,13 @@ class Cell:
         other._required()
         return other
 
+    def kept(self) -> dict:
+        """Fields of a `Comparison` of the recorded table that let it read the intervals in the metrics."""
+        from cat_core.archive import kept
+
+        metrics = self.metrics()
+        return {"resamples": metrics["resamples"], "kept": kept(metrics)}
+
     def comparison(self, **options):
         """`Comparison` of the recorded table; options: its further fields."""
         from cat_core.comparison import Comparison

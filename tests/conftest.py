@@ -1,6 +1,10 @@
 """Fixtures that several test modules share."""
 
+import os
+
 import pytest
+from filelock import FileLock
+from small_book import copy_project, runs
 
 
 @pytest.fixture(scope="session")
@@ -60,3 +64,18 @@ def tiny_pair():
         return model
 
     return build(16, 2, 4, 2, seed=1), build(32, 2, 4, 1, seed=2), tokenizer
+
+
+@pytest.fixture(scope="session")
+def book(tmp_path_factory):
+    """The project's folder copied, with all pages run in the edition `test` and the HTML built (-W -n)."""
+    base = tmp_path_factory.getbasetemp()
+    # pytest-xdist's workers each have a folder below the one they share: one of them makes the book for all.
+    base = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    root, log = base / "project", base / "project.log"
+    with FileLock(base / "project.lock"):
+        if not log.exists():
+            assert not root.exists(), "another worker has failed to make the book"
+            copy_project(root)
+            log.write_text(runs(root, "book", "--edition", "test", "--strict", seconds=570))
+    return root, log.read_text()

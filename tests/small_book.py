@@ -78,6 +78,13 @@ def make_project(folder, edition=EDITION, first=FIRST, second=SECOND):
     return folder
 
 
+def copy_project(root):
+    """The real book, its library and data, copied into `root`."""
+    for name in ("book", "cat_core", "data"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    shutil.copy(ROOT / "_config.yml", root)
+
+
 def environment():
     """That of this process, with nothing that would bring another cat_core in."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

@@ -3,15 +3,13 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import time
 from html.parser import HTMLParser
 
 import pytest
 from browser import browser_session
-from filelock import FileLock
-from small_book import ROOT, command, environment, runs
+from small_book import ROOT, command, copy_project, environment, runs
 
 from cat_core.editions import (
     RESERVED,
@@ -73,27 +71,6 @@ def is_foreign(address):
 @pytest.fixture(params=sorted(PAGES), scope="module")
 def page(request):
     return PAGES[request.param]
-
-
-def copy_project(root):
-    for name in ("book", "cat_core", "data"):
-        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
-    shutil.copy(ROOT / "_config.yml", root)
-
-
-@pytest.fixture(scope="session")
-def book(tmp_path_factory):
-    """The project's folder copied, with all pages run in the edition `test` and the HTML built (-W -n)."""
-    base = tmp_path_factory.getbasetemp()
-    # pytest-xdist's workers each have a folder below the one they share: one of them makes the book for all.
-    base = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
-    root, log = base / "project", base / "project.log"
-    with FileLock(base / "project.lock"):
-        if not log.exists():
-            assert not root.exists(), "another worker has failed to make the book"
-            copy_project(root)
-            log.write_text(runs(root, "book", "--edition", "test", "--strict", seconds=570))
-    return root, log.read_text()
 
 
 def test_there_are_pages():

@@ -7,7 +7,7 @@ import pytest
 from small_study import STUDY, project
 from test_comparison import table
 
-from cat_core import evidence
+from cat_core import claims, comparison, evidence, flan, report
 from cat_core.comparison import Comparison
 from cat_core.ledger import read_entries
 from cat_core.study import load_study, main, run_cell
@@ -61,6 +61,29 @@ def test_claims_of_a_cell_reach_the_ledger(cell):
     assert by_claim["C1"][0].n == 30  # the generative task is C4's
     assert len(by_claim["C4"]) == 6 and all(e.n == 15 for e in by_claim["C4"])
     assert all(e.seeds == 3 and e.large_seeds == 2 for e in entries)
+
+
+def test_pages_draw_nothing_of_a_recorded_cell(cell, monkeypatch):
+    def draw(*_, **__):
+        raise AssertionError("drawn anew")
+
+    c = cell.comparison(**cell.kept())
+    for module in (comparison, claims):
+        monkeypatch.setattr(module, "paired_bootstrap", draw)
+    monkeypatch.setattr(comparison, "draw_blocks", draw)
+    assert c.resamples == 2_000
+    assert [row[0] for row in report.alone_table(c).rows] == ["reading", "entailment", "choice", "all"]
+    assert set(flan.learnt(c)) == set(c.tasks)
+    for part in (evidence.deciding(cell, c), evidence.of_tasks(c, cell.generative)):
+        assert part.large_alone().low <= part.large_alone().estimate
+        report.areas_table(part)
+        report.differences_table(part, ["chow_average"])
+    rows = claims.cascade_claims(evidence.deciding(cell, c), "C1")
+    page_metrics = report.page_metrics(evidence.deciding(cell, c), rows, evidence.BUDGET)
+    assert claims.as_metrics(claims.recorded_rows(cell.metrics(), "C1"))[0]["verdict"] == rows[0].verdict
+    assert page_metrics["methods"].keys() == set(c.methods)
+    report.budgets_table(evidence.deciding(cell, c))
+    assert len(claims.recorded_rows(cell.metrics(), "C4")) == 6
 
 
 def test_mask_differences_are_those_of_the_areas():

@@ -43,7 +43,7 @@ def cells(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tables(cells):
-    return limits_report.comparisons(cells, ["dist", "cat-dist", "absent"], 30)
+    return limits_report.comparisons(cells, ["dist", "cat-dist", "absent"])
 
 
 def test_comparisons_hold_the_methods_that_are_there(cells, tables):

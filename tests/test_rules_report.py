@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_comparison import table, text_table
 
-from cat_core import evidence, rules_report
+from cat_core import contrasts, evidence, rules_report
 from cat_core.claims import as_metrics
 from cat_core.comparison import Comparison
 from cat_core.decomposition import rule_grid
@@ -45,13 +45,15 @@ def made(folder, name, frame) -> Made:
         frame[f"confidence_{rule}"] = np.where(small, frame["confidence_chow_average"] + noise, np.nan)
     cell = Made("made", name, {"methods": []}, folder, True, frame=frame)
     c = cell.comparison()
-    grid = rule_grid(c, RULES, resamples=40)
+    grid, learned = rule_grid(c, RULES, resamples=40), [r for r in RULES if r in evidence.LEARNED]
     publish(folder, name, None, page_metrics(c, evidence.baseline_claims(c), 0.3, ("chow_average",)) | {
         "study": "made", "cell": name, "commit": "0123456789ab", "device": "a machine", "resamples": 40,
         "rule_grid": {
             "rules": list(grid.rules), "resamples": 40, "best_on_calibration": grid.best,
             "over_random": evidence._nested(grid.over_random), "regret": evidence._nested(grid.regret),
         },
+        "contrasts": contrasts.rule_contrasts(c, ["chow_quantile_0", *learned]),
+        "factors": {k: vars(e) for k, e in contrasts.rule_effects(c, c.methods, RULES).items()},
     })  # fmt: skip
     return cell
 
@@ -134,7 +136,8 @@ def test_c7_comes_apart_without_remainder(cells):
         f"{cell}, {rule}" for cell in ("accuracy", "bleu") for rule in ("Post-Hoc-Quantile", "EdgeInference")
     ]
     assert "of 4 cases" in rules_report.learned_help(found)
-    assert len(rules_report.rule_contrasts(cells[0], 20)) == len(found["accuracy"])
+    c = cells[0].comparison(methods=("xent", "dist"))
+    assert contrasts.rule_contrasts(c, ["edge"]) == {} == contrasts.rule_contrasts(cells[0].comparison(), [])
 
 
 def test_claim_table_follows_the_ledger(cells):
@@ -154,7 +157,8 @@ def test_factors(cells):
     assert found["accuracy"]["training, over random"].spread == pytest.approx(np.std(over, ddof=1), abs=1e-12)
     assert len(rules_report.factors_table(cells, found).rows) == 8
     assert "in " in rules_report.larger_factor(found) and "of 2 cells" in rules_report.larger_factor(found)
-    few = rules_report.grid_factors(cells[0], leave=RULES[1:])
+    assert found["accuracy"]["rule"].best in RULES
+    few = contrasts.rule_effects(c, c.methods, RULES[:1])
     assert isinstance(few, Undefined)
     assert len(rules_report.factors_table(cells[:1], {"accuracy": few}).rows) == 1
     assert "(8 of" not in rules_report.best_rules(cells) and "of 6)" in rules_report.best_rules(cells)

@@ -1,0 +1,71 @@
+"""The pages on suites with a recorded cell in place of a run: they go through, and say what the cell's metrics say."""
+
+import json
+
+import nbformat
+import papermill
+import pytest
+from small_book import ROOT
+from small_study import STUDY, project
+from test_trace import untraced
+
+from cat_core.study import load_study, run_cell, write_metrics
+
+CELLS = """
+  superglue:
+    <<: *wmt
+    claim: C1
+    suite: mini-superglue
+    suite_options: {{train: 300, calibration: 30, test: 45}}
+  flan:
+    <<: *wmt
+    claim: C3
+    generative: [span, summary, fact, count]
+    suite: mini-flan
+    suite_options: {{train: 300, calibration: 60, test: 80}}
+    vocab_size: 1200
+    context: 96
+    mixing_cap: 40
+"""
+PAGES = {
+    "04_superglue": ("superglue", {"reference": "tiny"}),
+    "05_wmt22": ("wmt", {"reference": "tiny"}),
+    "06_flan2021": ("flan", {"references": ["tiny"]}),
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    methods = "methods: [xent, dist, cat-xent, cat-dist, random-dist, gatekeeper]"
+    text = STUDY.replace("methods: [xent, cat-dist, gatekeeper]", methods).split("  other:")[0] + CELLS
+    root = project(tmp_path_factory.mktemp("project"), texts="true", text=text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CAT_ARTIFACTS", str(root / "artifacts"))
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.chdir(root)
+        for cell in load_study("tiny", root).cells.values():
+            run_cell(cell)
+            write_metrics(cell)
+        yield root
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
+def test_page_reads_a_recorded_cell(root, page):
+    name, parameters = PAGES[page]
+    out = root / f"{page}.ipynb"
+    parameters = parameters | {"recorded": f"tiny/{name}", "output_dir": str(root / "out")}
+    papermill.execute_notebook(
+        ROOT / "book" / f"{page}.ipynb", out, parameters, cwd=root, kernel_name="python3", progress_bar=False
+    )
+    metrics = json.loads((root / "out" / "metrics" / f"{page}.json").read_text())["metrics"]
+    recorded = load_study("tiny", root).cell(name).metrics()
+    assert untraced(nbformat.read(out, as_version=4), metrics) == []
+    assert set(metrics["methods"]) < set(recorded["methods"])
+    for method, row in metrics["methods"].items():
+        assert row == recorded["methods"][method], method
+    said = {(r["claim"], r["measure"]): r["number"] for r in metrics["claims"]}
+    known = {(r["claim"], r["measure"]): r["number"] for r in recorded["claims"]}
+    assert {key: known[key] for key in said if key in known} == {key: said[key] for key in said if key in known}
+    assert len(said.keys() & known.keys()) >= 3
+    assert not (root / "out" / "outcomes").exists()  # the cell's table is there already
