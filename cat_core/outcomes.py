@@ -254,7 +254,7 @@ def validate(table, source: str = "the outcome table") -> pd.DataFrame:
     bad = frame.duplicated(KEY)
     if bad.any():
         row = frame.loc[bad.argmax()]
-        key = ", ".join(f"{name}={brief(row[name])}" for name in KEY)
+        key = ", ".join(f"{name}={str(row[name])[:60]}" for name in KEY)
         require(False, f"{int(bad.sum())} rows repeat an earlier one, first ({key})", "keep one row each")
     splits = frame[["suite", "item_id", "split"]].drop_duplicates()
     bad = splits.duplicated(["suite", "item_id"])
