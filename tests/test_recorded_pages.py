@@ -38,6 +38,7 @@ PAGES = {
 def root(tmp_path_factory):
     methods = "methods: [xent, dist, cat-xent, cat-dist, random-dist, gatekeeper]"
     text = STUDY.replace("methods: [xent, cat-dist, gatekeeper]", methods).split("  other:")[0] + CELLS
+    text = text.replace("  wmt: &wmt\n", "  wmt: &wmt\n    claim: C2\n")
     root = project(tmp_path_factory.mktemp("project"), texts="true", text=text)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CAT_ARTIFACTS", str(root / "artifacts"))
