@@ -9,7 +9,9 @@ from small_book import ROOT
 from small_study import STUDY, project
 from test_trace import untraced
 
-from cat_core.study import load_study, run_cell, write_metrics
+from cat_core.evidence import cell_metrics
+from cat_core.results import publish
+from cat_core.study import load_study, run_cell
 
 CELLS = """
   superglue:
@@ -46,7 +48,7 @@ def root(tmp_path_factory):
         patch.chdir(root)
         for cell in load_study("tiny", root).cells.values():
             run_cell(cell)
-            write_metrics(cell)
+            publish(cell.folder, cell.name, None, cell_metrics(cell, resamples=50))
         yield root
 
 
