@@ -9,7 +9,9 @@ from small_book import ROOT
 from small_study import STUDY, project
 from test_trace import untraced
 
-from cat_core.study import load_study, run_cell, write_metrics
+from cat_core.evidence import cell_metrics
+from cat_core.results import publish
+from cat_core.study import load_study, run_cell
 
 CELLS = """
   superglue:
@@ -38,6 +40,7 @@ PAGES = {
 def root(tmp_path_factory):
     methods = "methods: [xent, dist, cat-xent, cat-dist, random-dist, gatekeeper]"
     text = STUDY.replace("methods: [xent, cat-dist, gatekeeper]", methods).split("  other:")[0] + CELLS
+    text = text.replace("  wmt: &wmt\n", "  wmt: &wmt\n    claim: C2\n")
     root = project(tmp_path_factory.mktemp("project"), texts="true", text=text)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CAT_ARTIFACTS", str(root / "artifacts"))
@@ -45,7 +48,7 @@ def root(tmp_path_factory):
         patch.chdir(root)
         for cell in load_study("tiny", root).cells.values():
             run_cell(cell)
-            write_metrics(cell)
+            publish(cell.folder, cell.name, None, cell_metrics(cell, resamples=50))
         yield root
 
 
