@@ -130,6 +130,27 @@ def test_request_equals_the_counter_over_generate(kind, data, batch, prompt, new
     assert count(lambda: generate(model, batch, prompt, new)) == batch * request_flops(config, prompt, new)
 
 
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("gemma2", {"sliding_window": 4, "head_dim": 8, "num_key_value_heads": 2}),
+        ("gpt2", {"n_inner": None}),
+        ("mixtral", {"sliding_window": 4, "num_key_value_heads": 2, "num_local_experts": 5, "num_experts_per_tok": 2}),
+        ("opt", {"word_embed_proj_dim": 7, "ffn_dim": 9}),
+        ("qwen3_moe", {"decoder_sparse_step": 2, "mlp_only_layers": [1], "num_experts": 5, "num_experts_per_tok": 2}),
+        ("qwen3_moe", {"num_experts": 0}),
+        ("t5", {"num_decoder_layers": 3, "d_kv": 5, "d_ff": 9, "feed_forward_proj": "gated-gelu"}),
+    ],
+)
+def test_corners_equal_the_counter_over_generate(kind, fields):
+    """What few random configurations may miss."""
+    sizes = {"hidden_size": 24, "num_attention_heads": 4, "num_hidden_layers": 4, "vocab_size": 31}
+    ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, "decoder_start_token_id": 0}
+    sizes |= {} if kind in ("gpt2", "opt", "t5") else {"intermediate_size": 20, "moe_intermediate_size": 12}
+    model = model_of(AutoConfig.for_model(kind, **sizes, **ends, **fields))
+    assert count(lambda: generate(model, 2, 9, 6)) == 2 * request_flops(model.config, 9, 6)
+
+
 @every_family
 @settings(max_examples=5, deadline=None)
 @given(st.data(), st.integers(1, 2), st.integers(0, 9), st.integers(1, 9))
