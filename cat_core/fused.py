@@ -143,7 +143,9 @@ def fused_linear_cat_loss(
     is_target, labels = target_rows(target, ignore_index, linear_weight.shape[0])
 
     def rows(tensor):
-        return None if tensor is None else tensor.reshape(*is_target.shape, -1)[is_target]
+        if tensor is None or len(labels) < target.numel():
+            return None if tensor is None else tensor[is_target]
+        return tensor.reshape(len(labels), -1)  # no copy: teacher_logits are large
 
     def flags(name, tensor):
         return None if tensor is None else check_flags(name, tensor, target).to(input.device)[is_target]

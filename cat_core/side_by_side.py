@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 from torch.func import functional_call, stack_module_state, vmap
 from torch.utils.data import Dataset, SequentialSampler
-from transformers import PreTrainedModel, Trainer
+from transformers import AttentionInterface, PreTrainedModel, Trainer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from cat_core.loss import METHODS
 from cat_core.models import has_plain_head
@@ -53,6 +54,8 @@ class StackedModels(torch.nn.Module):
         for name, value in parameters.items():
             self.register_parameter(self._key(name), torch.nn.Parameter(value.detach().clone()))
         template = copy.deepcopy(models[0])
+        if template.config._attn_implementation == "sdpa":
+            template.set_attn_implementation(_ATTENTION)
         object.__setattr__(self, "template", template)  # no submodule: its own weights are never used
         object.__setattr__(self, "buffers_", buffers)
         head = template.get_output_embeddings()
@@ -117,6 +120,16 @@ class _Head:
 
     def __call__(self, states):
         return torch.nn.functional.linear(states, self.weight, self.bias)
+
+
+def _attend(module, query, key, value, attention_mask, **options):
+    """Attention by `sdpa` in one dtype: inside `vmap`, autocast does not see the call and gives it none."""
+    kind = value.dtype
+    return sdpa_attention_forward(module, query.to(kind), key.to(kind), value, attention_mask.to(kind), **options)
+
+
+_ATTENTION = "sdpa_in_one_dtype"
+AttentionInterface.register(_ATTENTION, _attend)
 
 
 def _attention_bias(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -263,7 +263,7 @@ def test_settings_and_sets_refuse_what_cannot_be_trained(setting, tmp_path):
 @pytest.mark.parametrize("method", ["xent", "cat-dist"])
 def test_bf16_trains_alike_with_both_losses_and_in_bf16(setting, tmp_path, method):
     tokenizer, training_set, _, outputs = setting
-    found = {}
+    found = []
     for loss, precision in (("fused", "bf16"), ("dense", "bf16"), ("dense", "fp32")):
         model = build_model(TINY, tokenizer, 1)
         settings = TrainSettings(

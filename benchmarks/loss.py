@@ -1,0 +1,310 @@
+"""Time and memory of the fused loss against other ways to the same gradient: `python -m benchmarks.loss`.
+
+All ways of a case run in turns, repeat after repeat, and each time is compared with that of the plain way in the same
+repeat. On a CPU with one thread, times are the process's own CPU time, so that other work on the machine disturbs them
+less; otherwise wall time. Memory is the most that was allocated at once beyond the inputs, gradients included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.checkpoint import checkpoint
+
+from cat_core.artifacts import write_text
+from cat_core.fingerprints import versions
+from cat_core.fused import fused_linear_cat_loss
+from cat_core.loss import cascade_aware_loss
+from cat_core.manifest import git_state, now
+
+ROOT = Path(__file__).resolve().parents[1]
+PART = 256  # rows of a part of the checkpointed loss
+
+
+@dataclass(frozen=True)
+class Case:
+    """Sizes of one comparison: N tokens, V, H of S, H_t of L, and rho, the share of tokens that are kept."""
+
+    tokens: int
+    vocabulary: int
+    hidden: int
+    teacher_hidden: int
+    rho: float
+
+
+SIZES = {
+    "cpu": [(4096, 8_000, 256, 512), (1024, 32_000, 256, 512), (512, 128_000, 128, 256)],
+    "cuda": [(8192, 8_000, 2048, 4096), (8192, 32_000, 2048, 4096), (8192, 128_000, 2048, 4096)],
+    "quick": [(512, 2_000, 64, 128), (256, 8_000, 64, 128)],
+}
+RHOS = (1.0, 0.6, 0.3)
+
+
+class Inputs:
+    """Tensors of a case, the same for every way; logits are of size 1, so no distribution is degenerate."""
+
+    def __init__(self, case: Case, device: str, dtype: torch.dtype):
+        g = torch.Generator().manual_seed(0)
+
+        def normal(rows, columns, scale):
+            return (torch.randn(rows, columns, generator=g) * scale).to(device, dtype)
+
+        self.x = normal(case.tokens, case.hidden, 1.0).requires_grad_()
+        self.w = normal(case.vocabulary, case.hidden, case.hidden**-0.5).requires_grad_()
+        self.tx = normal(case.tokens, case.teacher_hidden, 1.0)
+        self.tw = normal(case.vocabulary, case.teacher_hidden, case.teacher_hidden**-0.5)
+        self.y = torch.randint(case.vocabulary, (case.tokens,), generator=g).to(device)
+        kept = torch.randperm(case.tokens, generator=g) < round(case.rho * case.tokens)
+        self.keep = kept.to(device)
+
+
+def naive(i: Inputs):
+    """The dense loss of the library on all logits."""
+    return cascade_aware_loss(F.linear(i.x, i.w), i.y, F.linear(i.tx, i.tw), mask=i.keep)
+
+
+def checkpointed(i: Inputs):
+    """Parts of the rows, whose logits are computed again in backward."""
+
+    def part(x, y, tx, keep):
+        logits, teacher = F.linear(x, i.w), F.linear(tx, i.tw)
+        return cascade_aware_loss(logits, y, teacher, mask=keep, reduction="sum")
+
+    parts = zip(*(tensor.split(PART) for tensor in (i.x, i.y, i.tx, i.keep)))
+    return torch.stack([checkpoint(part, *each, use_reentrant=False) for each in parts]).sum() / len(i.y)
+
+
+def fused(i: Inputs, skip_rows="auto"):
+    """The library's loss from hidden states."""
+    return fused_linear_cat_loss(
+        i.x, i.w, i.y, teacher_input=i.tx, teacher_linear_weight=i.tw, token_mask=i.keep, skip_rows=skip_rows
+    )
+
+
+def liger_jsd(i: Inputs):
+    """Liger-Kernel's chunked distillation with beta 0, forward KL: the same gradient where all tokens are kept."""
+    from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
+
+    loss = LigerFusedLinearJSDLoss(weight_hard_loss=0.5, weight_soft_loss=0.5, beta=0.0)
+    return loss(i.x, i.w, i.tx, i.tw, i.y)
+
+
+def naive_xent(i: Inputs):
+    """Cross entropy with the labels alone, on all logits."""
+    return F.cross_entropy(F.linear(i.x, i.w), i.y)
+
+
+def torch_xent(i: Inputs):
+    """PyTorch's own chunked cross entropy."""
+    return F.linear_cross_entropy(i.x, i.w, i.y, options=torch.nn.LinearCrossEntropyOptions())
+
+
+def fused_xent(i: Inputs):
+    """The library's loss with the labels alone."""
+    return fused_linear_cat_loss(i.x, i.w, i.y, mask="none", label_weight=1.0)
+
+
+def liger_xent(i: Inputs):
+    """Liger-Kernel's fused cross entropy."""
+    from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
+    return LigerFusedLinearCrossEntropyLoss()(i.w, i.x, i.y)
+
+
+def cut_xent(i: Inputs):
+    """Apple's cut cross entropy."""
+    from cut_cross_entropy import linear_cross_entropy
+
+    return linear_cross_entropy(i.x, i.w, i.y)
+
+
+def ways(case: Case, device: str) -> list[dict[str, Callable]]:
+    """What is compared in a case, in groups of one gradient each; the first of a group is the plain way."""
+    skip = {"fused": fused}
+    if case.rho < 1:
+        skip["fused, no row skipped"] = lambda i: fused(i, skip_rows=False)
+        return [{"naive": naive, **skip}]
+    groups = [{"naive": naive, "checkpointed": checkpointed, **skip}, {"naive, Xent": naive_xent}]
+    if hasattr(torch.nn, "LinearCrossEntropyOptions"):
+        groups[1]["torch, Xent"] = torch_xent
+    if device == "cuda" and importlib.util.find_spec("liger_kernel"):
+        groups[0]["Liger chunked JSD"] = liger_jsd
+        groups[1]["Liger, Xent"] = liger_xent
+    if device == "cuda" and importlib.util.find_spec("cut_cross_entropy"):
+        groups[1]["cut-cross-entropy, Xent"] = cut_xent
+    groups[1]["fused, Xent"] = fused_xent
+    return groups
+
+
+def floor(inputs: Inputs, teacher: bool) -> Callable[[], None]:
+    """The matrix products alone that no exact way can do without, in memory made before."""
+    x, w = inputs.x.detach(), inputs.w.detach()
+    logits = torch.empty(len(x), len(w), dtype=x.dtype, device=x.device)
+    kept = x[inputs.keep]
+
+    def run():
+        if teacher:
+            torch.mm(inputs.tx, inputs.tw.T, out=logits)
+        torch.mm(x, w.T, out=logits)
+        part = logits[: len(kept)]
+        torch.mm(part, w)
+        torch.mm(part.T, kept)
+
+    return run
+
+
+def seconds(run: Callable[[], object], device: str) -> float:
+    """Time of one call, by the clock that the module's text names."""
+    clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = clock()
+    run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return clock() - start
+
+
+def peak_bytes(run: Callable[[], object], device: str) -> int:
+    """Most bytes allocated at once during one call, beyond those that were before it."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        run()
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        profiled.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
+    live = peak = 0
+    for event in sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: e["ts"]):
+        live += event["args"]["Bytes"]
+        peak = max(peak, live)
+    return peak
+
+
+def compare(case: Case, device: str, dtype: torch.dtype, repeats: int) -> list[dict]:
+    """One row for each way of the case; ValueError for one whose gradient is another."""
+    inputs, rows = Inputs(case, device, dtype), []
+    for number, group in enumerate(ways(case, device)):
+        plain = next(iter(group))
+        memory, times, expected = {}, {name: [] for name in (*group, "floor")}, None
+        for name, way in group.items():  # the first call of each, whose time is not counted
+            inputs.x.grad = inputs.w.grad = None
+            memory[name] = peak_bytes(lambda way=way: way(inputs).backward(), device)
+            found = [t.grad.float() for t in (inputs.x, inputs.w)]
+            expected = expected or found
+            error = max(float((a - b).norm() / b.norm()) for a, b in zip(found, expected))
+            if not error < (1e-4 if dtype == torch.float32 else 0.05):
+                raise ValueError(f"{name} has another gradient than {plain}: relative difference {error:.1e}")
+        del expected, found
+        bare = floor(inputs, teacher=number == 0)
+        bare()
+        for _ in range(repeats):
+            times["floor"].append(seconds(bare, device))
+            for name, way in group.items():
+                inputs.x.grad = inputs.w.grad = None
+                times[name].append(seconds(lambda way=way: way(inputs).backward(), device))
+        for name in group:
+            ratios = [a / b for a, b in zip(times[plain], times[name])]
+            rows.append(
+                asdict(case)
+                | {
+                    "way": name,
+                    "seconds": [round(value, 4) for value in times[name]],
+                    "speedup": statistics.median(ratios),
+                    "speedup_range": [min(ratios), max(ratios)],
+                    "floor_share": statistics.median(a / b for a, b in zip(times["floor"], times[name])),
+                    "memory": memory[name],
+                    "memory_share": memory[name] / memory[plain],
+                }
+            )
+    return rows
+
+
+def table(rows: list[dict]) -> str:
+    """The rows as Markdown."""
+    lines = [
+        "| V | N | H, H_t | rho | way | times as fast as naive (range) | MiB | MiB of naive's | floor's time of its |",
+        "|--:|--:|--:|--:|---|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        low, high = row["speedup_range"]
+        lines.append(
+            f"| {row['vocabulary']:,} | {row['tokens']:,} | {row['hidden']}, {row['teacher_hidden']} | {row['rho']} "
+            f"| {row['way']} | {row['speedup']:.2f} ({low:.2f} to {high:.2f}) | {row['memory'] / 2**20:,.0f} "
+            f"| {row['memory_share']:.3f} | {row['floor_share']:.0%} |"
+        )
+    return "\n".join(lines)
+
+
+def manifest(device: str, dtype: torch.dtype, note: str) -> dict:
+    """On what the rows were measured."""
+    if device == "cuda":
+        processor = torch.cuda.get_device_name()
+    else:
+        info = Path("/proc/cpuinfo")
+        names = [line for line in info.read_text().splitlines() if "model name" in line] if info.is_file() else []
+        processor = names[0].partition(": ")[2] if names else platform.processor()
+    one_thread = device == "cpu" and torch.get_num_threads() == 1
+    return {
+        "git": git_state(ROOT),
+        "versions": {"python": platform.python_version(), **versions("torch", "liger-kernel", "cut-cross-entropy")},
+        "platform": platform.platform(),
+        "processor": processor,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+        "dtype": str(dtype).removeprefix("torch."),
+        "clock": "CPU time of the process" if one_thread else "wall time",
+        "note": note,
+    }
+
+
+def main(arguments: list[str] | None = None) -> list[dict]:
+    """Measure, print the table, and write `benchmarks/results/loss-<device>.json` unless `--quick`."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.loss", description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes, to see that it works; written only with --out"
+    )
+    parser.add_argument("--repeats", type=int, help="default 3, with --quick 2")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU (default 1)")
+    parser.add_argument("--note", default="", help="kept with the results, such as what else the machine was doing")
+    parser.add_argument("--out", type=Path, help="file of the results")
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(given.threads)
+    dtype = torch.float32 if given.device == "cpu" else torch.bfloat16
+    start, about, rows = now(), manifest(given.device, dtype, given.note), []
+    for sizes in SIZES["quick" if given.quick else given.device]:
+        for rho in RHOS:
+            case = Case(*sizes, rho)
+            rows += compare(case, given.device, dtype, given.repeats or (2 if given.quick else 3))
+            print(f"{now()} {case}", file=sys.stderr, flush=True)
+    print(table(rows))
+    out = given.out or (None if given.quick else ROOT / "benchmarks" / "results" / f"loss-{given.device}.json")
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, json.dumps({**about, "started": start, "finished": now(), "rows": rows}, indent=1) + "\n")
+    return rows
+
+
+if __name__ == "__main__":
+    main()
