@@ -49,7 +49,7 @@ def test_metrics_are_numbers_of_the_table(cell):
     task = found["tasks"]["reading"]
     gained = task["differences"]["cat-dist - dist"]
     assert task["n"] == 15 and gained["low"] <= gained["high"]
-    assert {"chow_average", "chow_quantile_0", "option_margin"} <= set(found["rule_grid"]["rules"])
+    assert {"chow_average", "chow_quantile_0", "option_probability"} <= set(found["rule_grid"]["rules"])
     assert json.loads(cell.metrics_path.read_text())["page"] == "superglue"
 
 
