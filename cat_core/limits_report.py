@@ -436,7 +436,9 @@ def page_metrics(
                 "ranking": {str(s): ranking_needed(c, m, s) for s in SAVINGS},
             }  # fmt: skip
     return {
-        "cells": list(found), "tasks": [p | {"pair": list(p["pair"])} for p in points], "couples": couples,
+        "cells": list(found),
+        "trends": {pair_name(*pair): trend(points, pair) for pair in PAIRS},
+        "tasks": [p | {"pair": list(p["pair"])} for p in points], "couples": couples,
         "payback": [
             {k: vars(v) if isinstance(v, TrainingCost) else v for k, v in row.items() if k != "unit"}
             for row in paybacks(cells, found)

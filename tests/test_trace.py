@@ -139,7 +139,7 @@ TIMES = {"minutes", "run_minutes", "run_seconds"}
 SHOWN_WHOLE = {"summary"}
 """Glued as objects with a look of their own (tables), by {glue} and not in a sentence."""
 ROLE = re.compile(r"\{glue:text\}`([^`:]+)(?::([^`]*))?`")
-DECIMAL = re.compile(r"\d[\d,]*\.\d+(?![\d.])")
+DECIMAL = re.compile(r"(?<![\w.])\d[\d,]*\.\d+(?![\d.])")
 
 
 def glued(notebook) -> dict[str, str]:
@@ -219,6 +219,7 @@ def test_a_glued_value_that_is_not_in_the_metrics_is_found():
         "said says 0.89, which is not in the metrics"
     ]
     assert untraced(page, {"audc": interval})[0] == "alone is glued as 52.2133, the metrics have None"
+    assert untraced(executed(alone=1.0, said="Qwen2.5-7B"), {"alone": 1.0, "said": "Qwen2.5-7B"}) == []  # a name
     assert untraced(executed(said="x"), {"said": "x"}) == ["the prose asks for alone, which is not glued"]
 
 
