@@ -307,19 +307,6 @@ def decomposition_figure(cells, pair: tuple[str, str] = PRIMARY, number: str = "
     return figures.show(fig, f"Forest plot. {'; '.join(said)}.", caption(text, found))
 
 
-def ledger_bars(cells, method: str = "xent", number: str = "") -> figures.Shown | Table:
-    """The 2x2 ledgers over held-out target tokens of all cells, side by side; S trained by `method`."""
-    found = [m for m in numbers(cells) if method in m["tokens"]]
-    if not found:
-        return nothing("Held-out target tokens by which model gets them right")
-    shares = {label: m["tokens"][method]["ledger"] for label, m in zip(labels(found), found)}
-    fig = figures.ledger_figure(shares, axis_label="Share of held-out target tokens (%)")
-    parts = ("both right", "only S right", "only L right", "neither right")
-    said = [f"{k}: " + ", ".join(f"{p} {x:.0%}" for p, x in zip(parts, v)) for k, v in shares.items()]
-    text = _titled(number, f"held-out target tokens by which model gets them right, S trained by {name(method)}")
-    return figures.show(fig, f"Stacked bars. {'; '.join(said)}.", caption(text, found, "test items, all their tokens"))
-
-
 def mass_points(cells) -> list[dict]:
     """The primary differences against the share of tokens that neither model gets right, for `mass_figure`.
 

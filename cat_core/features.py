@@ -4,7 +4,7 @@ One pass of S over prompts and the answers it gave (teacher forcing, hence the d
 pass of L's first layer over the prompts; nothing here runs unless it is asked for. In a deployed cascade S's numbers
 fall out of answering, and cost nothing more; L's first layer does cost (`first_layer_flops`, `large_flops`).
 
-Imports nothing but torch, transformers (through `cascade`), numpy and safetensors.
+Imports nothing but torch, transformers (through `cascade`), numpy, safetensors and what these bring.
 """
 
 from __future__ import annotations

@@ -150,25 +150,31 @@ def ledger_figure(ledger: Mapping[str, Sequence[float]], *, axis_label: str = "S
         shares[str(task)] = 100 * row / row.sum()
     with matplotlib.rc_context(LOOK | {"axes.grid": False}):
         fig, (ax,) = _figure(1, 1.25 + 0.45 * len(shares))
-        for place, row in enumerate(shares.values()):
-            left = 0.0
-            for share, style in zip(row, TOKEN_STYLE.values(), strict=True):
-                ax.barh(place, share, left=left, height=0.66, color=style.colour, hatch=style.hatch,
-                        edgecolor="#555555", linewidth=0.7)  # fmt: skip
-                if share >= 6:
-                    ax.text(left + share / 2, place, f"{share:.0f}", ha="center", va="center", fontsize=9,
-                            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.2})  # fmt: skip
-                left += share
-        ax.set(xlim=(0, 100), xlabel=axis_label, yticks=range(len(shares)), ylim=(len(shares) - 0.5, -0.5))
-        ax.set_yticklabels([plain(task) for task in shares])
+        ledger_bars(fig, ax, shares, least=6)
+        ax.set_xlabel(axis_label)
         sns.despine(ax=ax, left=True)
-        ax.tick_params(axis="y", length=0)
-        patches = [
-            Patch(facecolor=s.colour, hatch=s.hatch, edgecolor="#555555", label=f"{s.label} ({s.symbol})")
-            for s in TOKEN_STYLE.values()
-        ]
-        fig.legend(handles=patches, loc="outside upper center", ncols=2)
     return fig
+
+
+def ledger_bars(fig: Figure, ax: Axes, shares: Mapping[str, Sequence[float]], *, least: float = 101) -> None:
+    """Draw ledgers, in percent, as stacked bars with their legend; parts of at least `least` percent are numbered."""
+    for place, row in enumerate(shares.values()):
+        left = 0.0
+        for share, style in zip(row, TOKEN_STYLE.values(), strict=True):
+            ax.barh(place, share, left=left, height=0.66, color=style.colour, hatch=style.hatch,
+                    edgecolor="#555555", linewidth=0.7)  # fmt: skip
+            if share >= least:
+                ax.text(left + share / 2, place, f"{share:.0f}", ha="center", va="center", fontsize=9,
+                        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.2})  # fmt: skip
+            left += share
+    ax.set(xlim=(0, 100), yticks=range(len(shares)), ylim=(len(shares) - 0.5, -0.5))
+    ax.set_yticklabels([plain(label) for label in shares])
+    ax.tick_params(axis="y", length=0)
+    patches = [
+        Patch(facecolor=s.colour, hatch=s.hatch, edgecolor="#555555", label=f"{s.label} ({s.symbol})")
+        for s in TOKEN_STYLE.values()
+    ]
+    fig.legend(handles=patches, loc="outside upper center", ncols=2)
 
 
 def training_figure(

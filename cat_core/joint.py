@@ -15,9 +15,9 @@ from transformers import PreTrainedModel
 from cat_core.deferral import predict
 from cat_core.edge import Router, joint_loss, router_inputs
 from cat_core.features import AnswerFeatures, token_features
-from cat_core.loss import is_right
+from cat_core.loss import is_right, stats_of
 from cat_core.teacher import TeacherCache
-from cat_core.train import IGNORE, CascadeAwareTrainer, Progress, TrainingSet, TrainSettings, train
+from cat_core.train import IGNORE, LEDGER, CascadeAwareTrainer, Progress, TrainingSet, TrainSettings, train
 
 MODULES = ("joint", "edge", "deferral", "features", "confidence")
 FILE = "router.safetensors"
@@ -52,16 +52,8 @@ class JointTrainer(CascadeAwareTrainer):
             sequence_divisor=batch if exact else None,
         )
         if model.training:
-            self.note(
-                {
-                    "tokens": stats.tokens,
-                    "kept": stats.tokens,
-                    "both": (small & large).sum(),
-                    "only_small": (small & ~large).sum(),
-                    "only_large": (~small & large).sum(),
-                    "neither": (~small & ~large).sum(),
-                }
-            )
+            counts = stats_of(stats.tokens, len(target), small, large)  # no token is dropped
+            self.note({name: getattr(counts, name) for name in LEDGER})
             seen = {"count": stats.sequences, "keep": stats.keep * stats.sequences}
             for name, value in (seen | {"right": stats.accuracy * stats.sequences}).items():
                 self._sequences[name] = self._sequences.get(name, 0) + value

@@ -18,7 +18,6 @@ from cat_core import figures
 from cat_core.evidence_report import caption, labels, nothing, numbers, scale, value
 from cat_core.ranking import Interval
 from cat_core.study import Cell
-from cat_core.styles import TOKEN_STYLE
 from cat_core.tables import PERCENT, PLAIN, Table, Undefined, Unit, show_number
 
 METHOD = "xent"
@@ -133,33 +132,23 @@ def likeness_figure(cells: Sequence[Cell], number: str = "") -> figures.Shown | 
     with matplotlib.rc_context(figures.LOOK | {"axes.grid": False}):
         fig = Figure(figsize=(figures.WIDTH, 1.7 + 0.27 * len(rows)), layout="constrained")
         bars, kept, gap = fig.subplots(1, 3, sharey=True, gridspec_kw={"width_ratios": [5, 2.4, 2.4]})
+        figures.ledger_bars(fig, bars, {row.label: 100 * np.array(row.ledger) for row in rows})
         for place, row in enumerate(rows):
             if row.built_in:
                 for ax in (bars, kept, gap):
                     ax.axhspan(place - 0.5, place + 0.5, color="#f0f1f3", linewidth=0, zorder=0)
-            left = 0.0
-            for share, style in zip(row.ledger, TOKEN_STYLE.values(), strict=True):
-                bars.barh(place, 100 * share, left=left, height=0.66, color=style.colour, hatch=style.hatch,
-                          edgecolor="#555555", linewidth=0.6)  # fmt: skip
-                left += 100 * share
             if row.kept:
-                ends = 100 * np.array([row.kept[0], row.kept[-1]])
-                kept.plot([100 * min(row.kept), 100 * max(row.kept)], [place] * 2, color="#8a8f98", linewidth=2.4)
-                kept.plot(ends[:1], [place], "o", color="#1a1a1a", markersize=4.5, markerfacecolor="white")
-                kept.plot(ends[1:], [place], "o", color="#1a1a1a", markersize=4.5)
-            gap.plot([row.small, row.large], [place] * 2, color="#8a8f98", linewidth=2.4)
-            gap.plot([row.small], [place], "o", color="#1a1a1a", markersize=4.5, markerfacecolor="white")
-            gap.plot([row.large], [place], "o", color="#1a1a1a", markersize=4.5)
+                percent = 100 * np.array(row.kept)
+                _from_to(kept, place, percent[0], percent[-1], percent)
+            _from_to(gap, place, row.small, row.large)
             if not isinstance(row.majority, Undefined):
                 gap.plot([row.majority], [place], "|", color="#D55E00", markersize=9, markeredgewidth=1.8)
-        bars.set(xlim=(0, 100), yticks=range(len(rows)), ylim=(len(rows) - 0.5, -0.5), xlabel="Held-out tokens (%)")
-        bars.set_yticklabels([figures.plain(row.label) for row in rows])
-        kept.set(xlim=(0, 103), xticks=[0, 50, 100], xlabel="Kept (%)")
-        gap.set(xlim=(0, 103), xticks=[0, 50, 100], xlabel="Quality")
+        bars.set_xlabel("Held-out tokens (%)")
+        kept.set(xlim=(-4, 104), xticks=[0, 50, 100], xlabel="Kept (%)")
+        gap.set(xlim=(-4, 104), xticks=[0, 50, 100], xlabel="Quality")
         for ax in (bars, kept, gap):
             ax.tick_params(axis="y", length=0)
             sns.despine(ax=ax, left=True)
-        fig.legend(handles=_handles(), loc="outside upper center", ncols=2)
     said = [
         f"{row.label}{' (built in)' if row.built_in else ''}: "
         + ", ".join(f"{part} {x:.0%}" for part, x in zip(PARTS, row.ledger))
@@ -176,13 +165,12 @@ def likeness_figure(cells: Sequence[Cell], number: str = "") -> figures.Shown | 
     return figures.show(fig, f"One row a set. {'; '.join(said)}.", caption(text, numbers(cells)))
 
 
-def _handles() -> list:
-    from matplotlib.patches import Patch
-
-    return [
-        Patch(facecolor=s.colour, hatch=s.hatch, edgecolor="#555555", label=f"{s.label} ({s.symbol})")
-        for s in TOKEN_STYLE.values()
-    ]
+def _from_to(ax, place: float, start: float, end: float, between=()) -> None:
+    """A hollow mark, a filled one, and a bar over them and all that lies between."""
+    values = [start, end, *between]
+    ax.plot([min(values), max(values)], [place] * 2, color="#8a8f98", linewidth=2.4)
+    for quality, fill in ((start, "white"), (end, "#1a1a1a")):
+        ax.plot([quality], [place], "o", color="#1a1a1a", markersize=4.5, markerfacecolor=fill)
 
 
 def headline(cells: Sequence[Cell]) -> dict[str, str]:

@@ -1,6 +1,14 @@
 """A study in miniature: two cells of small models."""
 
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
+
+from cat_core import evidence_report, results
+from cat_core.evidence import cell_metrics
+from cat_core.recording import run_cell
+from cat_core.study import load_study
 
 STUDY = """
 study: tiny
@@ -35,3 +43,16 @@ def project(folder: Path, texts="false", text=STUDY) -> Path:
     (folder / "book" / "_toc.yml").write_text("root: intro\n")
     (folder / "data" / "studies" / "tiny.yaml").write_text(text.format(texts=texts))
     return folder
+
+
+@contextmanager
+def recorded_cells(folder: Path, text: str, resamples: int):
+    """All cells of the study in `text`, run and recorded with their metrics, from inside the project's folder."""
+    root = project(folder, text=text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CAT_ARTIFACTS", str(root / "artifacts"))
+        patch.chdir(root)
+        for cell in load_study("tiny", root).cells.values():
+            run_cell(cell)
+            results.publish(cell.folder, cell.name, None, cell_metrics(cell, resamples=resamples))
+        yield evidence_report.recorded("tiny", root=root).cells

@@ -10,7 +10,8 @@ from test_comparison import table
 from cat_core import claims, comparison, evidence, flan, report
 from cat_core.comparison import Comparison
 from cat_core.ledger import read_entries
-from cat_core.study import load_study, main, run_cell
+from cat_core.recording import run_cell
+from cat_core.study import load_study, main
 
 METHODS = "methods: [xent, dist, cat-xent, cat-dist, random-dist]"
 SUPERGLUE = """

@@ -123,14 +123,12 @@ def test_tokens_and_masks():
     assert "not in the recorded metrics" in repr(shown.masks_table(old))
 
 
-def test_cells_and_ledgers():
+def test_cells():
     found = {row[0]: row for row in shown.cells_table(TWO).rows}
     assert found["mini-low"][3] == "50.0 [49.0,\u00a051.0]" and found["mini-wmt"][4] == "90.0 [89.0,\u00a091.0]"
     assert found["mini-low"][5:] == ["30.0\u00a0%", "30.0\u00a0%", "70.0\u00a0%"]
     assert shown.cells_table(TWO, "One is missing.").note.startswith("One is missing. S trained by Xent")
     assert shown.cells_table([], "All are missing.").note == "All are missing."
-    figure = shown.ledger_bars(TWO)
-    assert "mini-wmt: both right 40%, only S right 10%" in figure.alt and figure.caption.endswith(RESTS)
 
 
 def test_mass_points_hold_cells_and_tasks():
@@ -148,7 +146,7 @@ def test_mass_points_hold_cells_and_tasks():
 
 @pytest.mark.parametrize("function", [
     shown.primary_table, shown.seeds_figure, shown.decomposition_table, shown.decomposition_figure, shown.cells_table,
-    shown.ledger_bars, shown.mass_figure,
+    shown.mass_figure,
 ])  # fmt: skip
 def test_nothing_recorded_is_said(function):
     assert "nothing is recorded yet" in repr(function([]))

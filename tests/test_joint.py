@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from small_models import large_model, sentences
 
 from cat_core.edge import Router
 from cat_core.experiment import Experiment
 from cat_core.joint import FILE, JointTrainer, load_router, save_router, train_jointly
-from cat_core.models import ModelSize, build_model, train_tokenizer
+from cat_core.models import ModelSize, build_model
 from cat_core.side_by_side import train_side_by_side
-from cat_core.synthetic import MiniWmt, mini_wmt
 from cat_core.teacher import run_teacher
-from cat_core.train import TrainingSet, TrainSettings, collate, train
+from cat_core.train import TrainSettings, collate, train
 
 SIZE = ModelSize(hidden=16, layers=1, heads=2, context=48)
 
@@ -19,12 +19,8 @@ SIZE = ModelSize(hidden=16, layers=1, heads=2, context=48)
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
     """A training set, its tokenizer, and the outputs of an L that has learnt something."""
-    examples = [e for e in mini_wmt(MiniWmt(train=120, calibration=5, test=5)) if e.split == "train"]
-    tokenizer = train_tokenizer([text for e in examples for text in (e.prompt, e.target)], 400)
-    training_set = TrainingSet(examples, tokenizer, 48)
-    large = build_model(ModelSize(hidden=32, layers=2, heads=2, context=48), tokenizer, 7)
-    how = TrainSettings(steps=60, batch_size=32, learning_rate=1e-2)
-    train(large, training_set, how, tmp_path_factory.mktemp("large"), use_cpu=True)
+    tokenizer, training_set = sentences(120, 400)
+    large = large_model(tokenizer, training_set, tmp_path_factory.mktemp("large"), steps=60, rate=1e-2)
     return tokenizer, training_set, run_teacher(large, training_set, tmp_path_factory.mktemp("teacher"))
 
 

@@ -2,16 +2,14 @@
 
 import numpy as np
 import pytest
-from small_study import STUDY, project
+from small_study import STUDY, recorded_cells
 
-from cat_core import evidence_report, figures, limits, limits_report, results, shift_report
+from cat_core import figures, limits, limits_report, results, shift_report
 from cat_core.configs import parse_size
-from cat_core.evidence import cell_metrics
 from cat_core.flops import request_flops
 from cat_core.limits_report import cell_cost, shape_config
 from cat_core.models import build_model, train_tokenizer
 from cat_core.ranking import Interval
-from cat_core.study import load_study, run_cell
 from cat_core.tables import Table, Undefined
 from cat_core.trained import tokenizer_of, training_set_of
 
@@ -31,14 +29,8 @@ CELLS = """
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory):
     text = STUDY.replace("methods: [xent, cat-dist, gatekeeper]", METHODS).split("  other:")[0] + CELLS
-    root = project(tmp_path_factory.mktemp("project"), text=text)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CAT_ARTIFACTS", str(root / "artifacts"))
-        patch.chdir(root)
-        for cell in load_study("tiny", root).cells.values():
-            run_cell(cell)
-            results.publish(cell.folder, cell.name, None, cell_metrics(cell, resamples=30))
-        yield evidence_report.recorded("tiny", root=root).cells
+    with recorded_cells(tmp_path_factory.mktemp("project"), text, resamples=30) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

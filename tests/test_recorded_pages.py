@@ -10,8 +10,9 @@ from small_study import STUDY, project
 from test_trace import untraced
 
 from cat_core.evidence import cell_metrics
+from cat_core.recording import run_cell
 from cat_core.results import publish
-from cat_core.study import load_study, run_cell
+from cat_core.study import load_study
 
 CELLS = """
   superglue:

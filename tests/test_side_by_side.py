@@ -4,27 +4,23 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_models import large_model, sentences
 
 from cat_core.loss import METHODS
-from cat_core.models import ModelSize, build_model, train_tokenizer
+from cat_core.models import ModelSize, build_model
 from cat_core.side_by_side import StackedModels, train_side_by_side
-from cat_core.synthetic import MiniWmt, mini_wmt
 from cat_core.teacher import run_teacher
-from cat_core.train import TrainingSet, TrainSettings, collate, train
+from cat_core.train import TrainSettings, collate, train
 
 SIZE = ModelSize(hidden=16, layers=2, heads=2, context=48)
 
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
-    examples = [e for e in mini_wmt(MiniWmt(train=200, calibration=5, test=30)) if e.split == "train"]
-    tokenizer = train_tokenizer([text for e in examples for text in (e.prompt, e.target)], 400)
-    training_set = TrainingSet(examples, tokenizer, 48)
+    tokenizer, training_set = sentences(200, 400)
     teachers = []
     for seed in (7, 8):
-        large = build_model(ModelSize(hidden=32, layers=1, heads=2, context=48), tokenizer, seed)
-        settings = TrainSettings(steps=40, batch_size=32, learning_rate=5e-3)
-        train(large, training_set, settings, tmp_path_factory.mktemp("large"))
+        large = large_model(tokenizer, training_set, tmp_path_factory.mktemp("large"), layers=1, seed=seed)
         teachers.append(run_teacher(large, training_set, tmp_path_factory.mktemp("teacher")))
     return tokenizer, training_set, teachers
 

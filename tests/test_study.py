@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from small_study import STUDY, project
 
+from cat_core import recording
 from cat_core import study as studies
-from cat_core.study import load_study, open_cell, run_cell
+from cat_core.recording import EVERY_RULE, run_cell, slim
+from cat_core.study import load_study, open_cell
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,7 @@ def test_majority_is_the_share_of_the_most_frequent_answer():
     rows = [("a", "yes"), ("a", "yes"), ("a", "no"), ("b", "no")]
     examples = [Example(f"i{i}", t, "test", f"p{i}", y, ("yes", "no")) for i, (t, y) in enumerate(rows)]
     free = Example("free", "c", "test", "p", "anything")
-    assert studies._majority([*examples, free]) == {"a": 2 / 3, "b": 1.0}
+    assert recording._majority([*examples, free]) == {"a": 2 / 3, "b": 1.0}
 
 
 def test_reading_back_neither_trains_nor_imports_torch(recorded):
@@ -166,11 +168,11 @@ def test_every_key_of_a_study_and_every_study_is_explained():
 
 def test_rules_that_few_methods_are_asked_for_are_kept_for_these_alone(recorded):
     _, frame, experiment = recorded
-    found = studies.slim(frame, ["cat-dist"])
+    found = slim(frame, ["cat-dist"])
     kept = found["method"] == "cat-dist"
     for column in (c for c in frame.columns if not c.startswith("confidence_")):
         assert found[column].equals(frame[column])
-    for rule in studies.EVERY_RULE:
+    for rule in EVERY_RULE:
         assert found[f"confidence_{rule}"].equals(frame[f"confidence_{rule}"])
     for rule in ("token_entropy", "chow_quantile_25"):
         assert found.loc[kept, f"confidence_{rule}"].equals(frame.loc[kept, f"confidence_{rule}"])

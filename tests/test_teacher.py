@@ -10,11 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_models import large_model, sentences
 
 from cat_core.loss import TopK, cascade_aware_loss
-from cat_core.models import ModelSize, build_model, train_tokenizer
+from cat_core.models import ModelSize, build_model
 from cat_core.side_by_side import train_side_by_side
-from cat_core.synthetic import MiniWmt, mini_wmt
 from cat_core.teacher import FILE, MODES, TeacherCache, fingerprint, run_teacher
 from cat_core.train import TrainingSet, TrainSettings, train
 
@@ -22,13 +22,8 @@ from cat_core.train import TrainingSet, TrainSettings, train
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
     """A tokenizer, a training set, and an L that has learnt something."""
-    examples = [e for e in mini_wmt(MiniWmt(train=200, calibration=5, test=30)) if e.split == "train"]
-    tokenizer = train_tokenizer([text for e in examples for text in (e.prompt, e.target)], 500)
-    training_set = TrainingSet(examples, tokenizer, 48)
-    large = build_model(ModelSize(hidden=32, layers=2, heads=2, context=48), tokenizer, 7)
-    how = TrainSettings(steps=40, batch_size=32, learning_rate=5e-3)
-    train(large, training_set, how, tmp_path_factory.mktemp("large"), use_cpu=True)
-    return tokenizer, training_set, large
+    tokenizer, training_set = sentences()
+    return tokenizer, training_set, large_model(tokenizer, training_set, tmp_path_factory.mktemp("large"))
 
 
 @pytest.fixture(scope="module")

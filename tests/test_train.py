@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_models import large_model, sentences
 
 from cat_core.loss import METHODS, cascade_aware_loss, gatekeeper_loss
-from cat_core.models import ModelSize, build_model, train_tokenizer
+from cat_core.models import ModelSize, build_model
 from cat_core.synthetic import MiniSuperGlue, MiniWmt, mini_superglue, mini_wmt
 from cat_core.teacher import run_teacher
 from cat_core.train import CascadeAwareTrainer, TrainingSet, TrainSettings, collate, train
@@ -21,17 +22,9 @@ TINY = ModelSize(hidden=16, layers=1, heads=2, context=48)
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
-    """Sentences, a tokenizer, the training set, and L's outputs on it."""
-    examples = [e for e in mini_wmt(MiniWmt(train=200, calibration=5, test=30)) if e.split == "train"]
-    tokenizer = train_tokenizer([text for e in examples for text in (e.prompt, e.target)], 500)
-    training_set = TrainingSet(examples, tokenizer, 48)
-    large = build_model(ModelSize(hidden=32, layers=2, heads=2, context=48), tokenizer, 7)
-    train(
-        large,
-        training_set,
-        TrainSettings(steps=30, batch_size=32, learning_rate=5e-3),
-        tmp_path_factory.mktemp("large"),
-    )
+    """A tokenizer, a training set, L, and its outputs on it."""
+    tokenizer, training_set = sentences()
+    large = large_model(tokenizer, training_set, tmp_path_factory.mktemp("large"), steps=30)
     outputs = run_teacher(large, training_set, tmp_path_factory.mktemp("teacher"), batch_tokens=600)
     return tokenizer, training_set, large, outputs
 
