@@ -127,7 +127,7 @@ def caption(text: str, found: Sequence[Mapping], unit: str = "test items") -> st
         _each(part(m) for m in found)
         for part in (
             lambda m: f"{m['n']:,}",
-            lambda m: f"{len(m['seeds'])} seeds of S over {m['large_models']} of L",
+            lambda m: f"{len(m['seeds'])} seed{'s' * (len(m['seeds']) > 1)} of S over {m['large_models']} of L",
             lambda m: m["device"],
             lambda m: m["commit"][:10],
             lambda m: m["study"],

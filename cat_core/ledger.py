@@ -343,27 +343,24 @@ def summary(entries: Iterable[Entry]) -> Table:
 def claims_ledger(entries: Iterable[Entry]) -> Table:
     """One row a primary or control entry: claim, page, edition, number with interval, what it rests on, verdict.
 
-    The verdict stands in the first row of its claim. Numbers are in points of the metric.
+    The verdict stands in the first row of its claim, its reason in `summary`. Numbers are in points of the metric.
     """
     rows, entries = [], list(entries)
     for claim, mine in _by_claim(entries).items():
         found = verdict_of(mine)
         shown = [e for role in ("primary", "control") for e in mine if e.role == role]
         p = iter(found.p)
-        verdict = [f"{found.word}: {found.reason}", *[""] * len(shown)]
-        for e, word in zip(shown, verdict):
+        for e, word in zip(shown, [found.word, *[""] * len(shown)]):
             adjusted = f"{next(p):.3f}" if e.role == "primary" and e.heard else ""
             where = f"{e.edition}, {e.suite}" if e.suite else e.edition
             mass = "" if e.mass is None else f" (share {100 * e.mass:.1f} %)"
             rests = f"{e.n:,}; {e.seeds} over {e.large_seeds}"
             number = show_number(e.number, Unit(e.scale, 2, "", True)) + mass
-            rows.append((claim, e.page, where, f"{e.role}: {e.measure}", number, rests, adjusted, word))
+            rows.append((claim, word, e.page, where, f"{e.role}: {e.measure}", number, rests, adjusted))
         if not shown:
-            rows.append((claim, "\u2013", "\u2013", CLAIMS[claim][0], "\u2013", "\u2013", "", verdict[0]))
-    columns = ("Claim", "Page or cell", "Edition or study, suite", "Measure", "Number", "n; seeds of S over L",
-               "p (Holm)", "Verdict")  # fmt: skip
+            rows.append((claim, found.word, "\u2013", "\u2013", CLAIMS[claim][0], "\u2013", "\u2013", ""))
+    columns = ("Claim", "Verdict", "Page or cell", "Edition or study, suite", "Measure", "Number",
+               "n; seeds of S over L", "p (Holm)")  # fmt: skip
     others = sum(e.role == "secondary" for e in entries)
-    note = (
-        f"{rules_text()} Numbers in points of the metric. {others} secondary entries decide nothing and are left out."
-    )
+    note = f"Numbers in points of the metric. {others} secondary entries decide nothing and are left out."
     return Table(columns, rows, "The claims ledger", note)

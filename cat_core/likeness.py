@@ -60,11 +60,12 @@ def settings(cells: Sequence[Cell]) -> list[Setting]:
         logs = [[1 - row["neither"] for row in log] for (method, _), log in cell.logs().items() if method == METHOD]
         whole = {
             "small_alone": m["methods"][METHOD]["small_alone"], "large_alone": m["large_alone"], "metric": m["metric"],
-            "tokens": m["tokens"][METHOD]["ledger"], "majority": m.get("majority"),
+            "tokens": m["tokens"][METHOD]["ledger"],
         }  # fmt: skip
-        if not m["tasks"]:
-            majority = cell.training.get("majority", {})
-            whole["majority"] = next(iter(majority.values())) if len(majority) == 1 else None
+        if m["tasks"]:
+            whole["majority"] = {"reason": "several tasks"}
+        else:  # one task: recorded where it has options
+            whole["majority"] = next(iter(cell.training.get("majority", {}).values()), {"reason": "no options"})
         rows.append(_row(label, built_in, whole, tuple(np.mean(logs, axis=0))))
         if not built_in:
             rows += [_row(f"{label}: {task}", False, t) for task, t in m["tasks"].items()]
@@ -77,10 +78,9 @@ def _row(label: str, built_in: bool, m: Mapping, kept: tuple[float, ...] = ()) -
         return scale(m) * (found.estimate if isinstance(found, Interval) else found)
 
     majority = value(m["majority"])
-    known = isinstance(majority, float)
     return Setting(
         label, built_in, tuple(m["tokens"]), points(m["small_alone"]), points(m["large_alone"]),
-        100 * majority if known else Undefined("no options"), kept,
+        majority if isinstance(majority, Undefined) else 100 * majority, kept,
     )  # fmt: skip
 
 
@@ -112,8 +112,9 @@ def likeness_table(cells: Sequence[Cell]) -> Table:
             where = "" if found is None else show_number(found, PLAIN)
         kept = [show_number(x, PERCENT) for x in (row.kept[0], row.kept[-1])] if row.kept else ["", ""]
         points = [f"{x:.1f}" for x in (row.small, row.large)]
+        gap = show_number(row.large - row.small, Unit(1, 1, "", True))
         most, neither = show_number(row.majority, Unit(1, 1, "")), f"{100 * row.neither:.1f}"
-        shown.append((row.label, *points, f"{row.large - row.small:+.1f}", most, neither, *kept, where))
+        shown.append((row.label, *points, gap, most, neither, *kept, where))
     columns = ("Set", "S alone", "L alone", "gap", "majority class", "neither right (%)", "kept at first",
                "kept at last", "nearest real set, distance")  # fmt: skip
     note = (

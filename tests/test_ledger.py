@@ -270,12 +270,12 @@ def test_tables_show_every_claim_with_its_verdict(tmp_path):
         assert text in rules_text() and text in repr(short)
     full = claims_ledger(entries)
     mine = [row for row in full.rows if row[0] == "C1"]
-    assert len(mine) == 3 and mine[0][7].startswith(verdict_of(e for e in entries if e.claim == "C1").word)
-    assert mine[1][7] == "" and mine[0][2] == "reference, mini" and mine[0][5] == "60; 2 over 2"
+    assert len(mine) == 3 and mine[0][1] == verdict_of(e for e in entries if e.claim == "C1").word
+    assert mine[1][1] == "" and mine[0][3] == "reference, mini" and mine[0][6] == "60; 2 over 2"
     wanted = 100 * c.difference("cat-dist", "dist").estimate
-    assert mine[0][4].startswith(f"{wanted:+.2f}".replace("-", "\u2212"))
-    assert mine[0][6] and mine[2][6] == "" and mine[2][3].startswith("control: ")
-    assert "share 90.0 %" in next(row for row in full.rows if row[0] == "C10")[4]
+    assert mine[0][5].startswith(f"{wanted:+.2f}".replace("-", "\u2212"))
+    assert mine[0][7] and mine[2][7] == "" and mine[2][4].startswith("control: ")
+    assert "share 90.0 %" in next(row for row in full.rows if row[0] == "C10")[5]
     assert [row[0] for row in full.rows if row[0] == "C9"] == ["C9"]
     assert "3 secondary entries decide nothing" in full.note
     with pytest.raises(ValueError, match="page 04_superglue of edition reference has claim 'C77': add it"):
