@@ -106,6 +106,7 @@ class Experiment:
         precision: str = "fp32",
         teacher: str = "hidden",
         teacher_k: int = 50,
+        length_groups: int = 1,
         **fields,
     ) -> Experiment:
         """An experiment from the flat parameters of a page; a limit of 0 is none. `fields`: those of `Experiment`.
@@ -124,12 +125,14 @@ class Experiment:
             precision=precision,
             teacher=teacher,
             teacher_k=teacher_k,
+            length_groups=length_groups,
         )
         large_settings = TrainSettings(
             steps=large_steps,
             learning_rate=large_learning_rate,
             batch_size=large_batch_size,
             precision=precision,
+            length_groups=length_groups,
         )
         limits = {split: count for split, count in limits.items() if count}
         mixing = {"mixing_cap": mixing_cap, "mixing_rounds": mixing_rounds}

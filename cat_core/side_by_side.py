@@ -26,11 +26,14 @@ from cat_core.teacher import TeacherCache
 from cat_core.train import (
     IGNORE,
     LEDGER,
+    MODEL_INPUTS,
     DataOrder,
     Progress,
     TrainingSet,
     TrainSettings,
     collate,
+    joined,
+    length_groups,
     mask_generator,
     run_trainer,
     training_loss,
@@ -172,9 +175,14 @@ class SideBySideTrainer(Trainer):
         members = len(self.settings)
         start = inputs["target_start"]
         labels = inputs["labels"].unflatten(0, (members, -1))
-        shaped = {k: inputs[k].unflatten(0, (members, -1)) for k in ("input_ids", "attention_mask", "position_ids")}
+        shaped = {name: inputs[name].unflatten(0, (members, -1)) for name in MODEL_INPUTS}
         examples = inputs["examples"].cpu().unflatten(0, (members, -1))
-        states = model(**shaped)[:, :, start - 1 : -1]
+        groups = length_groups(shaped["attention_mask"], self.settings[0].length_groups)
+        parts = []
+        for rows, columns in groups:
+            taken = {n: x[:, :, columns].take_along_dim(rows.unsqueeze(-1), dim=1) for n, x in shaped.items()}
+            parts.append(model(**taken)[:, :, start - 1 - columns.start : -1])
+        states = joined(parts, [rows for rows, _ in groups], labels.shape[-1] - start)
         labels = labels[:, :, start:]
         losses, shared = [], {}
         for k, (settings, teacher) in enumerate(zip(self.settings, self.teachers)):

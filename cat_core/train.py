@@ -26,6 +26,7 @@ from cat_core.teacher import MODES, TeacherCache
 from cat_core.tokens import encode_prompts, encode_targets
 
 IGNORE = -100
+MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids")
 LEDGER = ("tokens", "kept", "both", "only_small", "only_large", "neither")
 Progress = Callable[[str], None] | None
 _COMPLETE = "complete.json"  # written after all else of a checkpoint, so a half-written one is never resumed
@@ -38,7 +39,9 @@ class TrainSettings:
     method: a key of `loss.METHODS`; label_weight: w of Dist and CAT-Dist; seed: order of the data and random mask;
     gatekeeper_weight: a of `loss.gatekeeper_loss`; loss: "fused" (from hidden states, where the head is plain linear,
     else dense), or "dense" (from logits): equal but for rounding. teacher, teacher_k: mode and k of the
-    `teacher.TeacherCache` that L's word comes from.
+    `teacher.TeacherCache` that L's word comes from. length_groups: into how many groups of rows of like length a batch
+    is cut on its way through the model, so that less padding is computed; the loss and its gradient are those of the
+    whole batch.
     """
 
     method: str = "xent"
@@ -58,6 +61,7 @@ class TrainSettings:
     loss: str = "fused"
     teacher: str = "hidden"
     teacher_k: int = 50
+    length_groups: int = 1
 
     def __post_init__(self):
         if self.method not in METHODS:
@@ -72,7 +76,7 @@ class TrainSettings:
             raise ValueError(f"unknown teacher {brief(self.teacher)}; expected one of {', '.join(MODES)}")
         if self.teacher == "argmax" and METHODS[self.method].distil:
             raise ValueError(f"method {self.method!r} learns from L's distribution: set teacher to hidden or topk")
-        for name in ("steps", "batch_size", "gradient_accumulation", "teacher_k"):
+        for name in ("steps", "batch_size", "gradient_accumulation", "teacher_k", "length_groups"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} is {brief(value)}; expected a whole number >= 1")
@@ -161,6 +165,31 @@ def collate(items: list[dict], pad: int) -> dict:
     }
 
 
+def length_groups(mask: torch.Tensor, groups: int) -> list[tuple[torch.Tensor, slice]]:
+    """Cut batches into groups of rows of like length, shortest first: the rows of each, and the columns they fill.
+
+    mask: int64 [..., B, T], 1 where a token is, as `collate` lays it out; rows: int64 [..., <= B / groups rounded up].
+    Where there are leading dimensions (batches side by side), each has rows of its own and the columns serve all.
+    """
+    if groups == 1:
+        return [(torch.arange(mask.shape[-2], device=mask.device).expand(mask.shape[:-1]), slice(0, mask.shape[-1]))]
+    found = []
+    for rows in mask.sum(-1).argsort(dim=-1, stable=True).tensor_split(groups, dim=-1):
+        if rows.shape[-1]:
+            filled = mask.take_along_dim(rows.unsqueeze(-1), dim=-2).flatten(0, -2).any(0).nonzero()
+            found.append((rows, slice(int(filled[0]), int(filled[-1]) + 1)))
+    return found
+
+
+def joined(parts: Sequence[torch.Tensor], rows: Sequence[torch.Tensor], columns: int) -> torch.Tensor:
+    """What was computed by length group as one batch again: [..., B, columns, H], of parts [..., b, <= columns, H]."""
+    if len(parts) == 1:
+        return parts[0]
+    wide = [torch.nn.functional.pad(part, (0, 0, 0, columns - part.shape[-2])) for part in parts]
+    back = torch.cat(list(rows), dim=-1).argsort(dim=-1)
+    return torch.cat(wide, dim=-3).take_along_dim(back[..., None, None], dim=-3)
+
+
 class DataOrder(Sampler):
     """Indices of `total` training examples: one random permutation of all of them after another, by (seed, epoch)."""
 
@@ -217,23 +246,30 @@ class CascadeAwareTrainer(Trainer):
     def predictions(self, model, inputs):
         """(outputs, states, head, labels) of the target columns of a batch.
 
-        states [B, T, H] that `head` reads, or logits [B, T, V] where head is None; labels int64 [B, T].
+        states [B, T, H] that `head` reads, or logits [B, T, V] where head is None; labels int64 [B, T]. outputs: those
+        of the model, a list of them where the batch is cut into length groups.
         """
         labels, start = inputs["labels"], inputs["target_start"]
-        positions = labels.shape[1] - start + 1  # the last prompt token predicts the first of the target
+        groups = length_groups(inputs["attention_mask"], self.settings.length_groups)
+        found = [self._group_outputs(model, inputs, *group) for group in groups]
+        states = joined([states for _, states in found], [rows for rows, _ in groups], labels.shape[1] - start)
+        outputs = found[0][0] if len(found) == 1 else [outputs for outputs, _ in found]
+        head = self.accelerator.unwrap_model(model).get_output_embeddings() if self.fused else None
+        return outputs, states, head, labels[:, start:]
+
+    def _group_outputs(self, model, inputs, rows, columns):
+        """The model's outputs for some rows and columns of a batch, and of their target columns states or logits."""
+        positions = columns.stop - inputs["target_start"] + 1  # the last prompt token predicts the first of the target
         outputs = model(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            position_ids=inputs["position_ids"],
+            **{name: inputs[name][rows, columns] for name in MODEL_INPUTS},
             use_cache=False,
             output_hidden_states=self.fused,
             # With the fused loss no logits are needed: an empty choice of positions leaves the head out.
-            logits_to_keep=torch.empty(0, dtype=torch.long, device=labels.device) if self.fused else positions,
+            logits_to_keep=torch.empty(0, dtype=torch.long, device=rows.device) if self.fused else positions,
         )
-        if not self.fused:
-            return outputs, outputs.logits[:, :-1], None, labels[:, start:]
-        head = self.accelerator.unwrap_model(model).get_output_embeddings()
-        return outputs, outputs.hidden_states[-1][:, -positions:-1], head, labels[:, start:]
+        if self.fused:
+            return outputs, outputs.hidden_states[-1][:, -positions:-1]
+        return outputs, outputs.logits[:, :-1]
 
     def share(self, loss, exact: bool, num_items_in_batch):
         """The loss of one micro-batch as `Trainer` adds it up; exact: it has the divisor of the whole step already."""

@@ -65,6 +65,22 @@ def test_every_member_is_the_model_trained_alone(setting, tmp_path):
     assert (trained["cat-dist"] - trained["dist"]).abs().max() > 1e-2  # the comparison above could have failed
 
 
+def test_length_groups_change_rounding_alone(setting, tmp_path):
+    """Members of several seeds read batches of several lengths: each is cut by its own lengths."""
+    tokenizer, training_set, teachers = setting
+    found = []
+    for groups in (1, 3):
+        plan = [replace(settings("cat-dist", seed), length_groups=groups) for seed in (1, 2)]
+        models = [build_model(SIZE, tokenizer, each.seed) for each in plan]
+        logs = train_side_by_side(models, training_set, plan, tmp_path / f"{groups}", teachers, use_cpu=True)
+        found.append((models, [row["loss"] for log in logs for row in log]))
+    (whole, whole_loss), (cut, cut_loss) = found
+    assert whole_loss == pytest.approx(cut_loss, rel=1e-4)
+    for a, b in zip(whole, cut):
+        for (name, x), y in zip(a.state_dict().items(), b.state_dict().values()):
+            torch.testing.assert_close(x, y, rtol=2e-3, atol=2e-4, msg=name)
+
+
 def test_bf16_side_by_side_is_bf16_alone(setting, tmp_path):
     """The two round at different places, so losses agree to the precision of bfloat16, not weights."""
     tokenizer, training_set, teachers = setting

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from small_models import large_model, sentences
 
 from cat_core.loss import METHODS, cascade_aware_loss, gatekeeper_loss
 from cat_core.models import ModelSize, build_model
 from cat_core.synthetic import MiniSuperGlue, MiniWmt, mini_superglue, mini_wmt
 from cat_core.teacher import run_teacher
-from cat_core.train import CascadeAwareTrainer, TrainingSet, TrainSettings, collate, train
+from cat_core.train import CascadeAwareTrainer, TrainingSet, TrainSettings, collate, joined, length_groups, train
 
 TINY = ModelSize(hidden=16, layers=1, heads=2, context=48)
 
@@ -59,12 +61,15 @@ def test_collate_aligns_all_targets_at_one_column(setting):
 
 
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.router])
-@pytest.mark.parametrize("normalize", ["tokens", "kept"])
-def test_trainer_loss_and_gradient_are_those_of_the_plain_formula(setting, tmp_path, method, normalize):
+@pytest.mark.parametrize(
+    "normalize, loss, groups", [("tokens", "fused", 1), ("kept", "fused", 3), ("tokens", "dense", 11)]
+)
+def test_trainer_loss_and_gradient_are_those_of_the_plain_formula(setting, tmp_path, method, normalize, loss, groups):
     tokenizer, training_set, _, outputs = setting
     settings = TrainSettings(
-        method=method, steps=1, batch_size=8, normalize=normalize, label_weight=0.3, temperature=1.5
-    )
+        method=method, steps=1, batch_size=8, normalize=normalize, label_weight=0.3, temperature=1.5, loss=loss,
+        length_groups=groups,
+    )  # fmt: skip
     model = build_model(TINY, tokenizer, 1)
     trainer = make_trainer(model, training_set, settings, tmp_path, outputs)
     model.train()
@@ -111,6 +116,30 @@ def make_trainer(model, training_set, settings, folder, outputs, **options):
         model=model, args=arguments, train_dataset=training_set, settings=settings, teacher=outputs,
         data_collator=lambda items: collate(items, training_set.pad),
     )  # fmt: skip
+
+
+@given(st.data())
+def test_length_groups_hold_every_row_once_and_every_token(data):
+    members, rows, groups = (data.draw(st.integers(1, n)) for n in (3, 9, 12))
+    lengths = st.lists(
+        st.tuples(st.integers(1, 9), st.integers(1, 5)), min_size=members * rows, max_size=members * rows
+    )
+    items = [{"prompt": [5] * p, "target": [6] * t, "index": 0} for p, t in data.draw(lengths)]
+    batch = collate(items, 0)
+    mask = batch["attention_mask"].unflatten(0, (members, rows))
+    found = length_groups(mask, groups)
+    together = torch.cat([taken for taken, _ in found], dim=-1)
+    assert torch.equal(together.sort(dim=-1).values, torch.arange(rows).expand(members, rows))
+    for taken, columns in found:
+        for member in range(members):
+            outside = mask[member, taken[member]].clone()
+            outside[:, columns] = 0
+            assert outside.sum() == 0  # no token is left out
+    numbers = torch.arange(members * rows * 3.0).view(members, rows, 3, 1)
+    parts = [numbers.take_along_dim(taken[..., None, None], dim=1) for taken, _ in found]
+    assert torch.equal(joined(parts, [taken for taken, _ in found], 3), numbers)
+    computed = sum(taken.numel() * (columns.stop - columns.start) for taken, columns in found)
+    assert mask.sum() <= computed <= mask.numel()
 
 
 def test_gradient_accumulation_gives_the_same_step(setting, tmp_path):
