@@ -22,7 +22,7 @@ from cat_core.models import ModelSize
 from cat_core.tasks import Suite, brief, load_suite
 from cat_core.train import TrainSettings
 
-TRAINING_MODULES = ("loss", "fused", "teacher", "train", "side_by_side", "models", "tokens")
+TRAINING_MODULES = ("loss", "fused", "closed_form", "teacher", "train", "side_by_side", "models", "tokens")
 
 
 @dataclass(frozen=True)

@@ -17,20 +17,25 @@ float32. `loss.cascade_aware_loss` of the same logits decides alike.
 from __future__ import annotations
 
 from functools import reduce
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 
+from cat_core.closed_form import loss_and_gradient, top_loss_and_gradient
 from cat_core.loss import (
+    TopK,
     check_flags,
     check_options,
+    check_top,
     highest_and_label,
     keep_mask,
-    require_finite_soft_term,
     stats_of,
     target_rows,
 )
+
+if TYPE_CHECKING:
+    from cat_core.teacher import TeacherCache
 
 # Memory for a chunk's logits and gradients, and the rows it has at least. Each chunk reads W and writes dW once: a GPU
 # needs many rows to hide that, while on a CPU few rows do, and small chunks stay in or near the caches.
@@ -50,6 +55,7 @@ class _Given(NamedTuple):
     teacher_weight: torch.Tensor | None
     teacher_bias: torch.Tensor | None
     teacher_logits: torch.Tensor | None
+    teacher_top: TopK | None
     large_right: torch.Tensor | None
     mask: str | torch.Tensor
     generator: torch.Generator | None
@@ -73,7 +79,7 @@ class _Given(NamedTuple):
     @property
     def reads_teacher(self) -> bool:
         """Whether L's logits are needed and given."""
-        needed = self.label_weight < 1 or self.large_right is None
+        needed = (self.label_weight < 1 and self.teacher_top is None) or self.large_right is None
         return needed and (self.teacher_input is not None or self.teacher_logits is not None)
 
     def teacher(self, chunk: slice, out: torch.Tensor) -> torch.Tensor:
@@ -95,7 +101,10 @@ def fused_linear_cat_loss(
     teacher_linear_weight: torch.Tensor | None = None,
     teacher_linear_bias: torch.Tensor | None = None,
     teacher_logits: torch.Tensor | None = None,
+    teacher_top: TopK | None = None,
     teacher_correct: torch.Tensor | None = None,
+    teacher_cache: TeacherCache | None = None,
+    examples: torch.Tensor | None = None,
     token_mask: torch.Tensor | None = None,
     label_weight: float = 0.5,
     temperature: float = 1.0,
@@ -118,7 +127,11 @@ def fused_linear_cat_loss(
         teacher_input, teacher_linear_weight, teacher_linear_bias: the same of L: [..., H_t], [V', H_t], [V'], with
             V' >= V where L's vocabulary is longer by padding (its further columns are cut off).
         teacher_logits: L's logits [..., V'] in their place.
+        teacher_top: L's distribution as its k most probable tokens and a tail, [..., k] and [...], in their place; the
+            soft term is the cross entropy of k + 1 events. Give `teacher_correct` for the mask.
         teacher_correct: bool [...], whether L is right on each token; enough where w = 1.
+        teacher_cache, examples: a `teacher.TeacherCache` that says all of this, of any mode, and int64 [B], the numbers
+            of the examples in its training set whose target tokens are those of `target`, one after another.
         token_mask: bool [...], alpha given from outside, in place of `mask`.
         logit_softcap: c of c tanh(logits / c) (Gemma 2), for S; L's logits are taken as they come.
         chunk_bytes: memory for one chunk's logits and gradients, by default 64 MiB on a CPU and 512 MiB elsewhere; a
@@ -136,7 +149,11 @@ def fused_linear_cat_loss(
     `create_graph`.
     """
     _check_shapes(input, linear_weight, linear_bias, target, teacher_input, teacher_linear_weight, teacher_logits)
-    has_soft = teacher_logits is not None or teacher_input is not None
+    has_logits = teacher_logits is not None or teacher_input is not None
+    check_top(teacher_top, target, linear_weight.shape[0], has_logits)
+    if teacher_cache is not None and (has_logits or teacher_top is not None or teacher_correct is not None):
+        raise ValueError("teacher_cache says all of L: give no other teacher_... beside it")
+    has_soft = has_logits or teacher_top is not None or (teacher_cache is not None and teacher_cache.mode != "argmax")
     check_options(label_weight, temperature, mask if token_mask is None else token_mask, normalize, reduction, has_soft)
     if skip_rows not in SKIP_ROWS:
         raise ValueError(f"skip_rows is {skip_rows!r}; expected True, False or 'auto'")
@@ -155,13 +172,22 @@ def fused_linear_cat_loss(
     given_mask = flags("token_mask", token_mask)
     student = (input, linear_weight, linear_bias)
     teacher = (rows(teacher_input), teacher_linear_weight, teacher_linear_bias)
-    if teacher_input is not None:
+    teacher_logits, large_right = rows(teacher_logits), flags("teacher_correct", teacher_correct)
+    teacher_top = None if teacher_top is None else teacher_top.rows(is_target)
+    if teacher_cache is not None:
+        large_right, known = _cached(teacher_cache, examples, labels, label_weight, temperature)
+        teacher = tuple(known.get(name) for name in ("teacher_input", "teacher_linear_weight", "teacher_linear_bias"))
+        teacher_logits, teacher_top = known.get("teacher_logits"), known.get("teacher_top")
+        _check_columns(linear_weight, teacher[1], teacher_logits)
+        check_top(teacher_top, labels, linear_weight.shape[0], False)
+    if teacher[0] is not None:
         dtype = _product_dtype(*teacher)
         teacher = (None if t is None else t.to(dtype) for t in teacher)
     given = _Given(
         *teacher,
-        teacher_logits=rows(teacher_logits),
-        large_right=flags("teacher_correct", teacher_correct),
+        teacher_logits=teacher_logits,
+        teacher_top=teacher_top,
+        large_right=large_right,
         mask=mask if given_mask is None else given_mask,
         generator=generator,
         label_weight=float(label_weight),
@@ -265,13 +291,18 @@ def _run(rows, weight, bias, labels, given: _Given, wanted, row_weight=None):
             if skip:
                 x, y, top, at_label = x[kept], y[kept], top[kept], at_label[kept]
                 free, spare = buffers[0, : len(kept)], buffers[-1, : len(kept)]
-                logits = torch.index_select(logits, 0, kept, out=spare)
-                if given.label_weight < 1:
+                logits, spare = torch.index_select(logits, 0, kept, out=spare), free
+                if given.label_weight < 1 and teacher is not None:
                     spare = buffers[1, : len(kept)]
                     teacher = torch.index_select(teacher, 0, kept, out=free)
             else:
                 spare = buffers[-1, : len(y)]
-            token_loss = _loss_and_gradient(logits, y, top, at_label, teacher, spare, given)
+            how = {"label_weight": given.label_weight, "temperature": given.temperature, "softcap": given.softcap}
+            if given.label_weight < 1 and given.teacher_top is not None:
+                events = given.teacher_top.rows(where)
+                token_loss = top_loss_and_gradient(logits, y, at_label, events, spare, **how)
+            else:
+                token_loss = loss_and_gradient(logits, y, top, at_label, teacher, spare, **how)
             if not skip and len(kept) < len(y):
                 token_loss.masked_fill_(~alpha, 0.0)
                 logits.masked_fill_(~alpha.unsqueeze(-1), 0.0)
@@ -319,49 +350,6 @@ def _rights(rows, weight, bias, labels, given: _Given, chunk: slice, buffers):
     return logits, teacher, top, at_label, at_label >= top, large
 
 
-def _loss_and_gradient(logits, labels, top, at_label, teacher, spare, given: _Given) -> torch.Tensor:
-    """Loss of each row [c]; `logits` [c, V] is overwritten by its gradient with respect to the head's output.
-
-    Every pass over [c, V] counts: one exponential a distribution, in place. `teacher` and `spare` [c, V] are used up.
-    """
-    w, t = given.label_weight, given.temperature
-    index, top = labels.unsqueeze(-1), top.unsqueeze(-1)
-    chain = None if given.softcap is None else 1 - (logits / given.softcap) ** 2
-    soft = p_soft = None
-    if w < 1:
-        p_large = torch.softmax(teacher if t == 1 else teacher.div_(t), -1, out=spare)
-        shifted = logits.sub_(top) if t == 1 else (logits - top).div_(t)
-        cross = torch.mul(p_large, shifted, out=teacher).sum(-1)
-        if not bool(torch.isfinite(cross).all()):
-            # A token masked out of the vocabulary has p = 0 and log p = -inf; its product is 0, not NaN.
-            cross = teacher.masked_fill_(p_large == 0, 0.0).sum(-1)
-        if t != 1:
-            p_soft = shifted.exp_()
-            total = p_soft.sum(-1, keepdim=True)
-            soft = total.squeeze(-1).log() - cross
-            p_soft.div_(total).sub_(p_large)
-            logits.sub_(top)
-    else:
-        logits.sub_(top)
-    p = logits.exp_()
-    total = p.sum(-1, keepdim=True)
-    log_total = total.squeeze(-1).log()
-    loss = log_total + top.squeeze(-1) - at_label
-    p.div_(total)
-    if w < 1:
-        soft = (log_total - cross if t == 1 else soft) * t**2
-        require_finite_soft_term(soft, t)
-        loss = w * loss + (1 - w) * soft
-        if t == 1:
-            p.sub_(p_large, alpha=1 - w)
-        else:
-            p.mul_(w).add_(p_soft, alpha=(1 - w) * t)
-    p.scatter_add_(-1, index, p.new_full(index.shape, -w))
-    if chain is not None:
-        p.mul_(chain)
-    return loss
-
-
 def _product_dtype(*factors) -> torch.dtype:
     """The dtype F.linear would compute in: autocast's where it is on, which leaves float64 alone; else the widest."""
     dtype = reduce(torch.promote_types, (t.dtype for t in factors if t is not None))
@@ -391,20 +379,31 @@ def _check_shapes(input, weight, bias, target, teacher_input, teacher_weight, te
         raise ValueError("teacher_input and teacher_linear_weight belong together: give both or neither")
     if teacher_input is not None and teacher_logits is not None:
         raise ValueError("teacher_logits and teacher_input were both given: one of them says what L's logits are")
-    columns = None
-    if teacher_input is not None:
-        if teacher_input.shape[:-1] != target.shape or teacher_input.shape[-1:] != teacher_weight.shape[1:]:
-            raise ValueError(
-                f"teacher_input {tuple(teacher_input.shape)} does not fit target {tuple(target.shape)} and "
-                f"teacher_linear_weight {tuple(teacher_weight.shape)}: expected [..., H_t] and [V, H_t]"
-            )
-        columns = teacher_weight.shape[0]
-    if teacher_logits is not None:
-        if teacher_logits.shape[:-1] != target.shape:
-            raise ValueError(f"teacher_logits {tuple(teacher_logits.shape)} do not fit target {tuple(target.shape)}")
-        columns = teacher_logits.shape[-1]
+    if teacher_logits is not None and teacher_logits.shape[:-1] != target.shape:
+        raise ValueError(f"teacher_logits {tuple(teacher_logits.shape)} do not fit target {tuple(target.shape)}")
+    _check_columns(weight, teacher_weight, teacher_logits)
+
+
+def _check_columns(weight, teacher_weight, teacher_logits):
+    """ValueError where L has fewer output columns than S."""
+    columns = None if teacher_weight is None else teacher_weight.shape[0]
+    columns = columns if teacher_logits is None else teacher_logits.shape[-1]
     if columns is not None and columns < weight.shape[0]:
         raise ValueError(
             f"L has {columns} output columns and S {weight.shape[0]}: S and L must share one vocabulary; cut the "
             "padded columns of S off before the call"
         )
+
+
+def _cached(cache: TeacherCache, examples, labels: torch.Tensor, label_weight: float, temperature: float):
+    """(whether L is right on each target token, what else the cache says of them: `TeacherCache.distribution`)."""
+    if not isinstance(examples, torch.Tensor) or examples.dtype != torch.int64 or examples.dim() != 1:
+        raise ValueError("teacher_cache needs examples: int64 [B], the examples whose target tokens these are")
+    rows = cache.rows(examples.cpu())
+    if len(rows) != len(labels):
+        raise ValueError(
+            f"the teacher cache has {len(rows)} target tokens for these {len(examples)} examples and the batch "
+            f"{len(labels)}: it is of another training set, or the batch was cut after it was made"
+        )
+    right = cache.correct[rows].to(labels.device)
+    return right, cache.distribution(rows, temperature, labels.device) if label_weight < 1 else {}

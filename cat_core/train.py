@@ -349,9 +349,6 @@ def training_loss(
         if "teacher_logits" in given:
             given = {"teacher_logits": given["teacher_logits"][:, : states.shape[-1]]}
         return cascade_aware_loss(states, target, **given, **common)
-    if "teacher_top" in given:
-        logits = torch.nn.functional.linear(states, head.weight, head.bias)
-        return cascade_aware_loss(logits, target, **given, **common)
     return fused_linear_cat_loss(states, head.weight, target, linear_bias=head.bias, **given, **common)
 
 

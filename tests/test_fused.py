@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cat_core import fused
 from cat_core.fused import fused_linear_cat_loss
-from cat_core.loss import MASKS, cascade_aware_loss
+from cat_core.loss import MASKS, TopK, cascade_aware_loss, is_right
 
 
 def case(seed, n=23, hidden=5, wide=7, vocab=11, dtype=torch.float64):
@@ -63,6 +63,56 @@ def test_equal_to_the_dense_reference(seed, chunk, mask, weight, temperature, no
     assert [int(v) for v in vars(ours[1]).values()] == [int(v) for v in vars(dense[1]).values()]
     for a, b in zip(ours[2], dense[2]):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+def top_of(logits, k, temperature):
+    """L's distribution by its k most probable tokens and the tail."""
+    p = (logits / temperature).softmax(-1)
+    best, ids = p.topk(k, dim=-1)
+    return TopK(ids, best, p.scatter(-1, ids, 0.0).sum(-1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 99), st.sampled_from([1, 4, 100]), st.sampled_from(MASKS), st.sampled_from([0.0, 0.4, 1.0]),
+    st.sampled_from([1.0, 2.5]), st.sampled_from([1, 4, 11]), st.sampled_from(["mean", "none"]),
+    st.sampled_from(["auto", True, False]), st.booleans(),
+)  # fmt: skip
+def test_top_k_of_l_is_that_of_the_dense_reference(seed, chunk, mask, weight, temperature, k, reduction, skip, capped):
+    x, w, b, tx, tw, y = case(seed)
+    teacher = (tx @ tw.T)[:, : len(w)]
+    top, right = top_of(teacher, k, temperature), is_right(teacher, y.clamp(min=0))
+    upstream = torch.rand(y.shape, generator=torch.Generator().manual_seed(seed), dtype=x.dtype) + 0.5
+    common = {"teacher_top": top, "teacher_correct": right, "mask": mask, "label_weight": weight,
+              "temperature": temperature, "reduction": reduction, "return_stats": True}  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(fused.MIN_ROWS, "cpu", chunk)
+        ours, stats = fused_linear_cat_loss(
+            x, w, y, linear_bias=b, chunk_bytes=0, skip_rows=skip, logit_softcap=2.0 if capped else None,
+            generator=torch.Generator().manual_seed(5), **common,
+        )  # fmt: skip
+    logits = F.linear(x, w, b)
+    logits = 2 * torch.tanh(logits / 2) if capped else logits
+    dense, expected = cascade_aware_loss(logits, y, generator=torch.Generator().manual_seed(5), **common)
+    torch.testing.assert_close(ours, dense, rtol=1e-10, atol=1e-12)
+    assert [int(v) for v in vars(stats).values()] == [int(v) for v in vars(expected).values()]
+    found = (torch.autograd.grad((loss * upstream).sum() if reduction == "none" else loss, (x, w, b))
+             for loss in (ours, dense))  # fmt: skip
+    for a, b in zip(*found):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+def test_the_tail_is_exact_where_s_gives_it_almost_nothing():
+    """exp(-200) is 0 in float32, its logarithm is not."""
+    w = torch.tensor([[200.0], [0.0], [-1.0], [-1.0]], requires_grad=True)
+    x, y = torch.ones(1, 1), torch.tensor([1])
+    top = TopK(torch.tensor([[0]]), torch.tensor([[0.7]]), torch.tensor([0.3]))
+    common = {"teacher_top": top, "mask": "none", "label_weight": 0.0}
+    ours, dense = fused_linear_cat_loss(x, w, y, **common), cascade_aware_loss(x @ w.T, y, **common)
+    torch.testing.assert_close(ours, dense)
+    assert ours > 50
+    for a, b in zip(torch.autograd.grad(ours, w), torch.autograd.grad(dense, w)):
+        torch.testing.assert_close(a, b)
 
 
 def in_chunks(rows, monkeypatch):
@@ -160,6 +210,10 @@ def test_matrix_products_are_those_of_the_formula(n, hidden, wide, vocab, rate, 
         assert matrix_flops(lambda: run(True)) == forward + 4 * kept * vocab * hidden
         assert matrix_flops(lambda: run(True, token_mask=torch.zeros_like(keep))) == forward
         assert matrix_flops(lambda: run(False)) == forward + 4 * n * vocab * hidden
+        top = TopK(torch.zeros(n, 1, dtype=torch.int64), torch.full((n, 1), 0.6), torch.full((n,), 0.4))
+        cut = {"teacher_top": top, "token_mask": keep, "skip_rows": True, "chunk_bytes": 0}  # L is not multiplied
+        one = matrix_flops(lambda: fused_linear_cat_loss(x, w, y, **cut).backward())
+        assert one == 2 * n * vocab * hidden + 4 * kept * vocab * hidden
         assert matrix_flops(lambda: run(True, w=w.detach())) == forward + 2 * kept * vocab * hidden  # a frozen head
         assert matrix_flops(lambda: run(True, x=x.detach())) == forward + 2 * kept * vocab * hidden
         assert matrix_flops(torch.no_grad()(lambda: run(True))) == forward

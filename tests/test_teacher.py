@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import large_model, sentences
 
+from cat_core.fused import fused_linear_cat_loss
 from cat_core.loss import TopK, cascade_aware_loss
 from cat_core.models import ModelSize, build_model
 from cat_core.side_by_side import train_side_by_side
 from cat_core.teacher import FILE, MODES, TeacherCache, fingerprint, run_teacher
-from cat_core.train import TrainingSet, TrainSettings, train
+from cat_core.train import TrainingSet, TrainSettings, collate, train
 
 
 @pytest.fixture(scope="module")
@@ -267,6 +268,41 @@ def test_a_cut_distribution_that_does_not_fit_is_refused(top, message):
     good = TopK(torch.tensor([[0], [1]]), torch.ones(2, 1), torch.zeros(2))
     with pytest.raises(ValueError, match="were both given"):
         cascade_aware_loss(torch.randn(2, 5), labels, torch.randn(2, 5), teacher_top=good, mask="none")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_fused_loss_reads_a_cache_of_any_mode(setting, caches, mode):
+    """The cache and the numbers of the examples say what the arguments about L would."""
+    _, training_set, _ = setting
+    cache, some = caches[mode], torch.tensor([5, 0, 9])
+    batch = collate([training_set[i] for i in some.tolist()], training_set.pad)
+    labels = batch["labels"][:, batch["target_start"] :]
+    g = torch.Generator().manual_seed(3)
+    columns = caches["hidden"].head.shape[0]
+    x, w = torch.randn(*labels.shape, 6, generator=g), torch.randn(columns, 6, generator=g)
+    weight = 1.0 if mode == "argmax" else 0.3
+    loss, stats = fused_linear_cat_loss(
+        x, w, labels, teacher_cache=cache, examples=some, label_weight=weight, return_stats=True
+    )
+    rows, is_target = cache.rows(some), labels != -100
+    known = {} if mode == "argmax" else cache.distribution(rows, 1.0, "cpu", whole=True)
+    expected = cascade_aware_loss(
+        x[is_target] @ w.T, labels[is_target], teacher_correct=cache.correct[rows], label_weight=weight, **known
+    )
+    torch.testing.assert_close(loss, expected)
+    assert 0 < int(stats.kept) < int(stats.tokens) == len(rows)
+
+
+def test_a_cache_that_does_not_fit_the_batch_is_refused(caches):
+    x, w, labels = torch.randn(4, 6), torch.randn(9, 6), torch.zeros(4, dtype=torch.int64)
+    for cache, options, message in (
+        ("hidden", {}, "teacher_cache needs examples"),
+        ("hidden", {"examples": torch.tensor([0])}, "target tokens for these 1 examples and the batch 4"),
+        ("hidden", {"teacher_correct": labels == 0}, "give no other teacher_"),
+        ("argmax", {"examples": torch.tensor([0])}, "uses L's distribution"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fused_linear_cat_loss(x, w, labels, teacher_cache=caches[cache], **options)
 
 
 def trained_with(setting, cache, folder, **changes):
