@@ -42,8 +42,14 @@ def obtain(kind: str, config: dict, modules: tuple[str, ...], make: Callable[[Pa
     """The folder of the artifact, made by `make(partial folder)` when it is not there yet.
 
     `make` may find the folder of an interrupted attempt and continue it; what it returns is kept as "result" in
-    `artifact.json` beside the configuration. A damaged artifact is named in a warning and made again.
+    `artifact.json` beside the configuration. A damaged artifact is named in a warning and made again. ValueError in one
+    of several processes that train together, as they would wait for one another for ever.
     """
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        raise ValueError(
+            f"artifact {kind!r}: this is one of {os.environ['WORLD_SIZE']} processes that were launched together, and "
+            "artifacts are made by one; call `train.train` in a script of your own, or start each process by itself"
+        )
     name = f"{kind}-{digest(config, modules)}"
     folder = root() / name
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -62,8 +62,9 @@ class JointTrainer(CascadeAwareTrainer):
 
     def log(self, logs, *args, **kwargs):
         if self._sequences:
-            count = int(self._sequences.pop("count"))
-            logs |= {f"router_{name}": float(value) / count for name, value in self._sequences.items()}
+            sums = self.of_all_processes(self._sequences)
+            count = sums.pop("count")
+            logs |= {f"router_{name}": float(value / count) for name, value in sums.items()}
             self._sequences = {}
         super().log(logs, *args, **kwargs)
 

@@ -161,6 +161,8 @@ class SideBySideTrainer(Trainer):
 
     def __init__(self, *args, settings: Sequence[TrainSettings], teachers: Sequence[TeacherCache | None], **kwargs):
         super().__init__(*args, **kwargs)
+        if self.accelerator.num_processes > 1:
+            raise ValueError("models are trained side by side in one process: start one process for each group of them")
         self.settings, self.teachers = settings, teachers
         self._sums: list[dict] = [{} for _ in settings]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -285,9 +286,14 @@ class CascadeAwareTrainer(Trainer):
             if value is not None:
                 self._ledger[name] = self._ledger.get(name, 0) + value
 
+    def of_all_processes(self, sums: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Sums of this process (0-dim tensors by name) as those of all."""
+        whole = self.accelerator.reduce(torch.stack([torch.as_tensor(v).double() for v in sums.values()]), "sum")
+        return dict(zip(sums, whole))
+
     def log(self, logs, *args, **kwargs):
         if self._ledger:
-            counts = {name: int(value) for name, value in self._ledger.items()}
+            counts = {name: int(value) for name, value in self.of_all_processes(self._ledger).items()}
             tokens = counts.pop("tokens")
             logs |= {("keep_rate" if name == "kept" else name): count / tokens for name, count in counts.items()}
             self._ledger = {}
@@ -401,6 +407,7 @@ def run_trainer(
 ) -> Trainer:
     """Build a trainer of class `kind`, run it by `schedule`, from the last whole checkpoint in `folder`, if any.
 
+    Under `accelerate launch` every process calls this; `batch_size` stays the size of a step, shared out among them.
     what: the name of the run in its progress lines; arguments: further ones of `kind`.
     """
     logging_steps = max(1, schedule.steps // 20)
@@ -430,6 +437,13 @@ def run_trainer(
         label_names=["labels"],
         dataloader_pin_memory=not use_cpu and torch.cuda.is_available(),
     )
+    shares = schedule.gradient_accumulation * training.world_size
+    if schedule.batch_size % shares:
+        raise ValueError(
+            f"batch_size {schedule.batch_size} cannot be shared out evenly among {training.world_size} processes with "
+            f"gradient_accumulation {schedule.gradient_accumulation}: choose a multiple of {shares}"
+        )
+    training.per_device_train_batch_size = schedule.batch_size // shares
     trainer = kind(
         model=model,
         args=training,
@@ -439,10 +453,14 @@ def run_trainer(
         **arguments,
     )
     trainer.remove_callback(PrinterCallback)
+    with trainer.accelerator.main_process_first():  # it alone deletes what is not whole
+        start = _resume_point(folder)
     with quiet():
-        trainer.train(resume_from_checkpoint=_resume_point(folder))
-    for checkpoint in folder.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
+        trainer.train(resume_from_checkpoint=start)
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero():
+        for checkpoint in folder.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
     return trainer
 
 
@@ -450,6 +468,7 @@ class _Seal(TrainerCallback):
     """Marks a checkpoint as whole once all its files are there."""
 
     def on_save(self, args, state, control, **kwargs):
+        PartialState().wait_for_everyone()  # each process writes its random state
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if state.is_world_process_zero and folder.is_dir():
             files = {p.name: file_sha256(p) for p in sorted(folder.iterdir()) if p.is_file()}

@@ -96,3 +96,10 @@ def test_two_processes_make_it_once(tmp_path):
         process.join(60)
     assert [process.exitcode for process in pair] == [0, 0]
     assert log.read_text() == "made\n"
+
+
+def test_processes_that_train_together_do_not_wait_for_one_another(monkeypatch, tmp_path):
+    monkeypatch.setenv("CAT_ARTIFACTS", str(tmp_path))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"one of 2 processes that were launched together.*call `train.train`"):
+        artifacts.obtain("thing", {"a": 1}, ("loss",), lambda folder: None)

@@ -335,3 +335,47 @@ def test_diverged_training_stops_with_one_clear_line(setting, tmp_path):
         model.get_output_embeddings().weight[0, 0] = float("nan")
     with pytest.raises(ValueError, match="NaN or infinite at .* lower the learning rate"):
         train(model, training_set, TrainSettings(steps=2, batch_size=8), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{"length_groups": 2}, {"loss": "dense", "gradient_accumulation": 2}])
+def test_two_processes_of_accelerate_train_as_one(setting, tmp_path, options):
+    """Losses, ledger and weights of `accelerate launch` with two processes on a CPU, a batch shared out among them."""
+    _, training_set, large, _ = setting
+    run_teacher(large, training_set, tmp_path / "cache")
+    script, found = str(Path(__file__).with_name("launched.py")), []
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    for name, command in (("one", [sys.executable]), ("two", launch)):
+        folder = tmp_path / name
+        folder.mkdir()
+        run = subprocess.run(
+            [*command, script, str(tmp_path / "cache"), str(folder), json.dumps(options)],
+            capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert run.returncode == 0, run.stderr[-3000:]
+        assert not list(folder.glob("checkpoint-*"))
+        found.append((torch.load(folder / "weights.pt"), json.loads((folder / "log.json").read_text())))
+    (one, one_log), (two, two_log) = found
+    for a, b in zip(one_log, two_log, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+        for cell in ("keep_rate", "both", "only_small", "only_large", "neither"):
+            assert a[cell] == pytest.approx(b[cell], abs=1e-9)
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], atol=1e-5, rtol=1e-3)
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused(setting, tmp_path, monkeypatch):
+    tokenizer, training_set, *_ = setting
+    monkeypatch.setattr("transformers.TrainingArguments.world_size", 3)
+    with pytest.raises(ValueError, match="batch_size 16 cannot be shared out evenly among 3 processes"):
+        train(build_model(TINY, tokenizer, 0), training_set, TrainSettings(batch_size=16), tmp_path, use_cpu=True)

@@ -1,0 +1,26 @@
+"""Trains S by CAT-Dist and writes weights and log: run alone, and by `accelerate launch` with two processes."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from small_models import sentences
+
+from cat_core.models import ModelSize, build_model
+from cat_core.teacher import TeacherCache
+from cat_core.train import TrainSettings, train
+
+
+def main(cache: Path, folder: Path, options: dict) -> None:
+    tokenizer, training_set = sentences()
+    model = build_model(ModelSize(hidden=16, layers=1, heads=2, context=48), tokenizer, 1)
+    settings = TrainSettings(method="cat-dist", steps=6, batch_size=16, learning_rate=4e-3, **options)
+    log = train(model, training_set, settings, folder, TeacherCache.load(cache), use_cpu=True)
+    if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+        torch.save(model.state_dict(), folder / "weights.pt")
+        (folder / "log.json").write_text(json.dumps(log))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))
