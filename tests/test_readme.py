@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cat_core import benchmark_report
 from cat_core.editions import declared_parameters, edition_names
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,3 +75,8 @@ def test_layout_names_what_exists():
 
 def test_named_edition_exists():
     assert "quick" in edition_names(ROOT)
+
+
+def test_the_ratios_are_those_of_the_committed_benchmarks():
+    block = TEXT.split("tests/test_readme.py -->\n")[1].split("\n<!-- end of benchmarks -->")[0]
+    assert block == benchmark_report.markdown(benchmark_report.results("loss", ROOT))

@@ -39,6 +39,7 @@ READERS = {
     "07_baselines": {"reference": "tiny"},
     "09_limits": {"studies": ["tiny"]},
     "10_claims": {"studies": ["tiny"]},
+    "11_systems": {},
 }
 
 
