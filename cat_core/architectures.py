@@ -39,8 +39,8 @@ def check_one_kind(small, large, small_name: str = "small", large_name: str = "l
     if has_encoder(small) != has_encoder(large):
         kinds = ["encoder-decoder" if has_encoder(model) else "causal" for model in (small, large)]
         raise ValueError(
-            f"S ({small_name}) is a {kinds[0]} model and L ({large_name}) a {kinds[1]} one, and prompts are tokenised "
-            "once for both: choose two models of one kind"
+            f"S ({small_name}) is {kinds[0]} and L ({large_name}) {kinds[1]}, and prompts are tokenised once for both: "
+            "choose two models of one kind"
         )
 
 
