@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BartConfig, BartForConditionalGeneration, TrainingArguments
 
 from cat_core import artifacts
-from cat_core.architectures import has_encoder, start_token, target_outputs
+from cat_core.architectures import go_on, has_encoder, read_prompts, selected, start_token, target_outputs
 from cat_core.cascade import CascadeRunner, Request
 from cat_core.experiment import Experiment
 from cat_core.features import answer_features, first_layer, first_layer_flops
@@ -32,7 +32,7 @@ from cat_core.side_by_side import train_side_by_side
 from cat_core.signals import token_signals
 from cat_core.synthetic import MiniWmt, mini_wmt
 from cat_core.teacher import MODES, run_teacher
-from cat_core.tokens import encode_prompt, encode_prompts, encode_target
+from cat_core.tokens import aligned, encode_prompt, encode_prompts, encode_target
 from cat_core.train import CascadeAwareTrainer, TrainingSet, TrainSettings, _ProgressLine, collate, train
 from cat_core.trained import train_or_load
 
@@ -390,6 +390,27 @@ def test_options_equal_naive_scoring_of_each_option(pair):
             np.testing.assert_allclose(each.token_logprobs, logprobs[best], rtol=0, atol=1e-5)
             assert each.prediction == request.options[best]
             assert each.flops == option_flops(small.config, ids.shape[1], [len(row) for row in logprobs])
+
+
+def test_rows_of_a_memory_are_chosen_without_a_change_to_it(pair):
+    model, _, tokenizer = pair
+    ids, mask, _ = aligned(encode_prompts(tokenizer, [r.prompt for r in QUESTIONS[:4]], encoder=True), [[]] * 4, 0)
+    ids, mask, more = torch.from_numpy(ids), torch.from_numpy(mask), torch.full((4, 3), 7)
+    rows = torch.tensor([2, 0, 2])
+    with torch.no_grad():
+        memory, first = read_prompts(model, ids, mask, None)
+        chosen = selected(memory, rows)
+        found = [go_on(model, chosen, more[rows], mask[rows], None)]
+        whole = go_on(model, memory, more, mask, None)
+        memory.batch_select_indices(rows)
+        found.append(go_on(model, memory, more[rows], mask[rows], None))
+        fed = torch.cat([torch.zeros(4, 1, dtype=torch.long), more, more], dim=1)
+        expected = model(input_ids=ids, attention_mask=mask, decoder_input_ids=fed).logits
+    for each in (chosen, memory):
+        assert len(each.states) == 3 and {len(layer.keys) for layer in each.cache.cross_attention_cache.layers} == {3}
+    for logits, wanted in ((first, expected[:, 0]), (whole, expected[:, 1:4]), (found[0], expected[rows, 1:4]),
+                           (found[1], expected[rows, 4:])):  # fmt: skip
+        torch.testing.assert_close(logits, wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_features_equal_the_models_own_outputs(pair):
