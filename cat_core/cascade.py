@@ -1,9 +1,9 @@
 """The cascade: a small model answers every query, a large one again, whole, those the small one is unsure of.
 
-Two transformers causal language models that share a tokenizer. Queries are answered by greedy generation,
-those with answer options by scoring the options. `engine` does either for one batch; this module checks the
-queries, plans the batches, keeps finished ones (`store`), and turns raw log-probabilities into answers with
-their confidences and costs.
+Two transformers language models of one kind, causal or encoder-decoder, that share a tokenizer. Queries are
+answered by greedy generation, those with answer options by scoring the options. `engine` does either for one
+batch; this module checks the queries, plans the batches, keeps finished ones (`store`), and turns raw
+log-probabilities into answers with their confidences and costs.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from cat_core.architectures import check_one_kind, has_encoder
 from cat_core.confidence import answer_confidence, option_confidence
 from cat_core.engine import answering, generate_batch, score_batch
 from cat_core.flops import option_flops, request_flops, shape_of
@@ -111,18 +112,19 @@ class Item:
 class CascadeRunner:
     """Runs queries through a small and a large model that share a tokenizer.
 
-    small, large: causal language models of transformers; tokenizer: the common one (EOS needed, BOS not);
+    small, large: language models of transformers, both causal or both encoder-decoder;
+    tokenizer: the common one (EOS needed, BOS not);
     batch_tokens: rows x (prompt + answer) tokens of one batch; an item with options takes a row an option;
     device: where both models are moved (default: they stay where they are);
     max_new_tokens: longest generated answer, EOS included;
     prediction: "sum" takes the option with the best summed log-probability, "average" the best mean a token;
     truncate_prompts: cut prompts beyond the context on the left, keeping BOS, instead of refusing them;
-    encode: own function text -> prompt ids, instead of `encode_prompt`;
+    encode: own function text -> prompt ids, instead of `tokens.encode_prompt`;
     fingerprint: {"small": ..., "large": ...}, names of the weights for `store` (default: their sha256).
 
     Logits beyond the smaller of the two vocabularies (padding of the output matrix) are cut off. Raises
-    ValueError where a vocabulary is smaller than the tokenizer's, a model has an encoder, or its type no exact
-    FLOPs formula.
+    ValueError where a vocabulary is smaller than the tokenizer's, the models are of two kinds, or a type has no
+    exact FLOPs formula.
     """
 
     def __init__(
@@ -148,9 +150,10 @@ class CascadeRunner:
             raise ValueError("the tokenizer has no eos_token: set one, as every answer ends with it")
         self.models = {"small": small, "large": large}
         self.vocab = min(model.get_output_embeddings().weight.shape[0] for model in self.models.values())
+        check_one_kind(small, large)
+        self.encoder = has_encoder(small)
         for which, model in self.models.items():
-            if shape_of(model.config).encoder is not None:
-                raise ValueError(f"the {which} model has an encoder: the runner needs causal language models")
+            shape_of(model.config)
             columns = model.get_output_embeddings().weight.shape[0]
             if columns < len(tokenizer):
                 raise ValueError(
@@ -253,7 +256,7 @@ class CascadeRunner:
         prompts = (
             [list(self.encode(request.prompt)) for request in requests]
             if self.encode
-            else encode_prompts(self.tokenizer, [request.prompt for request in requests])
+            else encode_prompts(self.tokenizer, [request.prompt for request in requests], self.encoder)
         )
         texts = list(dict.fromkeys(option for request in requests for option in request.options))
         options = dict(zip(texts, encode_targets(self.tokenizer, texts)))

@@ -16,13 +16,24 @@ import torch
 import transformers
 
 from cat_core import artifacts, joint
+from cat_core.architectures import has_encoder
 from cat_core.draws import draw_key, draw_order
 from cat_core.loss import METHODS
-from cat_core.models import ModelSize
+from cat_core.models import ModelSize, load_config
 from cat_core.tasks import Suite, brief, load_suite
 from cat_core.train import TrainSettings
 
-TRAINING_MODULES = ("loss", "fused", "closed_form", "teacher", "train", "side_by_side", "models", "tokens")
+TRAINING_MODULES = (
+    "loss",
+    "fused",
+    "closed_form",
+    "teacher",
+    "train",
+    "side_by_side",
+    "models",
+    "architectures",
+    "tokens",
+)
 
 
 @dataclass(frozen=True)
@@ -77,10 +88,10 @@ class TrainConfig:
     """One model and how it is trained.
 
     model: "hidden 96, layers 2, heads 4" (a Llama from scratch; fields of `models.ModelSize`), or the name or folder of
-    a causal model to start from; vocab_size: of the tokenizer trained on the training texts (from scratch only);
-    teacher: the large model's own configuration, for methods that compare S with L; initial: the configuration of the
-    model to go on from (same size and tokenizer), for a second stage of training; out_of_fold: what L says of a
-    training example comes from an L trained on the half that the example is not in.
+    a model to start from, causal or encoder-decoder; vocab_size: of the tokenizer trained on the training texts (from
+    scratch only); teacher: the large model's own configuration, for methods that compare S with L; initial: the
+    configuration of the model to go on from (same size and tokenizer), for a second stage of training; out_of_fold:
+    what L says of a training example comes from an L trained on the half that the example is not in.
     """
 
     data: DataConfig
@@ -98,6 +109,11 @@ class TrainConfig:
     def from_scratch(self) -> bool:
         """Whether `model` describes a size rather than naming a model."""
         return describes_size(self.model)
+
+    @property
+    def encoder(self) -> bool:
+        """Whether the model reads prompts in an encoder."""
+        return not self.from_scratch and has_encoder(load_config(self.model))
 
     @property
     def size(self) -> ModelSize:

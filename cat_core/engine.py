@@ -1,14 +1,13 @@
-"""Batched inference on one transformers causal language model: greedy answers, and scores of given options.
+"""Batched inference on one transformers language model: greedy answers, and scores of given options.
 
 The log-probability of every produced token, and the margin and entropy of the distribution it was taken from,
 are computed on the fly, so that memory never holds a tensor of steps x batch x vocabulary. Prompts of one batch
-are padded on the left, with explicit position ids, so that a query gets the same answer in a batch as alone
-(log-probabilities, margins and entropies within 1e-5 in float32).
+are padded on the left, with explicit position ids where the model takes them, so that a query gets the same
+answer in a batch as alone (log-probabilities, margins and entropies within 1e-5 in float32).
 
 Token conventions are those of `tokens`.
 """
 
-import copy
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -16,8 +15,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
+from cat_core.architectures import Memory, go_on, read_prompts, selected
 from cat_core.confidence import chosen_logprob, margin_and_entropy
 
 # Logits of one option pass: at most this many numbers at once (128 MiB in float32).
@@ -48,19 +47,11 @@ def _left_padded(rows: Sequence[Sequence[int]], pad: int, device) -> tuple[Tenso
     return tuple(torch.from_numpy(array).to(device) for array in (ids, mask, positions))
 
 
-def _prefill(model, prompts, pad: int, vocab: int) -> tuple[DynamicCache, Tensor, Tensor]:
-    """The cache of left-padded prompts, their mask [B, P], and the logits [B, vocab] that follow them."""
+def _prefill(model, prompts, pad: int, vocab: int) -> tuple[Memory, Tensor, Tensor]:
+    """What is kept of left-padded prompts, their mask [B, P], and the logits [B, vocab] that follow them."""
     ids, mask, positions = _left_padded(prompts, pad, model.device)
-    cache = DynamicCache(config=model.config)
-    output = model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    return cache, mask, output.logits[:, -1, :vocab]
+    cache, logits = read_prompts(model, ids, mask, positions)
+    return cache, mask, logits[:, :vocab]
 
 
 def generate_batch(
@@ -94,15 +85,7 @@ def generate_batch(
             kept = (~done).nonzero().squeeze(-1)
             cache.batch_select_indices(kept)
             rows, mask, position, token, done = (x[kept] for x in (rows, mask, position, token, done))
-        output = model(
-            input_ids=token[:, None],
-            attention_mask=mask[:, : width + step + 1],
-            position_ids=position,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits = output.logits[:, -1, :vocab]
+        logits = go_on(model, cache, token[:, None], mask[:, : width + step + 1], position, keep=1)[:, -1, :vocab]
         position = position + 1
     tokens, values = tokens.cpu().numpy(), values.cpu().numpy()
     ended = tokens == eos  # a row that finished early wrote on until it was dropped: cut at its first EOS
@@ -123,9 +106,9 @@ def score_batch(
 
     Options include their EOS. Margins and entropies are those of the distributions at the option's positions
     (`confidence.margin_and_entropy`), whichever token the option has there.
-    Each prompt is read once; its cache is repeated for its options. Options of equal length go through the
-    model together, so that no padding is computed among them and an item alone costs `flops.option_flops`
-    exactly. A pass holds at most `batch_tokens` tokens and LOGIT_BUDGET logits.
+    Each prompt is read once (by the encoder, where there is one); its cache is repeated for its options. Options of
+    equal length go through the model together, so that no padding is computed among them and an item alone
+    costs `flops.option_flops` exactly. A pass holds at most `batch_tokens` tokens and LOGIT_BUDGET logits.
     """
     cache, mask, logits = _prefill(model, prompts, pad, vocab)
     width = mask.shape[1]
@@ -144,25 +127,11 @@ def score_batch(
             ids = torch.tensor([options[row][k] for row, k in part], device=mask.device)
             values = torch.cat([chosen_logprob(logits[rows], ids[:, 0])[None], first[:, rows]]).unsqueeze(-1)
             if length > 1:
-                output = model(
-                    input_ids=ids[:, :-1],
-                    attention_mask=torch.cat([mask[rows], mask.new_ones(len(part), length - 1)], dim=1),
-                    position_ids=count[rows] + torch.arange(length - 1, device=mask.device),
-                    past_key_values=_selected(cache, rows),
-                    use_cache=True,
-                )
-                rest = output.logits[..., :vocab]
+                seen = torch.cat([mask[rows], mask.new_ones(len(part), length - 1)], dim=1)
+                positions = count[rows] + torch.arange(length - 1, device=mask.device)
+                rest = go_on(model, selected(cache, rows), ids[:, :-1], seen, positions)[..., :vocab]
                 rest = torch.stack([chosen_logprob(rest, ids[:, 1:]), *margin_and_entropy(rest)])
                 values = torch.cat([values, rest], dim=-1)
             for (row, k), value in zip(part, values.float().transpose(0, 1).tolist(), strict=True):
                 scores[row][k] = value
     return scores
-
-
-def _selected(cache: DynamicCache, rows: Tensor) -> DynamicCache:
-    """A new cache of the given rows, repeats allowed; `cache` itself stays as it is."""
-    chosen = copy.copy(cache)
-    # shallow copies are enough: a layer replaces its tensors and never writes into them
-    chosen.layers = [copy.copy(layer) for layer in cache.layers]
-    chosen.batch_select_indices(rows)
-    return chosen

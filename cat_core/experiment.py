@@ -17,15 +17,15 @@ from cat_core import artifacts, joint
 from cat_core.cascade import CascadeRunner, Request
 from cat_core.configs import DataConfig, TrainConfig, describes_size, parse_size, resolve_device
 from cat_core.loss import METHODS
-from cat_core.models import check_same_tokenizer, load_model, load_tokenizer
+from cat_core.models import load_model, load_tokenizer
 from cat_core.signals import TokenSignals, token_signals
 from cat_core.tasks import brief, nearest, score
 from cat_core.train import TrainSettings
-from cat_core.trained import Progress, tokenizer_of, train_or_load, train_together, training_set_of
+from cat_core.trained import Progress, check_pair, train_or_load, train_together, training_set_of
 
-ANSWERING_MODULES = ("cascade", "engine", "confidence", "flops", "models", "tokens")
+ANSWERING_MODULES = ("cascade", "engine", "confidence", "flops", "models", "architectures", "tokens")
 RULE_MODULES = ("features", "deferral", "posthoc", "edge", "joint", *ANSWERING_MODULES)
-SIGNAL_MODULES = ("signals", "tokens", "models")
+SIGNAL_MODULES = ("signals", "tokens", "models", "architectures")
 SECOND_STAGE = 4  # Gatekeeper: a quarter of the steps again, at a tenth of the peak learning rate (our choice)
 EVALUATED = ("calibration", "test")
 
@@ -311,8 +311,7 @@ class Experiment:
 
         suite = self.data.load()
         examples = {e.item_id: e for split in EVALUATED for e in suite.split(split)}
-        # Before hours are spent on the large model.
-        check_same_tokenizer(*(tokenizer_of(config) for config in self._first_pair()), self.small, self.large)
+        check_pair(*self._first_pair())
         self.train(progress)
         rows = []
         for (method, seed), config in self.configs().items():

@@ -1,5 +1,7 @@
 """What learned deferral rules look at: numbers of S's answers, and L's first layer on the prompt.
 
+Of an encoder-decoder model that is the first layer of its encoder.
+
 One pass of S over prompts and the answers it gave (teacher forcing, hence the distributions it answered from) and one
 pass of L's first layer over the prompts; nothing here runs unless it is asked for. In a deployed cascade S's numbers
 fall out of answering, and cost nothing more; L's first layer does cost (`first_layer_flops`, `large_flops`).
@@ -20,12 +22,13 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
+from cat_core.architectures import has_encoder, target_outputs
 from cat_core.artifacts import read_sealed, write_sealed
 from cat_core.cascade import CascadeRunner
 from cat_core.confidence import chosen_logprob, margin_and_entropy
 from cat_core.engine import LOGIT_BUDGET, answering
 from cat_core.flops import shape_of
-from cat_core.tokens import plan_batches
+from cat_core.tokens import aligned, plan_batches
 
 LEVELS = tuple(k / 10 for k in range(11))
 """The quantiles of the token log-probabilities that make up `AnswerFeatures.quantiles`: minimum to maximum."""
@@ -55,27 +58,35 @@ def token_features(logits: Tensor, tokens: Tensor) -> Tensor:
 
 
 def first_layer_flops(config, prompt_tokens: int) -> int:
-    """FLOPs of one decoder layer on a prompt: no other layer and no output head runs. Counted as in `flops`."""
+    """FLOPs of the first layer that reads a prompt: no other layer and no output head runs. Counted as in `flops`."""
     if isinstance(prompt_tokens, bool) or not isinstance(prompt_tokens, int) or prompt_tokens < 1:
         raise ValueError(f"prompt_tokens must be a whole number >= 1, got {prompt_tokens!r}")
-    layer = shape_of(config).layers[0]
+    shape = shape_of(config)
+    layer = (shape.encoder or shape).layers[0]
     return layer.token_flops * prompt_tokens + layer.key_flops * prompt_tokens**2
 
 
 def first_layer(model) -> torch.nn.Module:
-    """The model's decoder cut off after its first layer: shares the weights, has neither final norm nor head."""
-    decoder = model.get_decoder()
-    if not (hasattr(decoder, "layers") and hasattr(decoder, "norm")):
+    """The part of a model that reads prompts, cut off after its first layer: its decoder, or its encoder.
+
+    Shares the weights, has neither final norm nor head.
+    """
+    kind, part, names = "decoder", model.get_decoder(), ("layers", "norm")
+    if has_encoder(model):
+        kind, part, names = "encoder", model.get_encoder(), ("block", "final_layer_norm")
+    layers, norm = names
+    if not (hasattr(part, layers) and hasattr(part, norm)):
+        like = "T5" if kind == "encoder" else "Llama"
         raise ValueError(
-            f"{type(decoder).__name__} is not built like Llama's decoder: expected parts 'layers' and 'norm'"
+            f"{type(part).__name__} is not built like {like}'s {kind}: expected parts {layers!r} and {norm!r}"
         )
-    if len(decoder.layers) < 1:
-        raise ValueError("the model has no decoder layer: expected at least one")
-    short = copy.copy(decoder)
+    if len(getattr(part, layers)) < 1:
+        raise ValueError(f"the model has no {kind} layer: expected at least one")
+    short = copy.copy(part)
     # a module's copy shares the dictionary of its parts: without its own, the cut would go through the model itself
-    short._modules = dict(decoder._modules)
-    short._modules["layers"] = torch.nn.ModuleList([decoder.layers[0]])
-    short._modules["norm"] = torch.nn.Identity()
+    short._modules = dict(part._modules)
+    short._modules[layers] = torch.nn.ModuleList([getattr(part, layers)[0]])
+    short._modules[norm] = torch.nn.Identity()
     return short
 
 
@@ -86,7 +97,7 @@ class AnswerFeatures:
     quantiles: [n, 11] of the token log-probabilities, at `LEVELS`, interpolated as `numpy.quantile`; small_state:
     [n, H_S] S's last hidden state (after the final norm: what the head reads), the mean over the positions that the
     answer's tokens were chosen at, so EOS counts and the prompt does not; large_embedding: [n, H_L] output of L's
-    first decoder layer, the mean over the prompt's tokens; tokens: [all answer tokens, 11], see `token_features`;
+    first layer (`first_layer`), the mean over the prompt's tokens; tokens: [all answer tokens, 11] (`token_features`);
     offsets: int64 [n + 1], where each answer's tokens start; large_flops: int64 [n], what `large_embedding` costs.
 
     A rule that reads `large_embedding` pays `large_flops` for every query, on top of S; when one is deferred, L starts
@@ -189,7 +200,7 @@ def answer_features(
 
 
 def _right_padded(decoder, rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """Hidden states [B, T, H] of ragged rows, padded on the right where causal attention never looks; mask [B, T]."""
+    """Hidden states [B, T, H] of ragged rows, padded on the right where attention never looks; mask [B, T]."""
     device = next(decoder.parameters()).device
     lengths = torch.tensor([len(row) for row in rows])
     mask = torch.arange(int(lengths.max())) < lengths[:, None]
@@ -206,15 +217,26 @@ def _masked_mean(values: Tensor, mask: Tensor) -> np.ndarray:
     return (total / mask.sum(1, keepdim=True)).cpu().numpy()
 
 
-def _answer_numbers(model, prompts, answers, pad: int, vocab: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Mean last hidden state [B, H] over each answer, and the `token_features` [its tokens, 11] of each."""
+def _answer_states(model, prompts, answers, pad: int) -> tuple[Tensor, Tensor]:
+    """States [B, T, H] that the head reads, and the mask [B, T] of those that the answers' tokens are chosen at."""
+    if has_encoder(model):
+        ids, mask, start = aligned(prompts, answers, pad)
+        rows = {"input_ids": ids, "attention_mask": mask}
+        rows = {name: torch.from_numpy(row).to(model.device) for name, row in rows.items()}
+        found = target_outputs(model, rows, start, states=True, logits=False)
+        return found.states, rows["attention_mask"][:, start:].bool()
     joined = [[*prompt, *answer[:-1]] for prompt, answer in zip(prompts, answers)]
     hidden, mask = _right_padded(model.get_decoder(), joined, pad)
     starts = torch.tensor([len(prompt) for prompt in prompts], device=mask.device)
     # position t predicts token t + 1, so the answer begins where the prompt's last token is read
-    chosen = mask & (torch.arange(mask.shape[1], device=mask.device) >= starts[:, None] - 1)
+    return hidden, mask & (torch.arange(mask.shape[1], device=mask.device) >= starts[:, None] - 1)
+
+
+def _answer_numbers(model, prompts, answers, pad: int, vocab: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Mean last hidden state [B, H] over each answer, and the `token_features` [its tokens, 11] of each."""
+    hidden, chosen = _answer_states(model, prompts, answers, pad)
     states = hidden[chosen]
-    tokens = torch.tensor([token for answer in answers for token in answer], device=mask.device)
+    tokens = torch.tensor([token for answer in answers for token in answer], device=chosen.device)
     head, step = model.get_output_embeddings(), max(1, LOGIT_BUDGET // vocab)
     numbers = torch.cat(
         [token_features(head(s)[..., :vocab], t) for s, t in zip(states.split(step), tokens.split(step))]

@@ -1,4 +1,4 @@
-"""Small and large model: built from scratch, or any causal pair by name or folder; one tokenizer for both."""
+"""Small and large model: built from scratch, or any pair of one kind by name or folder; one tokenizer for both."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ from pathlib import Path
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
 from transformers.utils import logging as hf_logging
+
+from cat_core.architectures import check_one_kind, has_encoder, target_outputs
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 
@@ -114,10 +119,19 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def load_config(name_or_path: str) -> PreTrainedConfig:
+    """A model's configuration from a folder or the Hub, never running code that comes with it."""
+    return _load(AutoConfig, name_or_path, "model")
+
+
 def load_model(name_or_path: str, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """A causal language model from a folder or the Hub: safetensors only, never running code from there."""
+    """A causal or encoder-decoder language model, as its configuration says, from a folder or the Hub.
+
+    safetensors only, never running code from there; float32 unless another `dtype` is asked for.
+    """
+    kind = AutoModelForSeq2SeqLM if has_encoder(load_config(name_or_path)) else AutoModelForCausalLM
     options = {"use_safetensors": True, "dtype": dtype or torch.float32, "output_loading_info": True}
-    model, report = _load(AutoModelForCausalLM, name_or_path, "model", **options)
+    model, report = _load(kind, name_or_path, "model", **options)
     missing = sorted(report["missing_keys"])
     if missing:  # transformers would only warn, and go on with random weights
         raise ValueError(
@@ -128,9 +142,13 @@ def load_model(name_or_path: str, dtype: torch.dtype | None = None) -> PreTraine
 
 
 def load_pair(small: str, large: str) -> tuple[PreTrainedModel, PreTrainedModel, PreTrainedTokenizerBase]:
-    """Both models by name or folder with their common tokenizer, compared before any weights are read."""
+    """Both models by name or folder with their common tokenizer, compared before any weights are read.
+
+    Raises ValueError where the tokenizers differ, or one model is causal and the other encoder-decoder.
+    """
     small_tokenizer, large_tokenizer = load_tokenizer(small), load_tokenizer(large)
     check_same_tokenizer(small_tokenizer, large_tokenizer, small, large)
+    check_one_kind(load_config(small), load_config(large), small, large)
     pair = load_model(small), load_model(large)
     for model, name in zip(pair, (small, large), strict=True):
         check_vocabulary(model, small_tokenizer, name)
@@ -165,18 +183,25 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
 
 @torch.no_grad()
 def has_plain_head(model: PreTrainedModel) -> bool:
-    """Whether the logits are a linear layer of the last hidden states and nothing more (no capping, no scaling)."""
+    """Whether the logits are a linear layer of the states (`architectures.target_outputs`) and nothing more.
+
+    No capping, no scaling: but for a scale in front of an encoder-decoder model's head, which its states have in them.
+    """
     head = model.get_output_embeddings()
     if not isinstance(head, torch.nn.Linear):
         return False
     ids = torch.arange(4, device=model.device).unsqueeze(0)
     training = model.training
     model.eval()
-    output = model(input_ids=ids, output_hidden_states=True, use_cache=False)
+    if has_encoder(model):
+        one = {"input_ids": ids.repeat(1, 2), "attention_mask": ids.new_ones(1, 8)}
+        _, hidden, logits = target_outputs(model, one, 4, states=True)
+    else:
+        output = model(input_ids=ids, output_hidden_states=True, use_cache=False)
+        hidden, logits = output.hidden_states[-1], output.logits
     model.train(training)
-    hidden = output.hidden_states[-1]
     return hidden.shape[-1] == head.in_features and torch.allclose(
-        head(hidden).float(), output.logits.float(), rtol=1e-3, atol=1e-4
+        head(hidden).float(), logits.float(), rtol=1e-3, atol=1e-4
     )
 
 

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset, SequentialSampler
 from transformers import AttentionInterface, PreTrainedModel, Trainer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from cat_core.architectures import has_encoder
 from cat_core.loss import METHODS
 from cat_core.models import has_plain_head
 from cat_core.teacher import TeacherCache
@@ -49,6 +50,11 @@ class StackedModels(torch.nn.Module):
     def __init__(self, models: Sequence[PreTrainedModel]):
         super().__init__()
         for model in models:
+            if has_encoder(model):
+                raise ValueError(
+                    f"{type(model).__name__} is an encoder-decoder model, and side by side takes causal ones: train it "
+                    "alone (`train.train`)"
+                )
             if not has_plain_head(model):
                 raise ValueError(f"{type(model).__name__} has no plain linear head: train it alone, not side by side")
         parameters, buffers = stack_module_state(list(models))

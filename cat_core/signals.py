@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from cat_core.architectures import MODEL_INPUTS, check_prompts, target_outputs
 from cat_core.confidence import chosen_logprob
 from cat_core.loss import is_right
 from cat_core.tokens import plan_batches
@@ -42,16 +43,17 @@ class TokenSignals:
 
 @torch.no_grad()
 def token_signals(model, examples, batch_tokens: int = 16_384) -> TokenSignals:
-    """`TokenSignals` of a causal model on a `train.TrainingSet` of any split, in batches of at most so many tokens."""
+    """`TokenSignals` of a model on a `train.TrainingSet` of any split, in batches of at most so many tokens."""
     from cat_core.train import IGNORE, collate
 
+    check_prompts(model, examples)
     model.eval()
     parts: list[list[torch.Tensor]] = [[] for _ in range(len(examples))]
     for members in plan_batches([(len(p), len(t), 1) for p, t in examples.pairs], batch_tokens):
         batch = collate([examples[i] for i in members], examples.pad)
-        inputs = {k: batch[k].to(model.device) for k in ("input_ids", "attention_mask", "position_ids")}
+        inputs = {k: batch[k].to(model.device) for k in MODEL_INPUTS}
         labels = batch["labels"][:, batch["target_start"] :]
-        logits = model(**inputs, use_cache=False, logits_to_keep=labels.shape[1] + 1).logits[:, :-1].float()
+        logits = target_outputs(model, inputs, batch["target_start"]).logits.float()
         target = labels.clamp(min=0).to(logits.device)
         log_p = logits.log_softmax(-1)
         found = torch.stack(

@@ -21,6 +21,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from cat_core.architectures import MODEL_INPUTS, check_prompts, target_outputs
 from cat_core.artifacts import read_sealed, write_sealed
 from cat_core.loss import TopK, is_right
 from cat_core.models import has_plain_head
@@ -164,7 +165,7 @@ def run_teacher(
 ) -> TeacherCache:
     """One pass of L over the training set, resumable: batches that are done are not run again.
 
-    model: causal LM in eval mode; training_set: `train.TrainingSet`; mode: of `MODES`; k, temperature: of mode topk;
+    model: a language model; training_set: `train.TrainingSet`; mode: of `MODES`; k, temperature: of mode topk;
     about: what the file is of, such as `fingerprint`, to be checked when it is loaded; batch_tokens: padded tokens of a
     batch. Raises ValueError for unknown modes, and for a folder with the unfinished cache of another run.
     """
@@ -174,6 +175,7 @@ def run_teacher(
         raise ValueError(f"unknown mode {mode!r} of a teacher cache; expected one of {', '.join(MODES)}")
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise ValueError(f"k is {k!r}; expected a whole number >= 1")
+    check_prompts(model, training_set)
     model.eval()
     head = model.get_output_embeddings()
     lengths = [(len(p), len(t), 1) for p, t in training_set.pairs]
@@ -223,14 +225,14 @@ def run_teacher(
 def _outputs(model, batch: dict, linear: bool, mode: str, k: int, temperature: float) -> dict[str, torch.Tensor]:
     """What a cache keeps of the target tokens of a batch, by the names of `TeacherCache`."""
     is_target = batch["labels"] != -100
-    inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask", "position_ids")}
-    keep = batch["labels"].shape[1] - batch["target_start"] + 1
-    output = model(**inputs, logits_to_keep=keep, output_hidden_states=linear)
-    wanted = is_target[:, -(keep - 1) :].to(model.device)
-    logits = output.logits[:, :-1][wanted]
+    inputs = {name: batch[name].to(model.device) for name in MODEL_INPUTS}
+    start = batch["target_start"]
+    _, states, logits = target_outputs(model, inputs, start, states=linear)
+    wanted = is_target[:, start:].to(model.device)
+    logits = logits[wanted]
     found = {"correct": is_right(logits, batch["labels"][is_target].to(logits.device))}
     if mode == "hidden":
-        found["states"] = output.hidden_states[-1][:, -keep:-1][wanted] if linear else logits
+        found["states"] = states[wanted] if linear else logits
     elif mode == "topk":
         log_p = (logits.float() / temperature).log_softmax(-1)
         found["log_probabilities"], found["ids"] = log_p.topk(k, dim=-1)

@@ -1,10 +1,13 @@
 """Token conventions, the same in training and inference, and the plan of batches.
 
 A prompt is [BOS] + its tokens (BOS where the tokenizer has one), an answer is its tokens + [EOS]; the two are
-tokenised separately and joined.
+tokenised separately and joined. A prompt for an encoder has the special tokens that the tokenizer's own template gives
+a text: T5's ends with EOS, as in its training. A prompt that a causal model goes on from never does.
 """
 
 from collections.abc import Sequence
+
+import numpy as np
 
 
 def _token_ids(tokenizer, texts: Sequence[str]) -> list[list[int]]:
@@ -12,8 +15,13 @@ def _token_ids(tokenizer, texts: Sequence[str]) -> list[list[int]]:
     return tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
 
 
-def encode_prompts(tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of prompts: [BOS] + tokens, with BOS only where the tokenizer defines one."""
+def encode_prompts(tokenizer, texts: Sequence[str], encoder: bool = False) -> list[list[int]]:
+    """Token ids of prompts: [BOS] + tokens, with BOS only where the tokenizer defines one.
+
+    encoder: they are read by the encoder of an encoder-decoder model, and follow the tokenizer's own template.
+    """
+    if encoder:
+        return tokenizer(list(texts))["input_ids"] if texts else []
     head = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     return [head + ids for ids in _token_ids(tokenizer, texts)]
 
@@ -26,14 +34,31 @@ def encode_targets(tokenizer, texts: Sequence[str]) -> list[list[int]]:
     return [ids + tail for ids in _token_ids(tokenizer, texts)]
 
 
-def encode_prompt(tokenizer, text: str) -> list[int]:
+def encode_prompt(tokenizer, text: str, encoder: bool = False) -> list[int]:
     """Token ids of one prompt; see `encode_prompts`."""
-    return encode_prompts(tokenizer, [text])[0]
+    return encode_prompts(tokenizer, [text], encoder)[0]
 
 
 def encode_target(tokenizer, text: str) -> list[int]:
     """Token ids of one answer, EOS included; see `encode_targets`."""
     return encode_targets(tokenizer, [text])[0]
+
+
+def aligned(
+    prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], pad: int
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Token ids and mask, int64 [B, T], of rows whose prompts end, and whose targets begin, at one column; that column.
+
+    Prompts are padded on the left and targets on the right.
+    """
+    before, after = max(map(len, prompts)), max(map(len, targets))
+    ids = np.full((len(prompts), before + after), pad, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for row, (prompt, target) in enumerate(zip(prompts, targets)):
+        first, last = before - len(prompt), before + len(target)
+        ids[row, first:before], ids[row, before:last] = prompt, target
+        mask[row, first:last] = 1
+    return ids, mask, before
 
 
 def plan_batches(lengths: Sequence[tuple[int, int, int]], batch_tokens: int) -> list[list[int]]:

@@ -18,16 +18,17 @@ from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from cat_core.architectures import MODEL_INPUTS as MODEL_INPUTS
+from cat_core.architectures import check_prompts, target_outputs
 from cat_core.artifacts import file_sha256, write_text
 from cat_core.fused import fused_linear_cat_loss
 from cat_core.loss import METHODS, NORMALIZE, cascade_aware_loss, gatekeeper_loss
 from cat_core.models import has_plain_head, quiet
 from cat_core.tasks import brief
 from cat_core.teacher import MODES, TeacherCache
-from cat_core.tokens import encode_prompts, encode_targets
+from cat_core.tokens import aligned, encode_prompts, encode_targets
 
 IGNORE = -100
-MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids")
 LEDGER = ("tokens", "kept", "both", "only_small", "only_large", "neither")
 Progress = Callable[[str], None] | None
 _COMPLETE = "complete.json"  # written after all else of a checkpoint, so a half-written one is never resumed
@@ -96,8 +97,8 @@ class TrainSettings:
 class TrainingSet(Dataset):
     """Examples as token ids: prompt = [BOS] + tokens, target = tokens + [EOS]; only the target is learnt.
 
-    An example longer than `context` tokens is refused by name, or its prompt is cut from the left (BOS kept) with
-    `truncate_prompts`.
+    An example longer than `context` tokens, prompt and target together, is refused by name, or its prompt is cut from
+    the left (BOS kept) with `truncate_prompts`. encoder: for an encoder-decoder model, see `tokens.encode_prompts`.
     """
 
     def __init__(
@@ -106,17 +107,19 @@ class TrainingSet(Dataset):
         tokenizer: PreTrainedTokenizerBase,
         context: int,
         truncate_prompts: bool = False,
+        encoder: bool = False,
     ):
         if not examples:
             raise ValueError("no training examples; expected at least one in split 'train'")
-        prompts = encode_prompts(tokenizer, [e.prompt for e in examples])
+        prompts = encode_prompts(tokenizer, [e.prompt for e in examples], encoder)
         targets = encode_targets(tokenizer, [e.target for e in examples])
-        self.pad = tokenizer.pad_token_id
+        self.pad, self.encoder = tokenizer.pad_token_id, encoder
         self.pairs = []
-        has_bos = tokenizer.bos_token_id is not None
         for example, prompt, target in zip(examples, prompts, targets, strict=True):
             excess = len(prompt) + len(target) - context
-            if excess > 0 and not (truncate_prompts and excess < len(prompt) - has_bos):
+            has_bos = prompt[:1] == [tokenizer.bos_token_id]
+            has_eos = encoder and prompt[-1:] == [tokenizer.eos_token_id]
+            if excess > 0 and not (truncate_prompts and excess < len(prompt) - has_bos - has_eos):
                 raise ValueError(
                     f"item {example.item_id!r}: prompt of {len(prompt)} and target of {len(target)} tokens exceed the "
                     f"context of {context}; shorten it, raise the context, or set truncate_prompts"
@@ -143,19 +146,12 @@ class TrainingSet(Dataset):
 def collate(items: list[dict], pad: int) -> dict:
     """A batch whose prompts end, and whose targets begin, at one column: `target_start`.
 
-    So the head runs on the last columns alone (`logits_to_keep`), never on prompts. input_ids, attention_mask,
-    position_ids and labels are int64 [B, T]; labels are those of transformers (unshifted, -100 outside targets).
+    So the head runs on the last columns alone, never on prompts. input_ids, attention_mask, position_ids and labels are
+    int64 [B, T]; labels are those of transformers (unshifted, -100 outside targets).
     """
-    before = max(len(item["prompt"]) for item in items)
-    after = max(len(item["target"]) for item in items)
-    ids = np.full((len(items), before + after), pad, dtype=np.int64)
-    mask = np.zeros_like(ids)
+    ids, mask, before = aligned([item["prompt"] for item in items], [item["target"] for item in items], pad)
     labels = np.full_like(ids, IGNORE)
-    for row, item in enumerate(items):
-        first, last = before - len(item["prompt"]), before + len(item["target"])
-        ids[row, first:before] = item["prompt"]
-        ids[row, before:last] = labels[row, before:last] = item["target"]
-        mask[row, first:last] = 1
+    labels[:, before:] = np.where(mask[:, before:] == 1, ids[:, before:], IGNORE)
     return {
         "input_ids": torch.from_numpy(ids),
         "attention_mask": torch.from_numpy(mask),
@@ -220,6 +216,7 @@ class CascadeAwareTrainer(Trainer):
         self.method = METHODS[settings.method]
         if teacher is None and self.method.compares:
             raise ValueError(f"method {settings.method!r} compares S with L: give the teacher's outputs")
+        check_prompts(self.model, self.train_dataset)
         self.fused = settings.loss == "fused" and has_plain_head(self.model)
         self._ledger: dict[str, torch.Tensor] = {}
         self._calls = (-1, 0)
@@ -260,17 +257,10 @@ class CascadeAwareTrainer(Trainer):
 
     def _group_outputs(self, model, inputs, rows, columns):
         """The model's outputs for some rows and columns of a batch, and of their target columns states or logits."""
-        positions = columns.stop - inputs["target_start"] + 1  # the last prompt token predicts the first of the target
-        outputs = model(
-            **{name: inputs[name][rows, columns] for name in MODEL_INPUTS},
-            use_cache=False,
-            output_hidden_states=self.fused,
-            # With the fused loss no logits are needed: an empty choice of positions leaves the head out.
-            logits_to_keep=torch.empty(0, dtype=torch.long, device=rows.device) if self.fused else positions,
-        )
-        if self.fused:
-            return outputs, outputs.hidden_states[-1][:, -positions:-1]
-        return outputs, outputs.logits[:, :-1]
+        taken = {name: inputs[name][rows, columns] for name in MODEL_INPUTS}
+        start = inputs["target_start"] - columns.start
+        outputs, states, logits = target_outputs(model, taken, start, states=self.fused, logits=not self.fused)
+        return outputs, states if self.fused else logits
 
     def share(self, loss, exact: bool, num_items_in_batch):
         """The loss of one micro-batch as `Trainer` adds it up; exact: it has the divisor of the whole step already."""

@@ -14,12 +14,14 @@ from pathlib import Path
 import torch
 
 from cat_core import artifacts, joint
+from cat_core.architectures import check_one_kind
 from cat_core.configs import TRAINING_MODULES, TrainConfig, halves, resolve_device
 from cat_core.loss import METHODS
 from cat_core.models import (
     build_model,
     check_same_tokenizer,
     check_vocabulary,
+    load_config,
     load_model,
     load_tokenizer,
     parameter_count,
@@ -127,11 +129,25 @@ def train_together(configs: Sequence[TrainConfig], progress: Progress = None) ->
 def training_set_of(config: TrainConfig, tokenizer=None, split: str = "train") -> TrainingSet:
     """The token ids of one split under the configuration's tokenizer."""
     tokenizer = tokenizer or tokenizer_of(config)
-    return TrainingSet(config.data.load().split(split), tokenizer, config.context, config.truncate_prompts)
+    examples = config.data.load().split(split)
+    return TrainingSet(examples, tokenizer, config.context, config.truncate_prompts, config.encoder)
+
+
+def check_pair(small: TrainConfig, large: TrainConfig) -> None:
+    """Raise ValueError unless S and L are of one kind and share a tokenizer: before hours are spent on L."""
+    _check_kinds(small, large)
+    check_same_tokenizer(tokenizer_of(small), tokenizer_of(large), small.model, large.model)
+
+
+def _check_kinds(small: TrainConfig, large: TrainConfig) -> None:
+    if not (small.from_scratch or large.from_scratch):  # what is built from scratch is causal
+        check_one_kind(load_config(small.model), load_config(large.model), small.model, large.model)
 
 
 def _check_method(config: TrainConfig) -> None:
     method = METHODS[config.settings.method]
+    if config.teacher is not None:
+        _check_kinds(config, config.teacher)
     if config.teacher is None and method.compares:
         raise ValueError(f"method {config.settings.method!r} compares S with L: give the teacher's configuration")
     if config.initial is None and method.second_stage:

@@ -413,7 +413,7 @@ def test_bad_settings(tiny_pair):
     with pytest.raises(ValueError, match="no exact FLOPs formula for model type 'bloom'"):
         CascadeRunner(other, large, tokenizer)
     sizes = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 1}
-    with pytest.raises(ValueError, match="the large model has an encoder: the runner needs causal language models"):
+    with pytest.raises(ValueError, match=r"S \(small\) is causal and L \(large\) encoder-decoder"):
         CascadeRunner(small, T5ForConditionalGeneration(T5Config(**sizes, vocab_size=len(tokenizer))), tokenizer)
     endless = copy.deepcopy(tokenizer)
     endless.eos_token = None

@@ -249,7 +249,7 @@ def test_bytes_of_a_decoder_with_an_encoder(config, prompt, keys):
 # ---------------------------------------------------------------- the cascade's own runs
 
 
-@every_decoder
+@every_family
 @settings(max_examples=4, deadline=None)
 @given(st.data(), st.integers(1, 10), st.lists(st.integers(1, 5), min_size=1, max_size=4), st.integers(1, 6))
 def test_runs_of_the_engine_equal_the_counter(kind, data, prompt, lengths, new):
