@@ -337,14 +337,14 @@ def main(arguments: list[str] | None = None) -> dict:
     parser.add_argument(
         "--quick", action="store_true", help="small sizes, to see that it works; written only with --out"
     )
-    parser.add_argument("--rounds", type=int, help="default 3, with --quick 2")
+    parser.add_argument("--repeats", type=int, help="default 3, with --quick 2")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU (default 1)")
     parser.add_argument("--note", default="", help="kept with the results, such as what else the machine was doing")
     parser.add_argument("--out", type=Path, help="file of the results")
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     dtype = torch.float32 if given.device == "cpu" else torch.bfloat16
-    sizes, rounds = SIZES["quick" if given.quick else given.device], given.rounds or (2 if given.quick else 3)
+    sizes, rounds = SIZES["quick" if given.quick else given.device], given.repeats or (2 if given.quick else 3)
     start, about = now(), manifest(given.device, dtype, given.note)
     about["versions"] |= versions("transformers")
 

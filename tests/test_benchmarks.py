@@ -71,7 +71,7 @@ def test_the_runner_is_compared_in_every_part(monkeypatch, quick, tmp_path, caps
     monkeypatch.setitem(runner.SIZES, "quick", quick.sizes)
     monkeypatch.setattr(runner, "Inputs", lambda *_: quick)
     out = tmp_path / "new" / "runner.json"
-    results = runner.main(["--quick", "--rounds", "2", "--out", str(out), "--note", "a test"])
+    results = runner.main(["--quick", "--repeats", "2", "--out", str(out), "--note", "a test"])
     columns = [len(part.splitlines()) - 2 for part in capsys.readouterr().out.strip().split("\n\n")]
     parts = ("cascade", "early_exit", "batch", "memory")
     assert columns == [len(results[part]) for part in parts] == [6, 6, 10, 6]
