@@ -20,6 +20,7 @@ from torch import Tensor
 
 from cat_core.architectures import check_one_kind, has_encoder
 from cat_core.confidence import answer_confidence, option_confidence
+from cat_core.early_exit import EXACT_RULES, EarlyExit
 from cat_core.engine import answering, generate_batch, score_batch
 from cat_core.flops import option_flops, request_flops, shape_of
 from cat_core.router import route
@@ -53,7 +54,8 @@ class Response:
     flops: cost of this answer, the item taken alone; confidences: by rule name, high = keep;
     option_logprobs: summed log-probability of every option, in the order given;
     token_margins, token_entropies: log p(top1) - log p(top2) and entropy, in nats, of the distribution at each
-    position of the answer.
+    position of the answer; unfinished: early exit stopped the answer, so all of this is of the part that was
+    generated, and confidences has the rules of `early_exit.EXACT_RULES` alone, each an upper bound.
     """
 
     item_id: str
@@ -69,14 +71,15 @@ class Response:
     prompt_truncated: bool = False
     token_margins: list[float] = field(default_factory=list)
     token_entropies: list[float] = field(default_factory=list)
+    unfinished: bool = False
 
 
 @dataclass(frozen=True)
 class CascadeResult:
     """A cascade run: S on all, L on the deferred. All sequences are in request order.
 
-    confidence [n] float64 and deferred [n] bool as routed by `rule` at threshold `tau`; small: S's answers;
-    large: L's answer where deferred, else None.
+    confidence [n] float64 and deferred [n] bool as routed by `rule` at threshold `tau`; small: S's answers,
+    after an early exit some of them unfinished; large: L's answer where deferred, else None.
     """
 
     tau: float
@@ -171,12 +174,20 @@ class CascadeRunner:
         self.eos = tokenizer.eos_token_id
         self.pad = self.eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
-    def answer(self, requests: Sequence, which: str = "small", progress=None, store=None) -> list[Response]:
+    def answer(
+        self,
+        requests: Sequence,
+        which: str = "small",
+        progress=None,
+        store=None,
+        early_exit: EarlyExit | None = None,
+    ) -> list[Response]:
         """Answers of one model ("small" or "large") to every request, in request order.
 
         requests: `Request`s or anything with item_id, prompt and options, such as `tasks.Example`;
         progress: True for a bar, or a function of (items done, items in all);
-        store: folder of finished batches; a killed run goes on from there and ends with the same bits.
+        store: folder of finished batches; a killed run goes on from there and ends with the same bits;
+        early_exit: leave generated answers unfinished where it is certain; never in a folder of whole ones.
         Raises one-line ValueErrors that name the item, before anything is computed where that is possible.
         """
         if which not in self.models:
@@ -184,7 +195,7 @@ class CascadeRunner:
         items = self.items(requests)
         model = self.models[which]
         batches = self._plan(items)
-        kept = None if store is None else Store(store, self._description(items, which))
+        kept = None if store is None else Store(store, self._description(items, which, early_exit))
         show, close = _progress(progress, f"{which} model", len(items))
         responses: list[Response | None] = [None] * len(items)
         finished = 0
@@ -194,7 +205,7 @@ class CascadeRunner:
                     members = [items[i] for i in batch]
                     records = kept.load(number) if kept else None
                     if records is None:
-                        records = self._compute(model, members, which)
+                        records = self._compute(model, members, which, early_exit)
                         if kept:
                             kept.save(number, records)
                     for i, response in zip(batch, self._responses(model, members, records)):
@@ -206,15 +217,27 @@ class CascadeRunner:
         return responses
 
     def run(
-        self, requests: Sequence, tau: float, rule: str = "chow_average", progress=None, store=None
+        self,
+        requests: Sequence,
+        tau: float,
+        rule: str = "chow_average",
+        progress=None,
+        store=None,
+        early_exit: bool = False,
     ) -> CascadeResult:
         """The whole cascade: S on all requests, then L on those with confidence <= tau (see `router.route`).
 
         rule: a key of `Response.confidences`. store: folder as in `answer`, in it one for S and one for each
         deferred set of L, so that another threshold finds S's answers again.
+        early_exit: stop S's answer as soon as its deferral is certain (`early_exit.EarlyExit`: rules "chow_sum" and
+        "chow_quantile_0"). Decisions and final answers stay the same, as far as a batch of other rows rounds alike (see
+        `engine`), and `flops` holds what was spent. Queries with options are scored whole. In the store S then has a
+        folder for each rule and tau.
         """
         requests = list(requests)
-        small = self.answer(requests, "small", progress, None if store is None else Path(store) / "small")
+        exits = EarlyExit(rule, tau) if early_exit else None
+        folder = None if store is None else Path(store) / _small_folder(exits)
+        small = self.answer(requests, "small", progress, folder, exits)
         for response in small:
             if rule not in response.confidences:
                 raise ValueError(
@@ -307,7 +330,7 @@ class CascadeRunner:
             plan += [[places[j] for j in batch] for batch in plan_batches(lengths, self.batch_tokens)]
         return plan
 
-    def _description(self, items: list[Item], which: str) -> dict:
+    def _description(self, items: list[Item], which: str, early_exit: EarlyExit | None) -> dict:
         """All that the stored numbers depend on; not the rules, which are applied to what is stored."""
         model = self.models[which]
         digest = hashlib.sha256()
@@ -325,9 +348,9 @@ class CascadeRunner:
             "device": model.device.type,
             "attention": str(getattr(model.config, "_attn_implementation", None)),
             "versions": [torch.__version__, transformers.__version__],
-        }
+        } | ({} if early_exit is None else {"early exit": repr(early_exit)})
 
-    def _compute(self, model, items: list[Item], which: str) -> list[list[list]]:
+    def _compute(self, model, items: list[Item], which: str, early_exit: EarlyExit | None) -> list[list[list]]:
         """Raw numbers of one batch, as `engine.generate_batch` or `engine.score_batch` gives them."""
         prompts = [item.prompt for item in items]
         common = {"pad": self.pad, "vocab": self.vocab}
@@ -336,8 +359,8 @@ class CascadeRunner:
             records = score_batch(model, prompts, options, batch_tokens=self.batch_tokens, **common)
             totals = [sum(sum(logprobs) for logprobs, *_ in rows) for rows in records]
         else:
-            limit = self.max_new_tokens
-            made = generate_batch(model, prompts, eos=self.eos, max_new_tokens=limit, **common)
+            common |= {"eos": self.eos, "max_new_tokens": self.max_new_tokens, "early_exit": early_exit}
+            made = generate_batch(model, prompts, **common)
             records = [list(record) for record in made]
             totals = [sum(logprobs) for _, logprobs, *_ in records]
         for item, total in zip(items, totals):
@@ -357,21 +380,25 @@ class CascadeRunner:
         table = {name: values.tolist() for name, values in rules.items()} | table
         responses = []
         for i, (item, (tokens, logprobs, margins, entropies)) in enumerate(zip(items, answers)):
+            endless = tokens[-1] != self.eos
+            unfinished = endless and len(tokens) < self.max_new_tokens
+            known = EXACT_RULES if unfinished else table
             responses.append(
                 Response(
                     item_id=item.item_id,
                     prediction=texts[i],
                     n_prompt=len(item.prompt),
                     n_generated=len(tokens),
-                    truncated=tokens[-1] != self.eos,
+                    truncated=endless and not unfinished,
                     token_logprobs=logprobs,
                     flops=costs[i],
-                    confidences={name: values[i] for name, values in table.items()},
+                    confidences={name: table[name][i] for name in known},
                     tokens=tokens,
                     option_logprobs=sums[i],
                     prompt_truncated=item.shortened,
                     token_margins=margins,
                     token_entropies=entropies,
+                    unfinished=unfinished,
                 )
             )
         return responses
@@ -400,6 +427,13 @@ class CascadeRunner:
         answers = [(item.options[k], *rows[k]) for item, k, rows in zip(items, best, records)]
         costs = [option_flops(config, len(item.prompt), [len(ids) for ids in item.options]) for item in items]
         return texts, answers, costs, sums, {name: value.tolist() for name, value in rules.items()}
+
+
+def _small_folder(early_exit: EarlyExit | None) -> str:
+    """Name of S's folder in the store of a cascade: whole answers in one, unfinished ones by rule and threshold."""
+    if early_exit is None:
+        return "small"
+    return f"small-{hashlib.sha256(repr(early_exit).encode()).hexdigest()[:16]}"
 
 
 def _right_padded(rows: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:

@@ -18,9 +18,13 @@ from torch import Tensor
 
 from cat_core.architectures import Memory, go_on, read_prompts, selected
 from cat_core.confidence import chosen_logprob, margin_and_entropy
+from cat_core.early_exit import EarlyExit
 
 # Logits of one option pass: at most this many numbers at once (128 MiB in float32).
 LOGIT_BUDGET = 1 << 25
+
+# Dropping finished rows copies the cache: worth it once no more than this share of the batch is unfinished.
+BUSY_SHARE = 0.75
 
 
 @contextmanager
@@ -55,13 +59,21 @@ def _prefill(model, prompts, pad: int, vocab: int) -> tuple[Memory, Tensor, Tens
 
 
 def generate_batch(
-    model, prompts: Sequence[Sequence[int]], *, eos: int, pad: int, vocab: int, max_new_tokens: int
+    model,
+    prompts: Sequence[Sequence[int]],
+    *,
+    eos: int,
+    pad: int,
+    vocab: int,
+    max_new_tokens: int,
+    early_exit: EarlyExit | None = None,
 ) -> list[tuple[list[int], list[float], list[float], list[float]]]:
     """Greedy answers of one batch: (token ids, log-probabilities, margins, entropies), one of each a token.
 
     An answer includes EOS where it is reached; margins and entropies are those of `confidence.margin_and_entropy`.
     prompts: token ids; eos: the id that ends an answer; pad: any id, for the padding; vocab: number of logits
-    used. Rows that are finished leave the batch; memory holds one step's logits [B, vocab] at a time.
+    used. Rows that are finished leave the batch; memory holds one step's logits [B, vocab] at a time. early_exit: rows
+    that are deferred for certain are finished, too; their answers end there, without EOS.
     """
     cache, mask, logits = _prefill(model, prompts, pad, vocab)
     size, width = mask.shape
@@ -72,25 +84,26 @@ def generate_batch(
     position = mask[:, :width].sum(-1, keepdim=True)
     rows = torch.arange(size, device=device)
     done = torch.zeros(size, dtype=torch.bool, device=device)
+    counts = torch.zeros(size, dtype=torch.long, device=device)  # a finished row writes on until it is dropped
     for step in range(max_new_tokens):
         token = logits.argmax(-1)
         tokens[rows, step] = token
         values[:, rows, step] = torch.stack([chosen_logprob(logits, token), *margin_and_entropy(logits)]).float()
+        counts[rows] += ~done
         done |= token == eos
+        if early_exit is not None:
+            done |= early_exit.certain(values[0, rows, : step + 1])
         left = len(rows) - int(done.sum())
         if left == 0 or step == max_new_tokens - 1:
             break
-        # Dropping finished rows copies the cache: worth it once a quarter of the batch is idle.
-        if left <= 0.75 * len(rows):
+        if left <= BUSY_SHARE * len(rows):
             kept = (~done).nonzero().squeeze(-1)
             cache.batch_select_indices(kept)
             rows, mask, position, token, done = (x[kept] for x in (rows, mask, position, token, done))
         logits = go_on(model, cache, token[:, None], mask[:, : width + step + 1], position, keep=1)[:, -1, :vocab]
         position = position + 1
     tokens, values = tokens.cpu().numpy(), values.cpu().numpy()
-    ended = tokens == eos  # a row that finished early wrote on until it was dropped: cut at its first EOS
-    counts = np.where(ended.any(1), ended.argmax(1) + 1, max_new_tokens)
-    return [(tokens[i, :n].tolist(), *values[:, i, :n].tolist()) for i, n in enumerate(counts)]
+    return [(tokens[i, :n].tolist(), *values[:, i, :n].tolist()) for i, n in enumerate(counts.tolist())]
 
 
 def score_batch(

@@ -1,11 +1,14 @@
 """The benchmarks run, measure what they say, and refuse to compare ways that do not compute the same."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from benchmarks import loss, teacher
+from benchmarks import loss, runner, teacher
+from cat_core import engine
 
 
 @pytest.mark.slow
@@ -53,6 +56,9 @@ def test_every_way_with_the_labels_alone_or_the_teacher_is_compared_with_its_lik
     assert int(inputs.keep.sum()) == 18
 
 
+# ----------------------------------------------------------------- the teacher
+
+
 @pytest.mark.slow
 def test_every_way_to_teach_a_step_is_compared(tmp_path, capsys):
     out = tmp_path / "teacher.json"
@@ -77,3 +83,88 @@ def test_a_cache_that_changes_the_gradient_is_refused(monkeypatch):
     monkeypatch.setitem(teacher.WAYS, "hidden", (teacher.DISTIL, "topk", 3))
     with pytest.raises(ValueError, match="hidden has another gradient than online: relative difference"):
         teacher.compare(teacher.CASES["quick"][0], "cpu", 1)
+
+
+# ------------------------------------------------------------------ the runner
+
+
+@pytest.fixture(scope="module")
+def quick():
+    """Models of the quick run, after fewer steps."""
+    sizes = replace(runner.SIZES["quick"], items=24, steps=10, vocabularies=(500,))
+    return runner.Inputs(sizes, "cpu", torch.float32)
+
+
+@pytest.mark.slow
+def test_the_runner_is_compared_in_every_part(monkeypatch, quick, tmp_path, capsys):
+    monkeypatch.setitem(runner.SIZES, "quick", quick.sizes)
+    monkeypatch.setattr(runner, "Inputs", lambda *_: quick)
+    out = tmp_path / "new" / "runner.json"
+    results = runner.main(["--quick", "--repeats", "2", "--out", str(out), "--note", "a test"])
+    columns = [len(part.splitlines()) - 2 for part in capsys.readouterr().out.strip().split("\n\n")]
+    parts = ("cascade", "early_exit", "batch", "memory")
+    assert columns == [len(results[part]) for part in parts] == [6, 6, 10, 6]
+    for row in results["cascade"] + results["early_exit"] + results["batch"]:
+        low, high = row["ratio_range"]
+        assert 0 < low <= row["ratio"] <= high and 0 < row["wall_ratio"]
+        assert len(row["cpu_seconds"]) == len(row["wall_seconds"]) == 2
+    for row in results["batch"]:
+        assert row["same_answers"] == row["queries"] == 8 and 1 <= row["mean_tokens"] <= row["longest"] <= 16
+        assert (row["way"] == "runner") == (row["ratio_range"] == [1, 1])
+        assert (row["memory"] is None) == row["way"].endswith("one by one")
+    for row in results["early_exit"]:
+        assert row["other_decisions"] == 0 and 0 <= row["flops_saved"] < row["tokens_saved"] < 1
+        assert row["unfinished"] <= 24 * row["deferral_rate"] + 1e-9
+    stored = json.loads(out.read_text())
+    assert {part: stored[part] for part in parts} == {part: results[part] for part in parts}
+    assert stored["note"] == "a test" and stored["rounds"] == 2 and stored["sizes"]["batch"] == 8
+    assert {"git", "versions", "processor", "load", "clock", "started", "finished"} <= stored.keys()
+    assert {"torch", "transformers"} <= stored["versions"].keys()
+
+
+def test_the_floor_is_the_time_of_s_and_the_deferred_share_of_that_of_l(monkeypatch, quick):
+    """Clocks that say 2 for S, 10 for L and 4 for a cascade."""
+    monkeypatch.setattr(
+        runner,
+        "in_turns",
+        lambda ways, rounds, device: {
+            name: np.full((rounds, 2), {"S": 2.0, "L": 10.0}.get(name, 4.0)) for name in ways
+        },
+    )
+    rows, saved = runner.cascade_rows(quick, 500, "generated", 3)
+    assert [round(24 * row["deferral_rate"]) for row in rows] == [2, 7, 14]
+    for row in rows:
+        assert row["ratio"] == pytest.approx(4 / (2 + row["deferral_rate"] * 10)) and row["large_against_small"] == 5
+    assert {(row["rule"], row["ratio"]) for row in saved} == {("chow_sum", 2), ("chow_quantile_0", 2)}
+
+
+def test_memory_of_generate_grows_with_steps_and_vocabulary_and_the_runners_does_not(quick):
+    peaks = {
+        (row["way"], vocabulary, row["steps"]): row["memory"]
+        for vocabulary in (1_000, 4_000)
+        for row in runner.memory_rows(quick, vocabulary)
+    }
+    batch, hidden = quick.sizes.batch, quick.sizes.small.hidden
+    cached = 12 * batch * 2 * hidden * 4  # bytes of 12 steps' keys and values, in one layer
+    for vocabulary in (1_000, 4_000):
+        step = batch * vocabulary * 4  # bytes of one step's logits
+        own, other = ([peaks[way, vocabulary, steps] for steps in (4, 8, 16)] for way in ("runner", "generate"))
+        assert 0 <= own[2] - own[0] < 2 * cached < 12 * step  # twice while they are copied
+        assert other[2] - other[0] >= 12 * step and step < own[0] < 10 * step
+
+
+def test_without_compaction_every_row_stays(monkeypatch, quick):
+    rows, original = [], engine.chosen_logprob
+    monkeypatch.setattr(
+        engine, "chosen_logprob", lambda logits, token: rows.append(len(logits)) or original(logits, token)
+    )
+    cascade = quick.runner(500)
+    share = engine.BUSY_SHARE
+    ways = runner.batch_ways(cascade, "small", quick.requests["generated"][:8], "cpu")
+    with runner.finished_rows_kept():
+        assert engine.BUSY_SHARE < 0
+    assert engine.BUSY_SHARE == share
+    expected = ways["runner"]()
+    rows.clear()
+    assert [tokens for tokens, _ in ways["runner, finished rows kept"]()] == [tokens for tokens, _ in expected]
+    assert rows == [8] * max(len(tokens) for tokens, _ in expected)

@@ -1,0 +1,379 @@
+"""Time and memory of the cascade runner against its floor and against other ways: `python -m benchmarks.runner`.
+
+Two Llamas trained for some steps on mini-wmt and mini-superglue together, so that answers end, at different lengths,
+and some are surer than others; their output matrices are then widened to V rows. All ways of a case run in turns, round
+after round, and each time is compared with that of another way in the same round. Both clocks are kept; the ratios are
+those of CPU time on a CPU with one thread, which other work on the machine disturbs less, otherwise of wall time.
+Memory is the most that was allocated at once beyond models and prompts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.loss import ROOT, manifest, peak_bytes
+from cat_core import engine
+from cat_core.artifacts import write_text
+from cat_core.cascade import CascadeRunner, Request
+from cat_core.early_exit import EXACT_RULES, EarlyExit
+from cat_core.fingerprints import versions
+from cat_core.manifest import now
+from cat_core.models import ModelSize, build_model, train_tokenizer
+from cat_core.router import route
+from cat_core.synthetic import MiniSuperGlue, MiniWmt, mini_superglue, mini_wmt
+from cat_core.train import TrainingSet, TrainSettings, train
+
+RATES = (0.1, 0.3, 0.6)
+TOKENS = 400  # of the tokenizer: few, so that a translation takes 7 to 25 of them
+RULES = {"generated": EXACT_RULES, "options": ("option_probability",)}  # the cascade runs by the first of them
+CLOCKS = ("cpu_seconds", "wall_seconds")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of one run: both models, training steps, values of V, queries of each kind, rows of a batch, longest answer."""
+
+    small: ModelSize
+    large: ModelSize
+    steps: int
+    vocabularies: tuple[int, ...]
+    items: int
+    batch: int
+    new_tokens: int
+
+
+SIZES = {
+    "cpu": Sizes(ModelSize(64, 2, 2), ModelSize(256, 4, 4), 120, (8_000, 32_000), 256, 64, 32),
+    "cuda": Sizes(ModelSize(512, 8, 8), ModelSize(2048, 16, 16), 120, (8_000, 32_000, 128_000), 1024, 64, 32),
+    "quick": Sizes(ModelSize(16, 1, 1), ModelSize(32, 2, 2), 20, (500, 1_000), 24, 8, 16),
+}
+
+
+class Inputs:
+    """Trained models, their tokenizer, and queries of both kinds."""
+
+    def __init__(self, sizes: Sizes, device: str, dtype: torch.dtype):
+        self.sizes, self.device, self.dtype = sizes, device, dtype
+        few = {"train": 4_000, "calibration": 6, "test": sizes.items}
+        words = MiniWmt(nouns=40, verbs=20, adjectives=16, adverbs=8, **few)
+        suites = {"generated": mini_wmt(words), "options": mini_superglue(MiniSuperGlue(**few))}
+        learnt = [e for examples in suites.values() for e in examples if e.split == "train"]
+        self.tokenizer = train_tokenizer([text for e in learnt for text in (e.prompt, e.target)], TOKENS)
+        self.requests = {
+            kind: [Request(e.item_id, e.prompt, e.options) for e in examples if e.split == "test"]
+            for kind, examples in suites.items()
+        }
+        settings = TrainSettings(steps=sizes.steps, batch_size=32, learning_rate=4e-3 if device == "cpu" else 1e-3)
+        self.models = {}
+        for seed, which in enumerate(("small", "large")):
+            self.models[which] = build_model(getattr(sizes, which), self.tokenizer, seed)
+            rows = TrainingSet(learnt, self.tokenizer, getattr(sizes, which).context)
+            with tempfile.TemporaryDirectory() as folder:
+                train(self.models[which], rows, settings, Path(folder), use_cpu=device == "cpu")
+
+    def runner(self, vocabulary: int) -> CascadeRunner:
+        """The cascade with output matrices of `vocabulary` rows, those beyond the tokenizer's like that of padding."""
+        pair = [copy.deepcopy(model) for model in self.models.values()]
+        for model in pair:
+            model.resize_token_embeddings(vocabulary, mean_resizing=False)
+            weight = model.get_output_embeddings().weight.data
+            weight[len(self.tokenizer) :] = weight[self.tokenizer.pad_token_id]
+            model.to(self.dtype).eval()
+        longest = self.sizes.new_tokens
+        runner = CascadeRunner(*pair, self.tokenizer, max_new_tokens=longest, device=self.device)
+        width = max(len(item.prompt) for item in runner.items(self.requests["generated"]))
+        runner.batch_tokens = self.sizes.batch * (width + longest)
+        return runner
+
+
+# ---------------------------------------------------------------------- clocks
+
+
+def timed(run: Callable[[], object], device: str) -> tuple[float, float]:
+    """Seconds of one call: CPU time of the process, and wall time."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.process_time(), time.perf_counter()
+    run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.process_time() - start[0], time.perf_counter() - start[1]
+
+
+def in_turns(ways: dict[str, Callable], rounds: int, device: str) -> dict[str, np.ndarray]:
+    """[rounds, 2] times of each way: CPU time and wall time. Every way has run once before."""
+    found = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            found[name].append(timed(way, device))
+    return {name: np.array(values) for name, values in found.items()}
+
+
+def ratio(times: np.ndarray, base: np.ndarray, device: str) -> dict:
+    """How long one way takes against another, round by round: median and range by the clock that counts."""
+    clock = 0 if device == "cpu" and torch.get_num_threads() == 1 else 1
+    values = times / base
+    return {
+        "ratio": statistics.median(values[:, clock]),
+        "ratio_range": [values[:, clock].min(), values[:, clock].max()],
+        "wall_ratio": statistics.median(values[:, 1]),
+        **{name: [round(value, 4) for value in column] for name, column in zip(CLOCKS, times.T.tolist())},
+    }
+
+
+# ----------------------------------------------------------------- the cascade
+
+
+def threshold(confidence: np.ndarray, rate: float) -> float:
+    """The middle between the two confidences that a deferral of this share of the queries parts."""
+    ordered, count = np.sort(confidence), max(1, round(rate * len(confidence)))
+    return float(ordered[count - 1] + ordered[count]) / 2
+
+
+def cascade_rows(inputs: Inputs, vocabulary: int, kind: str, rounds: int) -> tuple[list[dict], list[dict]]:
+    """(rows of the cascade's time, rows of what early exit saves) for one V and one kind of query."""
+    runner, requests, device = inputs.runner(vocabulary), inputs.requests[kind], inputs.device
+    answers = runner.answer(requests)
+    rules = RULES[kind]
+    confidence = {rule: np.array([r.confidences[rule] for r in answers]) for rule in rules}
+    taus = {(rule, rate): threshold(confidence[rule], rate) for rule in rules for rate in RATES}
+    ways = {"S": lambda: runner.answer(requests), "L": lambda: runner.answer(requests, "large")}
+    deferred, exits = {}, {}
+    for rate in RATES:
+        ways[rate] = partial(runner.run, requests, taus[rules[0], rate], rules[0])
+        deferred[rate] = ways[rate]().deferred.mean()
+    saving = kind == "generated" and vocabulary == inputs.sizes.vocabularies[0]  # much the same at every V
+    for rule, rate in taus if saving else ():
+        ways[rule, rate] = partial(runner.answer, requests, early_exit=EarlyExit(rule, taus[rule, rate]))
+        exits[rule, rate] = ways[rule, rate]()
+    times = in_turns(ways, rounds, device)
+    common = {"vocabulary": vocabulary, "kind": kind, "queries": len(requests)}
+    cascade = [
+        common
+        | {"deferral_rate": float(deferred[rate]), "large_against_small": float(np.median(times["L"] / times["S"]))}
+        | ratio(times[rate], times["S"] + deferred[rate] * times["L"], device)
+        for rate in RATES
+    ]
+    saved = []
+    for (rule, rate), found in exits.items():
+        late = route([r.confidences[rule] for r in found], taus[rule, rate])
+        tokens, flops = (
+            [sum(getattr(r, name) for r in some) for some in (answers, found)] for name in ("n_generated", "flops")
+        )
+        row = {
+            "rule": rule,
+            "deferral_rate": float(late.mean()),
+            "other_decisions": int((late != (confidence[rule] <= taus[rule, rate])).sum()),
+            "unfinished": sum(r.unfinished for r in found),
+            "tokens_saved": 1 - tokens[1] / tokens[0],
+            "flops_saved": 1 - flops[1] / flops[0],
+        }
+        saved.append(common | row | ratio(times[rule, rate], times["S"], device))
+    return cascade, saved
+
+
+# ------------------------------------------------------------------- one batch
+
+
+def left_padded(rows: list[list[int]], pad: int, device: str) -> dict[str, torch.Tensor]:
+    """Prompts as transformers' generate() takes them."""
+    width = max(map(len, rows))
+    ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def generate(model, inputs: dict, eos: int, pad: int, steps: int) -> list[tuple[list[int], list[float]]]:
+    """transformers' generate() with scores, then compute_transition_scores: tokens and log-probabilities of a batch."""
+    special = {"eos_token_id": eos, "pad_token_id": pad}
+    made = model.generate(
+        **inputs, **special, max_new_tokens=steps, do_sample=False, output_scores=True, return_dict_in_generate=True
+    )
+    logprobs = model.compute_transition_scores(made.sequences, made.scores, normalize_logits=True)
+    tokens = made.sequences[:, inputs["input_ids"].shape[1] :].tolist()
+    counts = [row.index(eos) + 1 if eos in row else len(row) for row in tokens]
+    return [(row[:n], values[:n]) for row, values, n in zip(tokens, logprobs.tolist(), counts)]
+
+
+@contextmanager
+def finished_rows_kept() -> Iterator[None]:
+    """The engine without compaction."""
+    share, engine.BUSY_SHARE = engine.BUSY_SHARE, -1.0
+    try:
+        yield
+    finally:
+        engine.BUSY_SHARE = share
+
+
+def batch_ways(runner: CascadeRunner, which: str, requests: list[Request], device: str) -> dict[str, Callable]:
+    """Ways to the tokens and log-probabilities of one batch; the runner's own first, whose text and rules come free."""
+    model, (eos, pad), steps = runner.models[which], (runner.eos, runner.pad), runner.max_new_tokens
+    single = copy.copy(runner)
+    single.batch_tokens = 1
+    prompts = [item.prompt for item in runner.items(requests)]
+    batch, queries = left_padded(prompts, pad, device), [left_padded([row], pad, device) for row in prompts]
+
+    def own(runner):
+        return [(r.tokens, r.token_logprobs) for r in runner.answer(requests, which)]
+
+    def kept():
+        with finished_rows_kept():
+            return own(runner)
+
+    return {
+        "runner": lambda: own(runner),
+        "runner, finished rows kept": kept,
+        "runner, one by one": lambda: own(single),
+        "generate": lambda: generate(model, batch, eos, pad, steps),
+        "generate, one by one": lambda: [generate(model, query, eos, pad, steps)[0] for query in queries],
+    }
+
+
+def batch_rows(inputs: Inputs, vocabulary: int, which: str, rounds: int) -> list[dict]:
+    """One row for each way to answer one batch by one model."""
+    runner, requests = inputs.runner(vocabulary), inputs.requests["generated"][: inputs.sizes.batch]
+    ways, memory, same = batch_ways(runner, which, requests, inputs.device), {}, {}
+    expected = ways["runner"]()
+    for name, way in ways.items():
+        same[name] = sum(
+            a[0] == b[0] and np.allclose(a[1], b[1], rtol=0, atol=1e-3) for a, b in zip(way(), expected, strict=True)
+        )
+        if not name.endswith("one by one"):
+            memory[name] = peak_bytes(way, inputs.device)
+    times = in_turns(ways, rounds, inputs.device)
+    lengths = [len(tokens) for tokens, _ in expected]
+    common = {"vocabulary": vocabulary, "model": which, "queries": len(requests)}
+    common |= {"mean_tokens": statistics.mean(lengths), "longest": max(lengths)}
+    return [
+        common
+        | {"way": name, "same_answers": same[name], "memory": memory.get(name)}
+        | ratio(times[name], times["runner"], inputs.device)
+        for name in ways
+    ]
+
+
+def memory_rows(inputs: Inputs, vocabulary: int) -> list[dict]:
+    """Peak of S on one batch, none of whose rows ever ends, at several lengths of the answers."""
+    runner, steps = inputs.runner(vocabulary), inputs.sizes.new_tokens
+    model, pad, batch = runner.models["small"], runner.pad, inputs.sizes.batch
+    prompts = [item.prompt for item in runner.items(inputs.requests["generated"][:batch])]
+    padded, never = left_padded(prompts, pad, inputs.device), vocabulary  # an id that is not there
+    rows = []
+    for count in (steps // 4, steps // 2, steps):
+        special = {"eos": never, "pad": pad, "vocab": vocabulary, "max_new_tokens": count}
+
+        def own(special=special):
+            with engine.answering(model):
+                return engine.generate_batch(model, prompts, **special)
+
+        ways = {"runner": own, "generate": lambda count=count: generate(model, padded, never, pad, count)}
+        for name, way in ways.items():
+            way()
+            row = {"vocabulary": vocabulary, "rows": batch, "steps": count, "way": name}
+            peak = peak_bytes(way, inputs.device)
+            row |= {"memory": peak, "of_one_step": peak / (batch * vocabulary * inputs.dtype.itemsize)}
+            rows.append(row)
+    return rows
+
+
+# --------------------------------------------------------------------- results
+
+
+def tables(results: dict) -> str:
+    """All rows as Markdown."""
+
+    def spread(row):
+        return f"{row['ratio']:.2f} ({row['ratio_range'][0]:.2f} to {row['ratio_range'][1]:.2f})"
+
+    lines = ["| V | queries | d | T_L / T_S | time / (T_S + d T_L) (range) |", "|--:|---|--:|--:|--:|"]
+    for row in results["cascade"]:
+        kind = f"{row['queries']} {row['kind']}"
+        lines.append(
+            f"| {row['vocabulary']:,} | {kind} | {row['deferral_rate']:.2f} | {row['large_against_small']:.1f} "
+            f"| {spread(row)} |"
+        )
+    lines += ["", "| V | early exit by | d | S's tokens saved | S's FLOPs saved | time / S's without (range) |"]
+    lines.append("|--:|---|--:|--:|--:|--:|")
+    for row in results["early_exit"]:
+        lines.append(
+            f"| {row['vocabulary']:,} | {row['rule']} | {row['deferral_rate']:.2f} | {row['tokens_saved']:.0%} "
+            f"| {row['flops_saved']:.0%} | {spread(row)} |"
+        )
+    lines += ["", "| V | model | one batch by | same answers | time / runner's (range) | MiB |"]
+    lines.append("|--:|---|---|--:|--:|--:|")
+    for row in results["batch"]:
+        peak = "" if row["memory"] is None else f"{row['memory'] / 2**20:,.1f}"
+        lines.append(
+            f"| {row['vocabulary']:,} | {row['model']} | {row['way']} | {row['same_answers']} of {row['queries']} "
+            f"| {spread(row)} | {peak} |"
+        )
+    lines += ["", "| V | steps | way | MiB | of one step's logits |", "|--:|--:|---|--:|--:|"]
+    for row in results["memory"]:
+        lines.append(
+            f"| {row['vocabulary']:,} | {row['steps']} | {row['way']} | {row['memory'] / 2**20:,.1f} "
+            f"| {row['of_one_step']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> dict:
+    """Measure, print the tables, and write `benchmarks/results/runner-<device>.json` unless `--quick`."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.runner", description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes, to see that it works; written only with --out"
+    )
+    parser.add_argument("--repeats", type=int, help="default 3, with --quick 2")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU (default 1)")
+    parser.add_argument("--note", default="", help="kept with the results, such as what else the machine was doing")
+    parser.add_argument("--out", type=Path, help="file of the results")
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(given.threads)
+    dtype = torch.float32 if given.device == "cpu" else torch.bfloat16
+    sizes, rounds = SIZES["quick" if given.quick else given.device], given.repeats or (2 if given.quick else 3)
+    start, about = now(), manifest(given.device, dtype, given.note)
+    about["versions"] |= versions("transformers")
+
+    def say(what: str) -> None:
+        print(f"{now()} {what}", file=sys.stderr, flush=True)
+
+    inputs = Inputs(sizes, given.device, dtype)
+    say("trained")
+    results = {"cascade": [], "early_exit": [], "batch": [], "memory": []}
+    for vocabulary in sizes.vocabularies:
+        results["memory"] += memory_rows(inputs, vocabulary)
+        say(f"memory, V {vocabulary:,}")
+        # L one by one at a large V would take most of the time
+        for which in ("small", "large") if vocabulary == sizes.vocabularies[0] else ("small",):
+            results["batch"] += batch_rows(inputs, vocabulary, which, rounds)
+            say(f"one batch, {which}, V {vocabulary:,}")
+        for kind in RULES:
+            rows, saved = cascade_rows(inputs, vocabulary, kind, rounds)
+            results["cascade"] += rows
+            results["early_exit"] += saved
+            say(f"cascade, {kind}, V {vocabulary:,}")
+    print(tables(results))
+    out = given.out or (None if given.quick else ROOT / "benchmarks" / "results" / f"runner-{given.device}.json")
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        content = {**about, "started": start, "finished": now(), "rounds": rounds, "sizes": asdict(sizes), **results}
+        write_text(out, json.dumps(content, indent=1) + "\n")
+    return results
+
+
+if __name__ == "__main__":
+    main()
