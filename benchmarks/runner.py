@@ -35,7 +35,8 @@ from cat_core.manifest import now
 from cat_core.models import ModelSize, build_model, train_tokenizer
 from cat_core.router import route
 from cat_core.synthetic import MiniSuperGlue, MiniWmt, mini_superglue, mini_wmt
-from cat_core.train import TrainingSet, TrainSettings, train
+from cat_core.train import TrainSettings, train
+from cat_core.training_set import TrainingSet
 
 RATES = (0.1, 0.3, 0.6)
 TOKENS = 400  # of the tokenizer: few, so that a translation takes 7 to 25 of them

@@ -22,12 +22,14 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.loss import ROOT, manifest, peak_bytes, seconds
+from cat_core.architectures import MODEL_INPUTS
 from cat_core.artifacts import write_text
 from cat_core.engine import answering, generate_batch
 from cat_core.manifest import now
 from cat_core.models import parameter_count
 from cat_core.teacher import TeacherCache, run_teacher
-from cat_core.train import MODEL_INPUTS, TrainingSet, TrainSettings, collate, training_loss
+from cat_core.train import TrainSettings, training_loss
+from cat_core.training_set import TrainingSet, collate
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Sequences(TrainingSet):
         how = {"eos": -1, "pad": 0, "vocab": case.vocabulary, "max_new_tokens": TARGET[1]}  # no token ends an answer
         with answering(large):
             answers = generate_batch(large, prompts, **how)
-        self.pad, self.pairs = 0, []
+        self.pad, self.encoder, self.pairs = 0, False, []
         for prompt, (answer, *_) in zip(prompts, answers):
             count = length(*TARGET)
             last = count // 4

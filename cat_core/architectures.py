@@ -3,11 +3,8 @@
 A causal model reads prompt and target in one row, and position t predicts token t + 1. An encoder-decoder model reads
 the prompt in its encoder; its decoder reads the start token and the target without its last token, and position t
 predicts token t of the target. Either way `target_outputs` gives one row for each target token, aligned with the labels
-of `train.collate`, and all training, teaching and measuring goes through it; `read_prompts` and `go_on` do the same for
-generation and for the scoring of options.
-
-Padding does not matter to either: prompts are padded on the left, where positions are given or relative, targets on
-the right, which causal attention never sees.
+of `training_set.collate`, and all training, teaching and measuring goes through it; `read_prompts` and `go_on` do the
+same for generation and for the scoring of options.
 """
 
 from __future__ import annotations
@@ -45,7 +42,7 @@ def check_one_kind(small, large, small_name: str = "small", large_name: str = "l
 
 
 def check_prompts(model, examples) -> None:
-    """Raise ValueError where a `train.TrainingSet` holds prompts made for the other kind of model."""
+    """Raise ValueError where a `training_set.TrainingSet` holds prompts made for the other kind of model."""
     made_for = getattr(examples, "encoder", None)
     if made_for is not None and made_for != has_encoder(model):
         kind, needed = ("a causal", "False") if made_for else ("an encoder-decoder", "True")
@@ -79,7 +76,7 @@ class TargetOutputs(NamedTuple):
 
 
 def target_outputs(model, inputs: dict, start: int, *, states: bool = False, logits: bool = True) -> TargetOutputs:
-    """What a model says of the target columns of a batch laid out as by `train.collate`.
+    """What a model says of the target columns of a batch laid out as by `training_set.collate`.
 
     inputs: `MODEL_INPUTS`, int64 [B, start + T], on the model's device (position_ids: for a causal model alone);
     targets begin at column `start`. Without

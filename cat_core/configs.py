@@ -29,6 +29,7 @@ TRAINING_MODULES = (
     "closed_form",
     "teacher",
     "train",
+    "training_set",
     "side_by_side",
     "models",
     "architectures",

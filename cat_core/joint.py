@@ -17,7 +17,8 @@ from cat_core.edge import Router, joint_loss, router_inputs
 from cat_core.features import AnswerFeatures, token_features
 from cat_core.loss import is_right, stats_of
 from cat_core.teacher import TeacherCache
-from cat_core.train import IGNORE, LEDGER, CascadeAwareTrainer, Progress, TrainingSet, TrainSettings, train
+from cat_core.train import LEDGER, CascadeAwareTrainer, Progress, TrainSettings, train
+from cat_core.training_set import IGNORE, TrainingSet
 
 MODULES = ("joint", "edge", "deferral", "features", "confidence")
 FILE = "router.safetensors"

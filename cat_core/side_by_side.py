@@ -20,25 +20,12 @@ from torch.utils.data import Dataset, SequentialSampler
 from transformers import AttentionInterface, PreTrainedModel, Trainer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from cat_core.architectures import has_encoder
+from cat_core.architectures import MODEL_INPUTS, has_encoder
 from cat_core.loss import METHODS
 from cat_core.models import has_plain_head
 from cat_core.teacher import TeacherCache
-from cat_core.train import (
-    IGNORE,
-    LEDGER,
-    MODEL_INPUTS,
-    DataOrder,
-    Progress,
-    TrainingSet,
-    TrainSettings,
-    collate,
-    joined,
-    length_groups,
-    mask_generator,
-    run_trainer,
-    training_loss,
-)
+from cat_core.train import LEDGER, Progress, TrainSettings, mask_generator, run_trainer, training_loss
+from cat_core.training_set import IGNORE, DataOrder, TrainingSet, collate, joined, length_groups
 
 
 class StackedModels(torch.nn.Module):

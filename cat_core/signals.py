@@ -13,6 +13,7 @@ from cat_core.architectures import MODEL_INPUTS, check_prompts, target_outputs
 from cat_core.confidence import chosen_logprob
 from cat_core.loss import is_right
 from cat_core.tokens import plan_batches
+from cat_core.training_set import IGNORE, collate
 
 ECE_BINS = 15
 
@@ -43,9 +44,7 @@ class TokenSignals:
 
 @torch.no_grad()
 def token_signals(model, examples, batch_tokens: int = 16_384) -> TokenSignals:
-    """`TokenSignals` of a model on a `train.TrainingSet` of any split, in batches of at most so many tokens."""
-    from cat_core.train import IGNORE, collate
-
+    """`TokenSignals` of a model on a `training_set.TrainingSet` of any split, in batches of at most so many tokens."""
     check_prompts(model, examples)
     model.eval()
     parts: list[list[torch.Tensor]] = [[] for _ in range(len(examples))]

@@ -28,6 +28,7 @@ from cat_core.models import has_plain_head
 from cat_core.store import model_fingerprint
 from cat_core.tensor_file import TensorFile
 from cat_core.tokens import plan_batches
+from cat_core.training_set import collate
 
 MODES = ("hidden", "topk", "argmax")
 FILE = "teacher.safetensors"
@@ -165,12 +166,10 @@ def run_teacher(
 ) -> TeacherCache:
     """One pass of L over the training set, resumable: batches that are done are not run again.
 
-    model: a language model; training_set: `train.TrainingSet`; mode: of `MODES`; k, temperature: of mode topk;
+    model: a language model; training_set: `training_set.TrainingSet`; mode: of `MODES`; k, temperature: of mode topk;
     about: what the file is of, such as `fingerprint`, to be checked when it is loaded; batch_tokens: padded tokens of a
     batch. Raises ValueError for unknown modes, and for a folder with the unfinished cache of another run.
     """
-    from cat_core.train import collate  # train imports this module
-
     if mode not in MODES:
         raise ValueError(f"unknown mode {mode!r} of a teacher cache; expected one of {', '.join(MODES)}")
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:

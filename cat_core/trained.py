@@ -30,7 +30,8 @@ from cat_core.models import (
 )
 from cat_core.side_by_side import train_side_by_side
 from cat_core.teacher import TeacherCache, run_teacher
-from cat_core.train import TrainingSet, train
+from cat_core.train import train
+from cat_core.training_set import TrainingSet
 
 Progress = Callable[[str], None] | None
 

@@ -8,7 +8,8 @@ from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer
 
 from cat_core.models import ModelSize, build_model, train_tokenizer
 from cat_core.synthetic import MiniWmt, mini_wmt
-from cat_core.train import TrainingSet, TrainSettings, train
+from cat_core.train import TrainSettings, train
+from cat_core.training_set import TrainingSet
 
 CONTEXT = 48
 

@@ -33,8 +33,9 @@ from cat_core.signals import token_signals
 from cat_core.synthetic import MiniWmt, mini_wmt
 from cat_core.teacher import MODES, run_teacher
 from cat_core.tokens import aligned, encode_prompt, encode_prompts, encode_target
-from cat_core.train import CascadeAwareTrainer, TrainingSet, TrainSettings, _ProgressLine, collate, train
+from cat_core.train import CascadeAwareTrainer, TrainSettings, _ProgressLine, train
 from cat_core.trained import train_or_load
+from cat_core.training_set import TrainingSet, collate
 
 EXAMPLES = [e for e in mini_wmt(MiniWmt(train=60, calibration=5, test=5)) if e.split == "train"]
 NEW = 8

@@ -11,7 +11,8 @@ from cat_core.joint import FILE, JointTrainer, load_router, save_router, train_j
 from cat_core.models import ModelSize, build_model
 from cat_core.side_by_side import train_side_by_side
 from cat_core.teacher import run_teacher
-from cat_core.train import TrainSettings, collate, train
+from cat_core.train import TrainSettings, train
+from cat_core.training_set import collate
 
 SIZE = ModelSize(hidden=16, layers=1, heads=2, context=48)
 

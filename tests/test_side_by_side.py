@@ -10,7 +10,8 @@ from cat_core.loss import METHODS
 from cat_core.models import ModelSize, build_model
 from cat_core.side_by_side import StackedModels, train_side_by_side
 from cat_core.teacher import run_teacher
-from cat_core.train import TrainSettings, collate, train
+from cat_core.train import TrainSettings, train
+from cat_core.training_set import collate
 
 SIZE = ModelSize(hidden=16, layers=2, heads=2, context=48)
 

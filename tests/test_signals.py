@@ -7,7 +7,7 @@ import torch
 from cat_core.models import ModelSize, build_model, train_tokenizer
 from cat_core.signals import TokenSignals, calibration_error, summary, token_signals
 from cat_core.synthetic import MiniWmt, mini_wmt
-from cat_core.train import TrainingSet
+from cat_core.training_set import TrainingSet
 
 
 def test_signals_are_those_of_each_example_alone(tmp_path):

@@ -17,7 +17,8 @@ from cat_core.loss import TopK, cascade_aware_loss
 from cat_core.models import ModelSize, build_model
 from cat_core.side_by_side import train_side_by_side
 from cat_core.teacher import FILE, MODES, TeacherCache, fingerprint, run_teacher
-from cat_core.train import TrainingSet, TrainSettings, collate, train
+from cat_core.train import TrainSettings, train
+from cat_core.training_set import TrainingSet, collate
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,8 @@ from cat_core.loss import METHODS, cascade_aware_loss, gatekeeper_loss
 from cat_core.models import ModelSize, build_model
 from cat_core.synthetic import MiniSuperGlue, MiniWmt, mini_superglue, mini_wmt
 from cat_core.teacher import run_teacher
-from cat_core.train import CascadeAwareTrainer, TrainingSet, TrainSettings, collate, joined, length_groups, train
+from cat_core.train import CascadeAwareTrainer, TrainSettings, train
+from cat_core.training_set import TrainingSet, collate, joined, length_groups
 
 TINY = ModelSize(hidden=16, layers=1, heads=2, context=48)
 
