@@ -38,10 +38,11 @@ class ServerEngine(Engine):
 
     url: up to and with /v1, as http://127.0.0.1:8000/v1; model: its name there (default: the only one served);
     tokenizer: that of the model: prompts then go as token ids, by the conventions of `tokens`, and options can be
-    scored; without it they go as text. config: the model's transformers configuration, for its FLOPs;
-    max_new_tokens, prediction: as in `CascadeRunner`; concurrency: requests under way at once; timeout: seconds to
-    wait for one; attempts: how often a request is sent before giving up. The key, if the environment variable
-    CAT_API_KEY has one, goes as a bearer token. Raises EngineError where no server answers or it lacks the model.
+    scored; without it they go as text, which the server reads by its own settings, with a BOS or without;
+    config: the model's transformers configuration, for its FLOPs; max_new_tokens, prediction: as in `CascadeRunner`;
+    concurrency: requests under way at once; timeout: seconds to wait for one; attempts: how often a request is sent
+    before giving up. The key, if the environment variable CAT_API_KEY has one, goes as a bearer token. Raises
+    EngineError where no server answers or it lacks the model.
 
     vLLM must be started with `--generation-config vllm`, or it may apply a repetition penalty of the model's own.
     Margins come from the two most probable tokens of each produced one; entropies are not given.
