@@ -9,7 +9,7 @@ log-probabilities into answers with their confidences and costs.
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,7 +51,8 @@ class Response:
     prediction: generated text without special tokens and outer white space, or the chosen option as given;
     tokens, token_logprobs: the answer's ids and natural-log probabilities;
     truncated: generation reached max_new_tokens without EOS; prompt_truncated: the prompt was cut left;
-    flops: cost of this answer, the item taken alone; confidences: by rule name, high = keep;
+    flops: cost of this answer, the item taken alone (None where an engine's shape is not known: see `engines`);
+    confidences: by rule name, high = keep;
     option_logprobs: summed log-probability of every option, in the order given;
     token_margins, token_entropies: log p(top1) - log p(top2) and entropy, in nats, of the distribution at each
     position of the answer; unfinished: early exit stopped the answer, so all of this is of the part that was
@@ -64,7 +65,7 @@ class Response:
     n_generated: int
     truncated: bool
     token_logprobs: list[float]
-    flops: int
+    flops: int | None
     confidences: dict[str, float]
     tokens: list[int] = field(default_factory=list)
     option_logprobs: list[float] = field(default_factory=list)
@@ -95,10 +96,10 @@ class CascadeResult:
         return [small if large is None else large for small, large in zip(self.small, self.large)]
 
     @property
-    def flops(self) -> list[int]:
-        """FLOPs an item: S is paid for every query, L on top for the deferred."""
-        pairs = zip(self.small, self.large)
-        return [small.flops + (0 if large is None else large.flops) for small, large in pairs]
+    def flops(self) -> list[int | None]:
+        """FLOPs an item: S is paid for every query, L on top for the deferred. None where either is not known."""
+        paid = [[each.flops for each in pair if each is not None] for pair in zip(self.small, self.large)]
+        return [None if None in costs else sum(costs) for costs in paid]
 
 
 @dataclass(frozen=True)
@@ -257,25 +258,19 @@ class CascadeRunner:
                 large[i] = response
         return CascadeResult(float(tau), rule, confidence, deferred, small, large)
 
+    def scores(self, requests: Sequence, which: str = "small") -> list[list[list[list[float]]]]:
+        """Of every option of every request: [log-probabilities, margins, entropies], one of each a token."""
+        items, model = self.items(requests), self.models[which]
+        found: list = [None] * len(items)
+        with answering(model):
+            for batch in self._plan(items):
+                for i, rows in zip(batch, self._compute(model, [items[i] for i in batch], which)):
+                    found[i] = rows
+        return found
+
     def items(self, requests: Sequence) -> list[Item]:
         """Requests as token ids, as the models read them, after every check that needs no model."""
-        requests = list(requests)
-        if not requests:
-            raise ValueError("the request list is empty: give at least one query")
-        seen = set()
-        for request in requests:
-            name, options = request.item_id, tuple(request.options)
-            if name in seen:
-                raise ValueError(f"item id {name!r} occurs twice: ids must be unique")
-            seen.add(name)
-            if not isinstance(request.prompt, str) or not all(isinstance(option, str) for option in options):
-                raise ValueError(f"item {name!r}: prompt and options must be text")
-            if len(options) == 1:
-                raise ValueError(f"item {name!r} has one option: give two or more, or none for free generation")
-            if not all(option.strip() for option in options):
-                raise ValueError(f"item {name!r} has an empty option")
-            if len(set(options)) < len(options):
-                raise ValueError(f"item {name!r} has the same option twice")
+        requests = check_requests(requests)
         prompts = (
             [list(self.encode(request.prompt)) for request in requests]
             if self.encode
@@ -350,7 +345,7 @@ class CascadeRunner:
             "versions": [torch.__version__, transformers.__version__],
         } | ({} if early_exit is None else {"early exit": repr(early_exit)})
 
-    def _compute(self, model, items: list[Item], which: str, early_exit: EarlyExit | None) -> list[list[list]]:
+    def _compute(self, model, items: list[Item], which: str, early_exit: EarlyExit | None = None) -> list[list[list]]:
         """Raw numbers of one batch, as `engine.generate_batch` or `engine.score_batch` gives them."""
         prompts = [item.prompt for item in items]
         common = {"pad": self.pad, "vocab": self.vocab}
@@ -417,11 +412,7 @@ class CascadeRunner:
     def _chosen(self, config, items: list[Item], records: list[list[list]]):
         """Texts, records, costs, option sums and option rules of answers chosen among options."""
         sums = [[math.fsum(logprobs) for logprobs, *_ in rows] for rows in records]
-        best = []
-        for item, row in zip(items, sums):
-            if self.prediction == "average":
-                row = [total / len(ids) for total, ids in zip(row, item.options)]
-            best.append(row.index(max(row)))
+        best = [best_option(row, map(len, item.options), self.prediction) for item, row in zip(items, sums)]
         rules = option_confidence(*_right_padded(sums), torch.tensor(best))
         texts = [item.texts[k] for item, k in zip(items, best)]
         answers = [(item.options[k], *rows[k]) for item, k, rows in zip(items, best, records)]
@@ -434,6 +425,34 @@ def _small_folder(early_exit: EarlyExit | None) -> str:
     if early_exit is None:
         return "small"
     return f"small-{hashlib.sha256(repr(early_exit).encode()).hexdigest()[:16]}"
+
+
+def check_requests(requests: Sequence) -> list:
+    """The requests as a list; a one-line ValueError that names the item where ids, prompts or options are unfit."""
+    requests = list(requests)
+    if not requests:
+        raise ValueError("the request list is empty: give at least one query")
+    seen = set()
+    for request in requests:
+        name, options = request.item_id, tuple(request.options)
+        if name in seen:
+            raise ValueError(f"item id {name!r} occurs twice: ids must be unique")
+        seen.add(name)
+        if not isinstance(request.prompt, str) or not all(isinstance(option, str) for option in options):
+            raise ValueError(f"item {name!r}: prompt and options must be text")
+        if len(options) == 1:
+            raise ValueError(f"item {name!r} has one option: give two or more, or none for free generation")
+        if not all(option.strip() for option in options):
+            raise ValueError(f"item {name!r} has an empty option")
+        if len(set(options)) < len(options):
+            raise ValueError(f"item {name!r} has the same option twice")
+    return requests
+
+
+def best_option(sums: Sequence[float], lengths: Iterable[int], prediction: str) -> int:
+    """Index of the option of greatest log-probability: summed, or the mean a token for prediction "average"."""
+    values = [total / n for total, n in zip(sums, lengths)] if prediction == "average" else list(sums)
+    return values.index(max(values))
 
 
 def _right_padded(rows: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:
@@ -455,3 +474,9 @@ def _progress(progress, what: str, total: int) -> tuple[Callable[[int], None], C
 
     bar = tqdm(total=total, desc=what, unit="item")
     return (lambda done: bar.update(done - bar.n)), bar.close
+
+
+if __name__ == "__main__":
+    from cat_core.command import main  # the command line has a module of its own
+
+    raise SystemExit(main())

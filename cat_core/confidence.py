@@ -152,11 +152,20 @@ def token_entropy(entropies: Tensor, mask: Tensor) -> Tensor:
     return -(entropies.masked_fill(~mask, 0.0).sum(-1, dtype=torch.float64) / mask.sum(-1)).to(entropies.dtype)
 
 
-def answer_confidence(logprobs: Tensor, margins: Tensor, entropies: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """Every rule that an answer's own tokens define, by name, each [B]; arguments [B, T], as in the single rules."""
+def answer_confidence(
+    logprobs: Tensor, margins: Tensor | None, entropies: Tensor | None, mask: Tensor
+) -> dict[str, Tensor]:
+    """Every rule that an answer's own tokens define, by name, each [B]; arguments [B, T], as in the single rules.
+
+    margins, entropies: None where only the log-probabilities are known; their rules are then left out.
+    """
     rules = confidence_rules | quantile_rules
     values = {name: rule(logprobs, mask) for name, rule in rules.items()}
-    return values | {"token_margin": token_margin(margins, mask), "token_entropy": token_entropy(entropies, mask)}
+    if margins is not None:
+        values["token_margin"] = token_margin(margins, mask)
+    if entropies is not None:
+        values["token_entropy"] = token_entropy(entropies, mask)
+    return values
 
 
 OPTION_RULES = ("option_probability", "option_margin")

@@ -68,6 +68,18 @@ def route(confidence, tau: float) -> np.ndarray:
     return check_confidence(confidence) <= tau
 
 
+def rate_threshold(confidence, rate: float) -> float:
+    """The highest tau that defers at most the share `rate` of these very queries: confidence [n], high = keep.
+
+    Queries that share a confidence are deferred together. ValueError for a rate outside [0, 1], for one that
+    defers none, and for confidences as in `route`.
+    """
+    ranking = rank(confidence)
+    taus = np.concatenate(([-np.inf], ranking.threshold[:-1], [np.inf]))
+    rates = np.concatenate(([0], ranking.ends)) / len(ranking.order)
+    return float(taus[_within(rate, "deferral_rate", rates, rates, len(ranking.order))])
+
+
 # ---------------------------------------------------------------- calibration
 
 
@@ -157,7 +169,7 @@ def _within(budget, kind, rates, costs, n) -> int:
     choice = int(np.searchsorted(spent, budget * (1 + 1e-9), side="right")) - 1
     if choice == 0:
         raise ValueError(
-            f"a budget of {budget:g} {unit} defers none of {n} calibration items: the first "
+            f"a budget of {budget:g} {unit} defers none of {n} items: the first "
             f"threshold that defers any spends {spent[1]:g}; raise the budget (or use tau=-inf "
             "to never defer)"
         )

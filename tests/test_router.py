@@ -101,7 +101,7 @@ def test_flops_budget_counts_item_by_item():
         (TEN, {"budget": 0.5, "quality": 0.5}, "give either budget= or quality="),
         (TEN, {"budget": 1.5}, r"share in \[0, 1\], got 1.5"),
         (TEN, {"budget": math.nan}, r"share in \[0, 1\], got nan"),
-        (TEN, {"budget": 0.05}, "0.05 deferral rate defers none of 10 calibration items: .* spends 0.1"),
+        (TEN, {"budget": 0.05}, "0.05 deferral rate defers none of 10 items: .* spends 0.1"),
         (TEN, {"budget": 0.5, "budget_kind": "flops"}, r"0.5 FLOPs per query does not pay .* model alone \(1\)"),
         (TEN, {"budget": 1.5, "budget_kind": "flops"}, "1.5 mean FLOPs per query defers none"),
         (TEN, {"budget": math.nan, "budget_kind": "flops"}, "nan FLOPs"),

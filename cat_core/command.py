@@ -1,0 +1,244 @@
+"""The command line of the cascade: a JSONL file of prompts in, a JSONL file of answers out.
+
+    python -m cat_core.cascade prompts.jsonl --small FOLDER --large FOLDER --deferral-rate 0.3 --output answers.jsonl
+
+A model is a folder or Hub name (transformers), `vllm:` and one (vLLM on this machine), or the address of a server
+with OpenAI's completions endpoint. What is finished is kept in `<output>.run`; the same command goes on from there
+after an interruption and gives the same file. The output is written whole, when everything is answered.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from cat_core.artifacts import write_text
+from cat_core.cascade import PREDICTIONS, CascadeResult, CascadeRunner, Request
+from cat_core.engines import Engine, EngineCascade, EngineError, TransformersEngine, VllmEngine
+from cat_core.models import check_same_tokenizer, check_vocabulary, load_model, load_tokenizer
+from cat_core.router import rate_threshold
+from cat_core.server import ServerEngine
+from cat_core.sources import FIELDS, json_lines
+from cat_core.store import Store
+from cat_core.tasks import brief, nearest, text_problem
+
+SIDES = ("small", "large")
+VLLM = "vllm:"
+IGNORED = ("concurrency", "timeout", "output", "prompts", "device")
+"""Arguments that change no answer, or that the configuration states in another way."""
+
+
+def read_requests(path: str | Path) -> list[Request]:
+    """The queries of a `.jsonl` or `.jsonl.gz` file: prompt, perhaps item_id and options (schema: data/README.md).
+
+    The other fields of the schema may be there and are not looked at. ValueError names file, line and field.
+    """
+    requests: list[Request] = []
+    for number, row in json_lines(Path(path)):
+        where = f"{path}, line {number}"
+        for name in row:
+            if name not in FIELDS:
+                raise ValueError(f"{where}, field {brief(name)}: unknown field{nearest(name, FIELDS)}")
+        if row.get("prompt") is None:
+            raise ValueError(f"{where}, field 'prompt': missing; every row needs a prompt")
+        options = row.get("options") or []
+        if not isinstance(options, list):
+            raise ValueError(f"{where}, field 'options': must be a list of texts, not {brief(options)}")
+        item_id = row.get("item_id")
+        item_id = f"line-{number:06d}" if item_id is None else item_id
+        for name, value in (("item_id", item_id), ("prompt", row["prompt"]), *(("options", o) for o in options)):
+            if problem := text_problem(value):
+                raise ValueError(f"{where}, field {name!r}: {problem}")
+        requests.append(Request(item_id, row["prompt"], tuple(options)))
+    if not requests:
+        raise ValueError(f"{path}: no rows; it needs one JSON object a line (schema: data/README.md)")
+    return requests
+
+
+def engines(given: argparse.Namespace) -> list[Engine]:
+    """The small and the large engine that the arguments name."""
+    common = {"max_new_tokens": given.max_new_tokens, "prediction": given.prediction}
+    local = {side: getattr(given, side) for side in SIDES if kind(getattr(given, side)) == "transformers"}
+    tokenizers = [load_tokenizer(name) for name in local.values()]
+    if len(local) == 2:
+        check_same_tokenizer(*tokenizers, *local.values())
+    runner = None
+    if local:
+        import torch
+
+        models = {side: load_model(name, getattr(torch, given.dtype)) for side, name in local.items()}
+        for side, name in local.items():
+            check_vocabulary(models[side], tokenizers[0], name)
+        # one local model stands on both sides: the other side's is never asked
+        pair = [models.get(side) or next(iter(models.values())) for side in SIDES]
+        runner = CascadeRunner(
+            *pair,
+            tokenizers[0],
+            batch_tokens=given.batch_tokens,
+            truncate_prompts=given.truncate_prompts,
+            device=given.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            **common,
+        )
+    found: list[Engine] = []
+    for side in SIDES:
+        name = getattr(given, side)
+        if kind(name) == "transformers":
+            found.append(TransformersEngine(runner, side))
+        elif kind(name) == "vllm":
+            found.append(VllmEngine(name.removeprefix(VLLM), dtype=given.dtype, **common))
+        else:
+            found.append(_server(name, getattr(given, f"{side}_model"), getattr(given, f"{side}_tokenizer"), given))
+    return found
+
+
+def kind(name: str) -> str:
+    """What engine a model's name asks for: "server", "vllm" or "transformers"."""
+    if name.startswith(("http://", "https://")):
+        return "server"
+    return "vllm" if name.startswith(VLLM) else "transformers"
+
+
+def _server(url: str, model: str | None, source: str | None, given: argparse.Namespace) -> ServerEngine:
+    tokenizer = config = None
+    if source:
+        from transformers import AutoConfig
+
+        tokenizer = load_tokenizer(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    return ServerEngine(
+        url,
+        model,
+        tokenizer=tokenizer,
+        config=config,
+        max_new_tokens=given.max_new_tokens,
+        prediction=given.prediction,
+        concurrency=given.concurrency,
+        timeout=given.timeout,
+    )
+
+
+def rows(result: CascadeResult) -> list[dict]:
+    """One row a query: who answered what, with S's confidence, and what was paid for it where that is known."""
+    table = []
+    for response, deferred, confidence, flops in zip(
+        result.responses, result.deferred.tolist(), result.confidence.tolist(), result.flops
+    ):
+        row = {
+            "item_id": response.item_id,
+            "prediction": response.prediction,
+            "model": "large" if deferred else "small",
+            "confidence": confidence,
+            "n_prompt": response.n_prompt,
+            "n_generated": response.n_generated,
+            "truncated": response.truncated,
+            "tokens": response.tokens,
+            "token_logprobs": response.token_logprobs,
+        }
+        table.append(row if flops is None else row | {"flops": flops})
+    return table
+
+
+def run(given: argparse.Namespace) -> str:
+    """Answer the file's queries and write the output; returns a line that says what was done."""
+    requests = read_requests(given.prompts)
+    output = Path(given.output)
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {output.parent} for the output: make it, or give another --output")
+    folder = output.with_name(f"{output.name}.run")
+    if output.exists() and not (folder / "plan.json").is_file():
+        raise ValueError(f"{output} was not written by this command: give another --output, or move it away")
+    folder.mkdir(exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            _claim(folder, output, configuration(given, requests))
+            cascade = EngineCascade(*engines(given))
+            progress = sys.stderr.isatty() or given.progress
+            tau = given.tau
+            if tau is None:
+                small = cascade.answer(requests, "small", progress, folder / "small")
+                tau = rate_threshold([_confidence(response, given.rule) for response in small], given.deferral_rate)
+            result = cascade.run(requests, tau, given.rule, progress, folder)
+            write_text(output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows(result)))
+    except Timeout:
+        raise ValueError(f"{folder} is in use: another process writes {output}") from None
+    deferred = int(result.deferred.sum())
+    return f"{len(requests)} answers, {deferred} of them by the large model (tau {tau:.6g}): {output}"
+
+
+def configuration(given: argparse.Namespace, requests: list[Request]) -> dict:
+    """All that the output depends on, as plain JSON; the weights of local models are looked at by the runner."""
+    digest = hashlib.sha256(json.dumps([[r.item_id, r.prompt, r.options] for r in requests]).encode())
+    fields = {name: value for name, value in vars(given).items() if name not in (*IGNORED, "progress")}
+    fields["tau"] = None if given.tau is None else repr(given.tau)  # an infinity is no JSON
+    return fields | {"queries": digest.hexdigest()}
+
+
+def _claim(folder: Path, output: Path, plan: dict) -> None:
+    """Note the configuration in the folder, or refuse: it holds another one."""
+    try:
+        Store(folder, plan)
+    except ValueError as error:
+        raise ValueError(f"{output} belongs to another configuration, so nothing was done: {error}") from None
+
+
+def _confidence(response, rule: str) -> float:
+    if rule not in response.confidences:
+        raise ValueError(
+            f"item {response.item_id!r} has no confidence {rule!r}: it has {', '.join(response.confidences)}"
+        )
+    return response.confidences[rule]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m cat_core.cascade",
+        description="Answer a file of prompts by a cascade: S answers all, L again those that S is unsure of.",
+    )
+    add = parser.add_argument
+    add("prompts", help="JSONL file: prompt, perhaps item_id and options (schema: data/README.md)")
+    for side in SIDES:
+        add(
+            f"--{side}",
+            required=True,
+            metavar="MODEL",
+            help="folder or Hub name; vllm:FOLDER for vLLM on this machine; or a server: http://127.0.0.1:8000/v1",
+        )
+        add(f"--{side}-model", metavar="NAME", help="the model's name at the server (default: the only one there)")
+        add(
+            f"--{side}-tokenizer",
+            metavar="FOLDER",
+            help="of a server's model, folder or Hub name with tokenizer and config.json: options can then be "
+            "scored and FLOPs counted",
+        )
+    add("--rule", default="chow_average", help="deferral rule: a confidence of S (default: %(default)s)")
+    threshold = parser.add_mutually_exclusive_group(required=True)
+    threshold.add_argument("--tau", type=float, help="defer where confidence <= tau")
+    threshold.add_argument("--deferral-rate", type=float, metavar="RATE", help="defer at most this share of the file")
+    add("--output", required=True, help="JSONL file to write; finished work is kept in OUTPUT.run beside it")
+    add("--max-new-tokens", type=int, default=64, help="longest answer, EOS included (default: %(default)s)")
+    add("--prediction", choices=PREDICTIONS, default="sum", help="how an option is chosen (default: %(default)s)")
+    add("--batch-tokens", type=int, default=16384, help="tokens of a local batch (default: %(default)s)")
+    add("--truncate-prompts", action="store_true", help="cut prompts that do not fit a local model, on the left")
+    add("--device", help="of local models (default: a GPU where there is one)")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of local models")
+    add("--concurrency", type=int, default=8, help="requests to a server at once (default: %(default)s)")
+    add("--timeout", type=float, default=600.0, help="seconds to wait for a server (default: %(default)s)")
+    add("--progress", action="store_true", help="show a bar even where the output is no terminal")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; exit status 0, 2 (an error, in one line) or 130 (stopped)."""
+    given = _parser().parse_args(arguments)
+    try:
+        print(run(given), flush=True)
+    except (ValueError, OSError, EngineError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on from here.", file=sys.stderr)
+        return 130
+    return 0
