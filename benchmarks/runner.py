@@ -39,8 +39,8 @@ from cat_core.train import TrainSettings, train
 from cat_core.training_set import TrainingSet
 
 RATES = (0.1, 0.3, 0.6)
-TOKENS = 400  # of the tokenizer: few, so that a translation takes 7 to 25 of them
-RULES = {"generated": EXACT_RULES, "options": ("option_probability",)}  # the cascade runs by the first of them
+TOKENS = 360  # of the tokenizer: few, so that a translation takes many of them
+RULES = {"generated": ("chow_average", *EXACT_RULES), "options": ("option_probability",)}  # the first of them routes
 CLOCKS = ("cpu_seconds", "wall_seconds")
 
 
@@ -58,8 +58,8 @@ class Sizes:
 
 
 SIZES = {
-    "cpu": Sizes(ModelSize(64, 2, 2), ModelSize(256, 4, 4), 120, (8_000, 32_000), 256, 64, 32),
-    "cuda": Sizes(ModelSize(512, 8, 8), ModelSize(2048, 16, 16), 120, (8_000, 32_000, 128_000), 1024, 64, 32),
+    "cpu": Sizes(ModelSize(64, 2, 2), ModelSize(256, 4, 4), 100, (8_000, 32_000), 256, 64, 32),
+    "cuda": Sizes(ModelSize(512, 8, 8), ModelSize(2048, 16, 16), 100, (8_000, 32_000, 128_000), 1024, 64, 32),
     "quick": Sizes(ModelSize(16, 1, 1), ModelSize(32, 2, 2), 20, (500, 1_000), 24, 8, 16),
 }
 
@@ -124,13 +124,18 @@ def in_turns(ways: dict[str, Callable], rounds: int, device: str) -> dict[str, n
     return {name: np.array(values) for name, values in found.items()}
 
 
+def clock(device: str) -> int:
+    """Which of the two times counts."""
+    return 0 if device == "cpu" and torch.get_num_threads() == 1 else 1
+
+
 def ratio(times: np.ndarray, base: np.ndarray, device: str) -> dict:
     """How long one way takes against another, round by round: median and range by the clock that counts."""
-    clock = 0 if device == "cpu" and torch.get_num_threads() == 1 else 1
     values = times / base
+    counted = values[:, clock(device)]
     return {
-        "ratio": statistics.median(values[:, clock]),
-        "ratio_range": [values[:, clock].min(), values[:, clock].max()],
+        "ratio": statistics.median(counted),
+        "ratio_range": [counted.min(), counted.max()],
         "wall_ratio": statistics.median(values[:, 1]),
         **{name: [round(value, 4) for value in column] for name, column in zip(CLOCKS, times.T.tolist())},
     }
@@ -149,6 +154,7 @@ def cascade_rows(inputs: Inputs, vocabulary: int, kind: str, rounds: int) -> tup
     """(rows of the cascade's time, rows of what early exit saves) for one V and one kind of query."""
     runner, requests, device = inputs.runner(vocabulary), inputs.requests[kind], inputs.device
     answers = runner.answer(requests)
+    large = [r.flops for r in runner.answer(requests, "large")]
     rules = RULES[kind]
     confidence = {rule: np.array([r.confidences[rule] for r in answers]) for rule in rules}
     taus = {(rule, rate): threshold(confidence[rule], rate) for rule in rules for rate in RATES}
@@ -156,19 +162,24 @@ def cascade_rows(inputs: Inputs, vocabulary: int, kind: str, rounds: int) -> tup
     deferred, exits = {}, {}
     for rate in RATES:
         ways[rate] = partial(runner.run, requests, taus[rules[0], rate], rules[0])
-        deferred[rate] = ways[rate]().deferred.mean()
+        deferred[rate] = ways[rate]().deferred
     saving = kind == "generated" and vocabulary == inputs.sizes.vocabularies[0]  # much the same at every V
-    for rule, rate in taus if saving else ():
+    for rule, rate in [key for key in taus if saving and key[0] in EXACT_RULES]:
         ways[rule, rate] = partial(runner.answer, requests, early_exit=EarlyExit(rule, taus[rule, rate]))
         exits[rule, rate] = ways[rule, rate]()
     times = in_turns(ways, rounds, device)
     common = {"vocabulary": vocabulary, "kind": kind, "queries": len(requests)}
-    cascade = [
-        common
-        | {"deferral_rate": float(deferred[rate]), "large_against_small": float(np.median(times["L"] / times["S"]))}
-        | ratio(times[rate], times["S"] + deferred[rate] * times["L"], device)
-        for rate in RATES
-    ]
+    cascade = []
+    for rate in RATES:
+        share, work = float(deferred[rate].mean()), float(np.dot(deferred[rate], large)) / sum(large)
+        row = {
+            "rule": rules[0],
+            "deferral_rate": share,
+            "large_flops_share": work,  # above d where the queries that are deferred have long answers
+            "large_against_small": float(np.median((times["L"] / times["S"])[:, clock(device)])),
+            "ratio_by_flops": ratio(times[rate], times["S"] + work * times["L"], device)["ratio"],
+        }
+        cascade.append(common | row | ratio(times[rate], times["S"] + share * times["L"], device))
     saved = []
     for (rule, rate), found in exits.items():
         late = route([r.confidences[rule] for r in found], taus[rule, rate])
@@ -244,15 +255,29 @@ def batch_ways(runner: CascadeRunner, which: str, requests: list[Request], devic
     }
 
 
+@torch.no_grad()
+def reference(model, prompt: list[int], tokens: list[int]) -> list[float]:
+    """Log-probabilities of an answer, read alone and without a cache; softmax in float64."""
+    logits = model(torch.tensor([prompt + tokens], device=model.device), use_cache=False).logits[
+        0, len(prompt) - 1 : -1
+    ]
+    return logits.double().log_softmax(-1)[range(len(tokens)), tokens].tolist()
+
+
 def batch_rows(inputs: Inputs, vocabulary: int, which: str, rounds: int) -> list[dict]:
-    """One row for each way to answer one batch by one model."""
+    """One row for each way to answer one batch by one model.
+
+    same_answers: how many have the runner's tokens; error: the most by which a log-probability of these is off.
+    """
     runner, requests = inputs.runner(vocabulary), inputs.requests["generated"][: inputs.sizes.batch]
-    ways, memory, same = batch_ways(runner, which, requests, inputs.device), {}, {}
+    ways, memory, same, error = batch_ways(runner, which, requests, inputs.device), {}, {}, {}
     expected = ways["runner"]()
+    prompts = [item.prompt for item in runner.items(requests)]
+    right = [reference(runner.models[which], prompt, tokens) for prompt, (tokens, _) in zip(prompts, expected)]
     for name, way in ways.items():
-        same[name] = sum(
-            a[0] == b[0] and np.allclose(a[1], b[1], rtol=0, atol=1e-3) for a, b in zip(way(), expected, strict=True)
-        )
+        alike = [(b, c) for (a, b), (tokens, _), c in zip(way(), expected, right, strict=True) if a == tokens]
+        same[name] = len(alike)
+        error[name] = max((np.abs(np.subtract(b, c)).max() for b, c in alike), default=None)
         if not name.endswith("one by one"):
             memory[name] = peak_bytes(way, inputs.device)
     times = in_turns(ways, rounds, inputs.device)
@@ -261,7 +286,7 @@ def batch_rows(inputs: Inputs, vocabulary: int, which: str, rounds: int) -> list
     common |= {"mean_tokens": statistics.mean(lengths), "longest": max(lengths)}
     return [
         common
-        | {"way": name, "same_answers": same[name], "memory": memory.get(name)}
+        | {"way": name, "same_answers": same[name], "error": error[name], "memory": memory.get(name)}
         | ratio(times[name], times["runner"], inputs.device)
         for name in ways
     ]
@@ -300,12 +325,13 @@ def tables(results: dict) -> str:
     def spread(row):
         return f"{row['ratio']:.2f} ({row['ratio_range'][0]:.2f} to {row['ratio_range'][1]:.2f})"
 
-    lines = ["| V | queries | d | T_L / T_S | time / (T_S + d T_L) (range) |", "|--:|---|--:|--:|--:|"]
+    lines = ["| V | queries | d | L's FLOPs | T_L / T_S | time / (T_S + d T_L) (range) | by L's FLOPs |"]
+    lines.append("|--:|---|--:|--:|--:|--:|--:|")
     for row in results["cascade"]:
         kind = f"{row['queries']} {row['kind']}"
         lines.append(
-            f"| {row['vocabulary']:,} | {kind} | {row['deferral_rate']:.2f} | {row['large_against_small']:.1f} "
-            f"| {spread(row)} |"
+            f"| {row['vocabulary']:,} | {kind} | {row['deferral_rate']:.2f} | {row['large_flops_share']:.2f} "
+            f"| {row['large_against_small']:.1f} | {spread(row)} | {row['ratio_by_flops']:.2f} |"
         )
     lines += ["", "| V | early exit by | d | S's tokens saved | S's FLOPs saved | time / S's without (range) |"]
     lines.append("|--:|---|--:|--:|--:|--:|")
@@ -314,13 +340,13 @@ def tables(results: dict) -> str:
             f"| {row['vocabulary']:,} | {row['rule']} | {row['deferral_rate']:.2f} | {row['tokens_saved']:.0%} "
             f"| {row['flops_saved']:.0%} | {spread(row)} |"
         )
-    lines += ["", "| V | model | one batch by | same answers | time / runner's (range) | MiB |"]
-    lines.append("|--:|---|---|--:|--:|--:|")
+    lines += ["", "| V | model | one batch by | same answers | error | time / runner's (range) | MiB |"]
+    lines.append("|--:|---|---|--:|--:|--:|--:|")
     for row in results["batch"]:
         peak = "" if row["memory"] is None else f"{row['memory'] / 2**20:,.1f}"
         lines.append(
             f"| {row['vocabulary']:,} | {row['model']} | {row['way']} | {row['same_answers']} of {row['queries']} "
-            f"| {spread(row)} | {peak} |"
+            f"| {row['error']:.0e} | {spread(row)} | {peak} |"
         )
     lines += ["", "| V | steps | way | MiB | of one step's logits |", "|--:|--:|---|--:|--:|"]
     for row in results["memory"]:

@@ -109,7 +109,8 @@ def test_the_runner_is_compared_in_every_part(monkeypatch, quick, tmp_path, caps
         assert 0 < low <= row["ratio"] <= high and 0 < row["wall_ratio"]
         assert len(row["cpu_seconds"]) == len(row["wall_seconds"]) == 2
     for row in results["batch"]:
-        assert row["same_answers"] == row["queries"] == 8 and 1 <= row["mean_tokens"] <= row["longest"] <= 16
+        assert row["same_answers"] == row["queries"] == 8 and row["error"] < 1e-4
+        assert 1 <= row["mean_tokens"] <= row["longest"] <= 16
         assert (row["way"] == "runner") == (row["ratio_range"] == [1, 1])
         assert (row["memory"] is None) == row["way"].endswith("one by one")
     for row in results["early_exit"]:
@@ -135,6 +136,11 @@ def test_the_floor_is_the_time_of_s_and_the_deferred_share_of_that_of_l(monkeypa
     assert [round(24 * row["deferral_rate"]) for row in rows] == [2, 7, 14]
     for row in rows:
         assert row["ratio"] == pytest.approx(4 / (2 + row["deferral_rate"] * 10)) and row["large_against_small"] == 5
+        assert row["ratio_by_flops"] == pytest.approx(4 / (2 + row["large_flops_share"] * 10))
+    result = quick.runner(500).answer(quick.requests["generated"], "large")
+    late = np.argsort([r.confidences["chow_average"] for r in quick.runner(500).answer(quick.requests["generated"])])
+    work = [result[i].flops for i in late]
+    assert [row["large_flops_share"] for row in rows] == pytest.approx([sum(work[:n]) / sum(work) for n in (2, 7, 14)])
     assert {(row["rule"], row["ratio"]) for row in saved} == {("chow_sum", 2), ("chow_quantile_0", 2)}
 
 
