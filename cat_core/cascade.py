@@ -9,8 +9,7 @@ log-probabilities into answers with their confidences and costs.
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,94 +22,24 @@ from cat_core.confidence import answer_confidence, option_confidence
 from cat_core.early_exit import EXACT_RULES, EarlyExit
 from cat_core.engine import answering, generate_batch, score_batch
 from cat_core.flops import option_flops, request_flops, shape_of
+from cat_core.queries import (
+    PREDICTIONS,
+    CascadeResult,
+    Item,
+    Response,
+    best_option,
+    check_requests,
+    progress_line,
+)
+from cat_core.queries import Request as Request
 from cat_core.router import route
 from cat_core.store import Store, model_fingerprint
 from cat_core.tokens import encode_prompt as encode_prompt
 from cat_core.tokens import encode_prompts, encode_targets, plan_batches
 from cat_core.tokens import encode_target as encode_target
 
-PREDICTIONS = ("sum", "average")
-
 RECORDS = "2: log-probability, margin and entropy of each token"
 """What the stored batches hold. Folders of another version are refused, so change it with the records."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """One query: a unique `item_id`, the text given to the model, answer options (none = free generation)."""
-
-    item_id: str
-    prompt: str
-    options: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Response:
-    """One model's answer to one query. Token counts include BOS in the prompt and EOS in the answer.
-
-    prediction: generated text without special tokens and outer white space, or the chosen option as given;
-    tokens, token_logprobs: the answer's ids and natural-log probabilities;
-    truncated: generation reached max_new_tokens without EOS; prompt_truncated: the prompt was cut left;
-    flops: cost of this answer, the item taken alone (None where an engine's shape is not known: see `engines`);
-    confidences: by rule name, high = keep;
-    option_logprobs: summed log-probability of every option, in the order given;
-    token_margins, token_entropies: log p(top1) - log p(top2) and entropy, in nats, of the distribution at each
-    position of the answer; unfinished: early exit stopped the answer, so all of this is of the part that was
-    generated, and confidences has the rules of `early_exit.EXACT_RULES` alone, each an upper bound.
-    """
-
-    item_id: str
-    prediction: str
-    n_prompt: int
-    n_generated: int
-    truncated: bool
-    token_logprobs: list[float]
-    flops: int | None
-    confidences: dict[str, float]
-    tokens: list[int] = field(default_factory=list)
-    option_logprobs: list[float] = field(default_factory=list)
-    prompt_truncated: bool = False
-    token_margins: list[float] = field(default_factory=list)
-    token_entropies: list[float] = field(default_factory=list)
-    unfinished: bool = False
-
-
-@dataclass(frozen=True)
-class CascadeResult:
-    """A cascade run: S on all, L on the deferred. All sequences are in request order.
-
-    confidence [n] float64 and deferred [n] bool as routed by `rule` at threshold `tau`; small: S's answers,
-    after an early exit some of them unfinished; large: L's answer where deferred, else None.
-    """
-
-    tau: float
-    rule: str
-    confidence: np.ndarray
-    deferred: np.ndarray
-    small: list[Response]
-    large: list[Response | None]
-
-    @property
-    def responses(self) -> list[Response]:
-        """The cascade's answers: L's where the query was deferred, S's elsewhere."""
-        return [small if large is None else large for small, large in zip(self.small, self.large)]
-
-    @property
-    def flops(self) -> list[int | None]:
-        """FLOPs an item: S is paid for every query, L on top for the deferred. None where either is not known."""
-        paid = [[each.flops for each in pair if each is not None] for pair in zip(self.small, self.large)]
-        return [None if None in costs else sum(costs) for costs in paid]
-
-
-@dataclass(frozen=True)
-class Item:
-    """A request in token ids: BOS and what truncation left of the prompt; options with their EOS."""
-
-    item_id: str
-    prompt: list[int]
-    options: list[list[int]]
-    texts: tuple[str, ...]
-    shortened: bool
 
 
 class CascadeRunner:
@@ -197,7 +126,7 @@ class CascadeRunner:
         model = self.models[which]
         batches = self._plan(items)
         kept = None if store is None else Store(store, self._description(items, which, early_exit))
-        show, close = _progress(progress, f"{which} model", len(items))
+        show, close = progress_line(progress, f"{which} model", len(items))
         responses: list[Response | None] = [None] * len(items)
         finished = 0
         try:
@@ -427,34 +356,6 @@ def _small_folder(early_exit: EarlyExit | None) -> str:
     return f"small-{hashlib.sha256(repr(early_exit).encode()).hexdigest()[:16]}"
 
 
-def check_requests(requests: Sequence) -> list:
-    """The requests as a list; a one-line ValueError that names the item where ids, prompts or options are unfit."""
-    requests = list(requests)
-    if not requests:
-        raise ValueError("the request list is empty: give at least one query")
-    seen = set()
-    for request in requests:
-        name, options = request.item_id, tuple(request.options)
-        if name in seen:
-            raise ValueError(f"item id {name!r} occurs twice: ids must be unique")
-        seen.add(name)
-        if not isinstance(request.prompt, str) or not all(isinstance(option, str) for option in options):
-            raise ValueError(f"item {name!r}: prompt and options must be text")
-        if len(options) == 1:
-            raise ValueError(f"item {name!r} has one option: give two or more, or none for free generation")
-        if not all(option.strip() for option in options):
-            raise ValueError(f"item {name!r} has an empty option")
-        if len(set(options)) < len(options):
-            raise ValueError(f"item {name!r} has the same option twice")
-    return requests
-
-
-def best_option(sums: Sequence[float], lengths: Iterable[int], prediction: str) -> int:
-    """Index of the option of greatest log-probability: summed, or the mean a token for prediction "average"."""
-    values = [total / n for total, n in zip(sums, lengths)] if prediction == "average" else list(sums)
-    return values.index(max(values))
-
-
 def _right_padded(rows: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:
     """Ragged rows as float64 [B, T] with their boolean mask."""
     lengths = torch.tensor([len(row) for row in rows])
@@ -462,18 +363,6 @@ def _right_padded(rows: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:
     padded = torch.zeros(mask.shape, dtype=torch.float64)
     padded[mask] = torch.tensor([value for row in rows for value in row], dtype=torch.float64)
     return padded, mask
-
-
-def _progress(progress, what: str, total: int) -> tuple[Callable[[int], None], Callable[[], None]]:
-    """(show, close) of a progress report: nothing, the caller's function, or a bar."""
-    if progress is None or progress is False:
-        return (lambda done: None), (lambda: None)
-    if callable(progress):
-        return (lambda done: progress(done, total)), (lambda: None)
-    from tqdm.auto import tqdm
-
-    bar = tqdm(total=total, desc=what, unit="item")
-    return (lambda done: bar.update(done - bar.n)), bar.close
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from cat_core.artifacts import write_text
-from cat_core.cascade import PREDICTIONS, CascadeResult, CascadeRunner, Request
+from cat_core.cascade import CascadeRunner
 from cat_core.engines import Engine, EngineCascade, EngineError, TransformersEngine, VllmEngine
 from cat_core.models import check_same_tokenizer, check_vocabulary, load_model, load_tokenizer
+from cat_core.queries import PREDICTIONS, CascadeResult, Request
 from cat_core.router import rate_threshold
 from cat_core.server import ServerEngine
 from cat_core.sources import FIELDS, json_lines

@@ -20,17 +20,10 @@ from dataclasses import asdict, dataclass, field
 
 import torch
 
-from cat_core.cascade import (
-    PREDICTIONS,
-    CascadeRunner,
-    Request,
-    Response,
-    _progress,
-    best_option,
-    check_requests,
-)
+from cat_core.cascade import CascadeRunner
 from cat_core.confidence import answer_confidence, option_confidence
 from cat_core.flops import option_flops, request_flops, shape_of
+from cat_core.queries import PREDICTIONS, Request, Response, best_option, check_requests, progress_line
 from cat_core.store import Store
 from cat_core.tokens import encode_prompts, encode_targets
 
@@ -49,7 +42,7 @@ class Answer:
     text: without special tokens and outer white space, or the option as given; n_prompt, n_generated: token
     counts, BOS and EOS included as far as the engine counts them, 0 = not known; ended: EOS was reached;
     tokens: ids, or texts where the engine knows no ids; logprobs: natural-log probability of each token. Both are
-    empty where the engine did not give one for every token. margins, entropies: as in `cascade.Response`, empty
+    empty where the engine did not give one for every token. margins, entropies: as in `queries.Response`, empty
     where the engine does not give them.
     """
 
@@ -92,7 +85,7 @@ class Engine:
         digest = hashlib.sha256(json.dumps([[r.item_id, r.prompt, list(r.options)] for r in requests]).encode())
         plan = {"records": RECORDS, "items": f"{len(requests)} {digest.hexdigest()}", "batch_items": self.batch_items}
         kept = None if store is None else Store(store, plan | self.describe())
-        show, close = _progress(progress, "engine", len(requests))
+        show, close = progress_line(progress, "engine", len(requests))
         responses: list = [None] * len(requests)
         finished = 0
         try:

@@ -23,7 +23,17 @@ from cat_core.tasks import brief, nearest, score
 from cat_core.train import TrainSettings
 from cat_core.trained import Progress, check_pair, train_or_load, train_together, training_set_of
 
-ANSWERING_MODULES = ("cascade", "engine", "confidence", "flops", "models", "architectures", "tokens")
+ANSWERING_MODULES = (
+    "cascade",
+    "queries",
+    "engine",
+    "early_exit",
+    "confidence",
+    "flops",
+    "models",
+    "architectures",
+    "tokens",
+)
 RULE_MODULES = ("features", "deferral", "posthoc", "edge", "joint", *ANSWERING_MODULES)
 SIGNAL_MODULES = ("signals", "tokens", "models", "architectures")
 SECOND_STAGE = 4  # Gatekeeper: a quarter of the steps again, at a tenth of the peak learning rate (our choice)
@@ -214,7 +224,7 @@ class Experiment:
         return large | small
 
     def answers(self, config: TrainConfig, progress: Progress = None) -> list[dict]:
-        """One model's answers to all calibration and test items, as fields of `cascade.Response`."""
+        """One model's answers to all calibration and test items, as fields of `queries.Response`."""
         requests, options = self._requests(), self._runner_options()
 
         def make(folder: Path) -> None:

@@ -157,7 +157,7 @@ def answer_features(
     """Features of S's answers to `requests`.
 
     runner: the pair of models, with the settings S answered under; answers: token ids of each answer, in request
-    order (`cascade.Response.tokens`); progress: function of (items done, items in all). An item gets the same
+    order (`queries.Response.tokens`); progress: function of (items done, items in all). An item gets the same
     numbers in a batch as alone (1e-5). Raises ValueError, naming the item, for answers that cannot be S's.
     """
     items = runner.items(requests)
