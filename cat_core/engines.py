@@ -209,9 +209,9 @@ class TransformersEngine(Engine):
             for item, rows in zip(items, self.runner.scores(requests, self.which))
         ]
 
-    def answer(self, requests, progress=None, store=None):
+    def answer(self, requests, progress=None, store=None, early_exit=None):
         """`CascadeRunner.answer` itself, with its batches of like length and its store."""
-        return self.runner.answer(requests, self.which, progress, store)
+        return self.runner.answer(requests, self.which, progress, store, early_exit)
 
 
 class VllmEngine(Engine):
@@ -322,11 +322,16 @@ class EngineCascade(CascadeRunner):
     def __init__(self, small: Engine, large: Engine):
         self.engines = {"small": small, "large": large}
 
-    def answer(self, requests, which="small", progress=None, store=None):
-        """Answers of one engine ("small" or "large"); see `CascadeRunner.answer`."""
+    def answer(self, requests, which="small", progress=None, store=None, early_exit=None):
+        """Answers of one engine ("small" or "large"); see `CascadeRunner.answer`. Early exit: of transformers alone."""
         if which not in self.engines:
             raise ValueError(f"unknown model {which!r}: choose 'small' or 'large'")
-        found = self.engines[which].answer(requests, progress, store)
+        engine, more = self.engines[which], {}
+        if early_exit is not None:
+            if not isinstance(engine, TransformersEngine):
+                raise ValueError(f"early exit needs the engine of transformers, got {type(engine).__name__}")
+            more["early_exit"] = early_exit
+        found = engine.answer(requests, progress, store, **more)
         for response in found if which == "small" else ():
             if not response.confidences:
                 raise EngineError(

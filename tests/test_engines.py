@@ -225,6 +225,12 @@ def test_cascade_of_two_engines_is_that_of_the_runner(pair, tmp_path):
     assert [r.tokens for r in found.responses] == [r.tokens for r in expected.responses]
     # the other engine's shape is not known: no cost where it was asked
     assert [flops is None for flops in found.flops] == found.deferred.tolist()
+    stopped = both.run(requests, tau, "chow_sum", early_exit=True)
+    assert stopped.responses == expected.responses and sum(stopped.flops) < sum(expected.flops)
+    with pytest.raises(ValueError, match="early exit needs the engine of transformers, got Table"):
+        EngineCascade(Table(TransformersEngine(runner, "small")), both.engines["large"]).run(
+            requests, tau, "chow_sum", early_exit=True
+        )
     with pytest.raises(ValueError, match="unknown model 'medium'"):
         both.answer(requests, "medium")
 
