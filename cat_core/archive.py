@@ -57,6 +57,8 @@ def kept(metrics: Mapping) -> dict[tuple, Bootstrap | OperatingPoint | Undefined
         where = bootstraps[0] | {"metric": part["metric"]}
         for method, row in part["methods"].items():
             found[*_key("iso_quality", where), method] = _point(row["iso_quality"])
+            if "headroom" in row:
+                found[*_key("headroom", where), method] = Interval(**row["headroom"])
             found[*_key("calibrated", where), method, part["budget"]] = _point(row["calibrated"])
     return found
 

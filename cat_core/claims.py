@@ -8,7 +8,7 @@ the rows that `as_metrics` leaves in the metrics of a page.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,12 @@ MARGIN = 2.0
 """Points of the metric (0 to 100) within which two methods count as not different; fixed before any result."""
 NO_DIFFERENCE, DIFFERENCE = f"interval within \u00b1{MARGIN:g} points", "a difference"
 WITHIN, ABOVE = "within the bound", "above the bound"
+CAVEAT = "\u2020"
+CAVEAT_RULE = (
+    f"{CAVEAT} The interval of L alone less S alone reaches 0: L is not shown to be better than S, so its quality is "
+    "had without deferring, and the saving says nothing of the cascade."
+)
+"""The mark beside a saving at the quality of L, and the rule by which it is set (`caveat_mark`)."""
 RULES = (
     f"Rules: interval above or below 0 as claimed, {SAME!r}; interval includes 0, {UNDECIDED!r}; interval on "
     f"the other side of 0, {OPPOSITE!r}; claimed to be no difference: {NO_DIFFERENCE!r}, else {DIFFERENCE!r} where it "
@@ -44,7 +50,8 @@ class ClaimRow:
     says that it is above 0, -1 below, 0 if it says that there is no difference. number: of this run, with its
     interval, or why there is none. n items, seeds, large_seeds: what it rests on. unit: how the number is shown; its
     scale brings the number to points (0 to 100). role: one of `ROLES`. mass: the share of target tokens that neither
-    model gets right, for the claim that it bounds the difference (C10). level: coverage of the interval.
+    model gets right, for the claim that it bounds the difference (C10). headroom: quality of L alone less that of S
+    alone, in points, where the number is a saving at the quality of L (C8). level: coverage of the interval.
     """
 
     claim: str
@@ -57,6 +64,7 @@ class ClaimRow:
     role: str = "secondary"
     large_seeds: int = 1
     mass: float | None = None
+    headroom: Interval | None = None
     level: float = 0.95
 
     def __post_init__(self):
@@ -72,9 +80,24 @@ class ClaimRow:
         return verdict(self.number, self.direction, self.seeds, MARGIN / self.unit.scale)
 
     @property
+    def shown(self) -> str:
+        """The number for readers, with the mark of `CAVEAT_RULE` where that applies."""
+        return show_number(self.number, self.unit) + caveat_mark(self.headroom)
+
+    @property
     def sentence(self) -> str:
         """The row in one sentence."""
-        return f"{self.measure} ({self.claim}): {show_number(self.number, self.unit)}; verdict: {self.verdict}."
+        return f"{self.measure} ({self.claim}): {self.shown}; verdict: {self.verdict}."
+
+
+def caveat_mark(headroom: Interval | Undefined | None) -> str:
+    """ " \u2020" where the interval of L alone less S alone reaches 0, else ""; headroom: that, in any unit."""
+    return f"\u00a0{CAVEAT}" if isinstance(headroom, Interval) and headroom.low <= 0 else ""
+
+
+def caveat_note(rows: Iterable[Sequence[str]]) -> str:
+    """The rule of the caveat, for the note of a table in which it is marked; else ""."""
+    return f" {CAVEAT_RULE}" if any(CAVEAT in text for row in rows for text in row) else ""
 
 
 def verdict(number: Interval | Undefined, direction: int, seeds: int, margin: float = 0.0) -> str:
@@ -113,13 +136,13 @@ def claims_table(rows: Sequence[ClaimRow], caption: str, reference: Sequence[Map
             r.claim,
             r.measure,
             DIRECTIONS[r.direction],
-            show_number(r.number, r.unit),
+            r.shown,
             f"{r.n:,}, {r.seeds}" + (f" (over {r.large_seeds} L)" if r.large_seeds > 1 else ""),
             r.verdict,
         ]
         for r in rows
     ]
-    note = RULES
+    note = RULES + caveat_note(shown)
     if reference is not None:
         columns.insert(4, "Reference")
         for row, r in zip(shown, rows):
@@ -166,7 +189,7 @@ def as_metrics(rows: Sequence[ClaimRow]) -> list[dict]:
             "claim": r.claim, "measure": r.measure, "direction": r.direction, "role": r.role, "number": r.number,
             "scale": r.unit.scale, "level": r.level, "n": r.n, "seeds": r.seeds, "large_seeds": r.large_seeds,
             "verdict": r.verdict,
-        } | ({} if r.mass is None else {"mass": r.mass})
+        } | {key: getattr(r, key) for key in ("mass", "headroom") if getattr(r, key) is not None}
         for r in rows
     ]  # fmt: skip
 
@@ -177,6 +200,7 @@ def recorded_rows(metrics: Mapping, claim: str) -> list[ClaimRow]:
     return [
         ClaimRow(
             number=_number(r["number"]), unit=Unit(r["scale"], 2, "", True), mass=r.get("mass"),
+            headroom=Interval(**r["headroom"]) if "headroom" in r else None,
             **{key: r[key] for key in plain},
         )
         for r in metrics["claims"]

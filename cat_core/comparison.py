@@ -369,6 +369,13 @@ class Comparison:
             total += (part.both, part.only_small, part.only_large, part.neither)
         return curves.Ledger(*map(int, total))
 
+    def headroom(self, method: str) -> Interval:
+        """Quality of L alone less that of S alone by `method`, paired."""
+        if (found := self.read("headroom", "chow_average", method)) is not None:
+            return found
+        gap = self.at_thresholds(method, dict.fromkeys(self.seeds, -math.inf), "chow_average", 0.0).gap
+        return Interval(-gap.estimate, -gap.high, -gap.low)
+
     def iso_quality(self, method: str, rule: str = "chow_average") -> OperatingPoint:
         """FLOPs saved at the quality of L: each seed's least deferral rate that reaches L's quality on
         the calibration rows (as `curves.iso_quality_saving`), its threshold then applied to the test

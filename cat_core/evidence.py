@@ -9,12 +9,12 @@ CAT-Dist against Dist and CAT-Xent against Xent, each also against the random ma
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from cat_core import archive, claims, report
+from cat_core import ablations, archive, claims, report
 from cat_core.claims import ClaimRow
 from cat_core.comparison import Comparison
 from cat_core.contrasts import Arm, contrasts, rule_contrasts, rule_effects
@@ -38,6 +38,7 @@ GRID_RULES = (
     "chow_quantile_100", "token_margin", "token_entropy", "option_probability", "option_margin",
     "post_hoc_quantile", "post_hoc_embed", "edge", "joint_router",
 )  # fmt: skip
+EMBED = "post_hoc_embed"
 LEARNED = ("post_hoc_quantile", "post_hoc_embed", "edge", "joint_router")
 CURIOUS = ("chow_quantile_25", "chow_quantile_50", "chow_quantile_75", "chow_quantile_100")
 """Rules of the grid that nobody proposes by themselves: they show the family, and would inflate the spread of rules."""
@@ -90,49 +91,76 @@ def baseline_claims(c: Comparison, claim: str = "C7") -> list[ClaimRow]:
     return rows
 
 
-def joint_claims(cell: Cell, c: Comparison, claim: str = "C7") -> list[ClaimRow]:
-    """C7 against EdgeInference as it was trained together with S: this cell's table paired with that of its partner.
+def pair_beside(cell: Cell, c: Comparison) -> tuple[Comparison, Comparison]:
+    """`c` of a cell and the comparison of the cell that it stands beside, both on the tasks that decide the latter."""
+    partner = cell.partner()
+    other = deciding(partner, partner.comparison(resamples=c.resamples))
+    return c if set(c.tasks) == set(other.tasks) else of_tasks(c, other.tasks), other
+
+
+def joint_contrasts(c: Comparison, other: Comparison) -> dict[str, Interval | Undefined]:
+    """EdgeInference as it was trained together with S (`c`) against the methods of the cell beside it: AUDC, paired.
+
+    "whole", CAT-Dist with Chow-Average less the joint S with its router, is the sum of "training", both with
+    Chow-Average, and "rule", Chow-Average less its router, both after the joint training. "post hoc": the joint S with
+    its router less Xent's S with the router fitted to it afterwards.
+    """
+    arms = {"cat": Arm(other, "cat-dist"), "plain": Arm(c, "edge-joint"), "joint": Arm(c, "edge-joint", "joint_router")}
+    wanted = {
+        "whole": {"cat": 1, "joint": -1}, "training": {"cat": 1, "plain": -1}, "rule": {"plain": 1, "joint": -1},
+    }  # fmt: skip
+    if "edge" in usable_rules(other, ("xent",), ("edge",)):
+        arms["post hoc"] = Arm(other, "xent", "edge")
+        wanted["post hoc"] = {"joint": 1, "post hoc": -1}
+    return {"post hoc": Undefined("the cell beside has no rule edge for Xent")} | contrasts(arms, wanted)
+
+
+def joint_claims(c: Comparison, found: Mapping[str, Interval | Undefined], claim: str = "C7") -> list[ClaimRow]:
+    """C7 against EdgeInference as it was trained together with S; found: `joint_contrasts`.
 
     Secondary: whether training the router with S beats fitting it to Xent's S afterwards.
     """
-    partner = cell.partner()
-    other = deciding(partner, partner.comparison(resamples=c.resamples))
-    c = c if set(c.tasks) == set(other.tasks) else of_tasks(c, other.tasks)
-    arms = {"cat": Arm(other, "cat-dist"), "joint": Arm(c, "edge-joint", "joint_router")}
-    wanted = {"primary": {"cat": 1, "joint": -1}}
-    if "edge" in usable_rules(other, ("xent",), ("edge",)):
-        arms["post hoc"] = Arm(other, "xent", "edge")
-        wanted["secondary"] = {"joint": 1, "post hoc": -1}
-    found = {"secondary": Undefined(f"{cell.beside} has no rule edge for Xent")} | contrasts(arms, wanted)
     joint, rows = f"{name('edge-joint')} with its router", []
-    for role, a, b in (
-        ("primary", f"{name('cat-dist')} with Chow-Average", joint),
-        ("secondary", joint, f"{name('xent')} with EdgeInference"),
+    for role, part, a, b in (
+        ("primary", "whole", f"{name('cat-dist')} with Chow-Average", joint),
+        ("secondary", "post hoc", joint, f"{name('xent')} with EdgeInference"),
     ):
-        rows.append(ClaimRow(claim, f"AUDC ({c.label}), {a} − {b}", 1, found[role], role=role, **claims.on(c)))
+        rows.append(ClaimRow(claim, f"AUDC ({c.label}), {a} − {b}", 1, found[part], role=role, **claims.on(c)))
     return rows
 
 
 def saving_claims(c: Comparison, claim: str = "C8") -> list[ClaimRow]:
-    """C8: CAT saves more FLOPs at the quality of L than its unmasked counterpart."""
+    """C8: CAT saves more FLOPs at the quality of L than its unmasked counterpart.
+
+    Each row has the headroom, L alone less S alone, of the method of its pair where the interval's lower end is lower.
+    """
+
+    def points(x: Interval) -> Interval:
+        return Interval(*(c.scale * end for end in (x.estimate, x.low, x.high)))
+
     on = claims.on(c) | {"unit": replace(PERCENT, sign=True), "role": "primary"}
     return [
-        ClaimRow(claim, f"Iso-quality saving, {name(a)} − {name(b)}", 1, c.saving_difference(a, b), **on)
+        ClaimRow(
+            claim,
+            f"Iso-quality saving, {name(a)} − {name(b)}",
+            1,
+            c.saving_difference(a, b),
+            headroom=points(min((c.headroom(m) for m in (a, b)), key=lambda room: room.low)),
+            **on,
+        )
         for a, b in claims.PRIMARY
         if {a, b} <= set(c.methods)
     ]
 
 
 def cell_claims(cell: Cell, c: Comparison) -> list[ClaimRow]:
-    """Every claim that a cell speaks to; the one that it was made for first."""
+    """Every claim that the methods of a cell speak to; the one that it was made for first."""
     rows, part = [], deciding(cell, c)
     if cell.claim:
         rows += claims.cascade_claims(part, cell.claim)
         rows += claims.alone_claims(part) if len(part.tasks) > 1 else []
     if cell.generative:
         rows += claims.no_difference_claims(of_tasks(c, cell.generative))
-    if "edge-joint" in c.methods and cell.beside:
-        rows += joint_claims(cell, part)
     if "cat-dist" not in c.methods:
         return rows
     mass = 1 - cell.keep_rate("cat-dist")
@@ -188,6 +216,29 @@ def coins(c: Comparison, methods: Sequence[str] = COIN_METHODS) -> dict[str, dic
         for m, couple in known.items()
         if not isinstance(couple, Undefined)
     }
+
+
+def rule_flops(cell: Cell, c: Comparison, rules: Sequence[str]) -> dict[str, dict | Undefined]:
+    """What rules cost beyond S's answer, mean FLOPs per test query: "per_query", and as shares of S and L alone.
+
+    Post-Hoc-Embed has L's first layer read every prompt (`features.first_layer_flops`). The small networks of the
+    learned rules, some ten thousand FLOPs each, are not counted.
+    """
+    from cat_core.features import first_layer_flops  # imports torch
+    from cat_core.limits_report import shape_config
+
+    if EMBED not in rules:
+        return {}
+    try:
+        large = shape_config(cell.config["large"], cell.config.get("context", 64), cell.config.get("vocab_size", 1_400))
+    except ValueError as error:
+        return {EMBED: Undefined(str(error))}
+    rows = c.frame[(c.frame["model"] == "small") & (c.frame["split"] == "test")]
+    rows = rows[(rows["method"] == c.methods[0]) & (rows["seed"] == c.seeds[0])]  # prompts are the same for all
+    cost = {n: first_layer_flops(large, n) for n in rows["n_prompt"].unique().tolist()}
+    mean = float(np.mean([cost[n] for n in rows["n_prompt"].tolist()]))
+    small = float(c.cost(c.methods[0])[0])
+    return {EMBED: {"per_query": mean, "of_small": mean / small, "of_large": mean / c.large_flops}}
 
 
 def task_metrics(cell: Cell, parts: Sequence[Comparison]) -> dict[str, dict]:
@@ -254,31 +305,43 @@ def cell_metrics(cell: Cell, resamples: int = 2_000) -> dict:
     seeds = {
         method: [report.audc(c.seed_curve(method, seed)) for seed in c.seeds] for method in c.methods
     }  # every seed on its own: what a single run would have shown
-    record = cell.record
-    return report.page_metrics(c, cell_claims(cell, whole), BUDGET, ("chow_average",)) | {
-        "study": cell.study,
-        "cell": cell.name,
-        "commit": record["git"]["commit"] or "not known",
-        "device": record["device"],
-        "resamples": resamples,
-        "audc_by_seed": seeds,
-        "decomposition": parts,
-        "masks": mask_differences(c),
-        "rule_grid": {
-            "rules": rules,
-            "resamples": fewer,
-            "best_on_calibration": grid.best,
-            "over_random": _nested(grid.over_random),
-            "regret": _nested(grid.regret),
-        },
-        "contrasts": rule_contrasts(c, special, fewer),
-        "factors": factors if isinstance(factors, Undefined) else {k: vars(e) for k, e in factors.items()},
-        "tokens": token_metrics(cell),
-        "tasks": task_metrics(cell, tasks),
-        "over_coin": coins(c),
-        "other_metrics": {o.metric: report.page_metrics(o, (), BUDGET, ("chow_average",)) for o in others},
-        "bootstraps": bootstraps(cell, whole, c, [*tasks, *others]),
-    }
+    record, rows, partners = cell.record, cell_claims(cell, whole), {}
+    if "edge-joint" in c.methods and cell.beside:
+        ours, theirs = pair_beside(cell, c)
+        partners["joint"] = joint_contrasts(ours, theirs)
+        rows += joint_claims(ours, partners["joint"])
+    if cell.differs_from:
+        partners["shift"] = ablations.shift_metrics(cell, resamples)
+    return (
+        report.page_metrics(c, rows, BUDGET, ("chow_average",))
+        | partners
+        | {
+            "tables": cell.tables,
+            "study": cell.study,
+            "cell": cell.name,
+            "commit": record["git"]["commit"] or "not known",
+            "device": record["device"],
+            "resamples": resamples,
+            "audc_by_seed": seeds,
+            "decomposition": parts,
+            "masks": mask_differences(c),
+            "rule_grid": {
+                "rules": rules,
+                "resamples": fewer,
+                "best_on_calibration": grid.best,
+                "over_random": _nested(grid.over_random),
+                "regret": _nested(grid.regret),
+            },
+            "rule_flops": rule_flops(cell, c, rules),
+            "contrasts": rule_contrasts(c, special, fewer),
+            "factors": factors if isinstance(factors, Undefined) else {k: vars(e) for k, e in factors.items()},
+            "tokens": token_metrics(cell),
+            "tasks": task_metrics(cell, tasks),
+            "over_coin": coins(c),
+            "other_metrics": {o.metric: report.page_metrics(o, (), BUDGET, ("chow_average",)) for o in others},
+            "bootstraps": bootstraps(cell, whole, c, [*tasks, *others]),
+        }
+    )
 
 
 def _nested(table: dict[tuple[str, str], Interval]) -> dict[str, dict[str, Interval]]:

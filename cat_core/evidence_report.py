@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cat_core import figures, forest
+from cat_core.comparison import METRIC_LABELS
 from cat_core.editions import find_root
 from cat_core.ranking import Interval
 from cat_core.study import FOLDER, Cell, load_study
@@ -166,11 +167,14 @@ def cells_table(cells, missing: str = "") -> Table:
         alone = [show_number(value(v), unit) for v in (m["methods"][first]["small_alone"], m["large_alone"])]
         tokens, answers = m["tokens"][first]["ledger"][3], m["methods"][first]["sequence_ledger"][3]
         kept = m["tokens"].get("cat-dist", {}).get("keep_rate")
-        shares = [show_number(value(v), PERCENT) for v in (tokens, answers, kept)]
-        rows.append((label, m["metric"], f"{m['n']:,}", *alone, *shares))
-    columns = ("Cell", "Metric", "n", "S alone", "L alone", "tokens: neither right", "answers: neither right",
-               "keep-rate of CAT-Dist")  # fmt: skip
-    note = _note(found, f"S trained by {name(first)}, held-out tokens and answers.")
+        shares = [show_number(value(v), PERCENT) for v in (tokens, answers)]
+        keep = "\u2013" if kept is None else show_number(kept, PERCENT)
+        rows.append((f"{label}: {METRIC_LABELS[m['metric']]}, n = {m['n']:,}", *alone, *shares, keep))
+    columns = ("Cell", "S alone", "L alone", "tokens, neither", "answers, neither", "kept")
+    note = _note(found, (
+        f"S trained by {name(first)}. Neither: held-out target tokens and answers that neither model gets right. "
+        "Kept: keep-rate of CAT-Dist in training."
+    ))  # fmt: skip
     return Table(columns, rows, title, f"{missing} {note}".strip())
 
 

@@ -21,7 +21,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from cat_core.claims import DIRECTIONS, MARGIN, ROLES
+from cat_core.claims import DIRECTIONS, MARGIN, ROLES, caveat_mark, caveat_note
 from cat_core.ranking import Interval
 from cat_core.resampling import holm
 from cat_core.tables import Table, Undefined, Unit, show_number
@@ -78,7 +78,7 @@ RULES = {
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of a page's claims. role, direction, mass, level: as in `claims.ClaimRow`; scale: to points (0 to 100).
+    """One row of a page's claims. role, direction, mass, headroom, level: as in `claims.ClaimRow`; scale: to points.
 
     page, edition, suite: where it was measured. n items, seeds of S, large_seeds: what it rests on.
     """
@@ -96,6 +96,7 @@ class Entry:
     role: str = "secondary"
     scale: float = 100.0
     mass: float | None = None
+    headroom: Interval | None = None
     level: float = 0.95
 
     @property
@@ -174,16 +175,18 @@ def _entry(row: Mapping, page: str, edition: str, holder: Mapping) -> Entry:
     if role not in ROLES:
         raise ValueError(f"role {role!r}")
     scale = 1.0 if holder.get("metric") in ("bleu", "chrf") else 100.0
-    if "estimate" in number:
-        found = Interval(*(_finite(number[part]) for part in ("estimate", "low", "high")))
-    else:
-        found = Undefined(number["reason"])
-    mass = row.get("mass")
+    found = _interval(number) if "estimate" in number else Undefined(number["reason"])
+    mass, headroom = row.get("mass"), row.get("headroom")
     return Entry(
         claim[0], page, edition, str(row.get("suite", holder.get("suite", ""))), str(row["measure"]), row["direction"],
         found, int(row["n"]), int(row["seeds"]), int(row.get("large_seeds", 1)), role,
-        _finite(row.get("scale", scale)), None if mass is None else _finite(mass), _finite(row.get("level", 0.95)),
+        _finite(row.get("scale", scale)), None if mass is None else _finite(mass),
+        None if headroom is None else _interval(headroom), _finite(row.get("level", 0.95)),
     )  # fmt: skip
+
+
+def _interval(found: Mapping) -> Interval:
+    return Interval(*(_finite(found[part]) for part in ("estimate", "low", "high")))
 
 
 def _finite(value) -> float:
@@ -213,6 +216,8 @@ def verdict_of(entries: Iterable[Entry]) -> Verdict:
     word, reason = {"equivalence": _equivalence, "bound": _bound}.get(kind, _direction)(primary, control, kind)
     left = len(asked) - len(primary)
     more = f" ({left} more could not be tested)" if left else ""
+    if doubtful := sum(bool(caveat_mark(e.headroom)) for e in primary):
+        more += f" ({doubtful} where L alone is not shown to be better than S alone)"
     adjusted = holm({str(i): e.p_value for i, e in enumerate(primary)})
     return Verdict(word, reason + more, tuple(adjusted.values()))
 
@@ -341,26 +346,31 @@ def summary(entries: Iterable[Entry]) -> Table:
 
 
 def claims_ledger(entries: Iterable[Entry]) -> Table:
-    """One row a primary or control entry: claim, page, edition, number with interval, what it rests on, verdict.
+    """One row a primary or control entry: claim, cell or page, measure, number with interval, what it rests on, p.
 
-    The verdict stands in the first row of its claim, its reason in `summary`. Numbers are in points of the metric.
+    The verdict stands in the first row of its claim, its reason in `summary`. Numbers are in points of the metric; a
+    saving where L is not shown to be better than S has the mark of `claims.CAVEAT_RULE`.
     """
     rows, entries = [], list(entries)
     for claim, mine in _by_claim(entries).items():
         found = verdict_of(mine)
         shown = [e for role in ("primary", "control") for e in mine if e.role == role]
         p = iter(found.p)
-        for e, word in zip(shown, [found.word, *[""] * len(shown)]):
+        for e, head in zip(shown, [f"{claim}: {found.word}", *[claim] * len(shown)]):
             adjusted = f"{next(p):.3f}" if e.role == "primary" and e.heard else ""
-            where = f"{e.edition}, {e.suite}" if e.suite else e.edition
-            mass = "" if e.mass is None else f" (share {100 * e.mass:.1f} %)"
-            rests = f"{e.n:,}; {e.seeds} over {e.large_seeds}"
-            number = show_number(e.number, Unit(e.scale, 2, "", True)) + mass
-            rows.append((claim, word, e.page, where, f"{e.role}: {e.measure}", number, rests, adjusted))
+            mass = "" if e.mass is None else f" (share {100 * e.mass:.1f}\u00a0%)"
+            rests = f"{e.n:,}; {e.seeds}/{e.large_seeds}"
+            number = show_number(e.number, Unit(e.scale, 2, "", True)) + caveat_mark(e.headroom) + mass
+            control = "control: " * (e.role == "control")
+            rows.append((head, f"{e.edition}/{e.page}", control + e.measure, number, rests, adjusted))
         if not shown:
-            rows.append((claim, found.word, "\u2013", "\u2013", CLAIMS[claim][0], "\u2013", "\u2013", ""))
-    columns = ("Claim", "Verdict", "Page or cell", "Edition or study, suite", "Measure", "Number",
-               "n; seeds of S over L", "p (Holm)")  # fmt: skip
+            rows.append((f"{claim}: {found.word}", "\u2013", CLAIMS[claim][0], "\u2013", "\u2013", ""))
+    columns = ("Claim", "Cell", "Measure", "Number", "n; seeds", "p")
     others = sum(e.role == "secondary" for e in entries)
-    note = f"Numbers in points of the metric. {others} secondary entries decide nothing and are left out."
+    note = (
+        "Claim: its verdict in its first row. Cell: study and cell, or edition and page. All rows are primary but "
+        "those marked as control. Number: points of the metric; share: of target tokens that neither model gets right. "
+        "n: test items; seeds: of S/of L. p: adjusted after Holm. "
+        f"{others} secondary entries decide nothing and are left out.{caveat_note(rows)}"
+    )
     return Table(columns, rows, "The claims ledger", note)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cat_core import figures, forest, limits
-from cat_core.claims import MARGIN, verdict
+from cat_core.claims import MARGIN, caveat_mark, caveat_note, verdict
 from cat_core.comparison import Comparison
 from cat_core.evidence import deciding
 from cat_core.evidence_report import caption, gain, labels, nothing, numbers, pair_name, scale, value
@@ -317,7 +317,7 @@ def paybacks(cells: Sequence[Cell], found: Mapping[str, Comparison]) -> list[dic
             cost, iso = cell_cost(cell, found[label], method), m["methods"][method]["iso_quality"]
             saving, queries = value(iso.get("saving")), {}
             row = {"cell": label, "method": method, "cost": cost, "saving": saving, "gap": value(iso.get("gap")),
-                   "unit": gain(m)}  # fmt: skip
+                   "headroom": value(m["methods"][method].get("headroom")), "unit": gain(m)}  # fmt: skip
             why = next((x for x in (cost, saving) if isinstance(x, Undefined)), None)
             row["per_query"] = why or Interval(*(x * m["large_flops"] for x in vars(saving).values()))
             for key, sunk in (("queries", True), ("queries_all", False)):
@@ -330,7 +330,8 @@ def payback_table(cells: Sequence[Cell], found: Mapping[str, Comparison]) -> Tab
     """What training costs, what a query saves against L alone, and after how many queries it has paid."""
     title, rows = "Training against saving: queries until the cascade has paid, against L alone", []
     for row in paybacks(cells, found):
-        cost, ends = row["cost"], (show_number(row["saving"], PERCENT), show_number(row["gap"], row["unit"]))
+        saved = show_number(row["saving"], PERCENT) + caveat_mark(row["headroom"])
+        cost, ends = row["cost"], (saved, show_number(row["gap"], row["unit"]))
         if isinstance(row["per_query"], Undefined):
             rows.append((row["cell"], name(row["method"]), "–", "–", "–", *ends, row["per_query"].reason, "–"))
             continue
@@ -346,6 +347,7 @@ def payback_table(cells: Sequence[Cell], found: Mapping[str, Comparison]) -> Tab
         "items. Exact: steps, batches, sizes, and FLOPs per query. Teacher: one pass of L over the training set, and "
         "its output head in every step of distillation. Saving: iso-quality, threshold chosen on "
         "calibration items. [ ]: at the ends of the saving's interval; the estimate of the training FLOPs has none."
+        f"{caveat_note(rows)}"
     )
     return Table(columns, rows, title, note)
 
@@ -364,7 +366,7 @@ def extra_table(cells: Sequence[Cell], found: Mapping[str, Comparison]) -> Table
                 continue
             extra = costs[0].total() - costs[1].total()
             saved = Interval(*(x * m["large_flops"] for x in (gained.estimate, gained.low, gained.high)))
-            shown = show_number(gained, Unit(100, 2, "", True))
+            shown = show_number(gained, Unit(100, 2, "", True)) + caveat_mark(value(row.get("headroom")))
             rows.append((label, end, _flops(extra) if extra else "0", shown, _range(extra, saved)))
     if not rows:
         return nothing(title)
@@ -372,6 +374,7 @@ def extra_table(cells: Sequence[Cell], found: Mapping[str, Comparison]) -> Table
     note = (
         "Against L that is there anyway. CAT-Dist needs the same pass of L as Dist, so it costs nothing more: it has "
         "paid at once (0) or never does. CAT-Xent needs a pass that Xent does not. [ ]: at the ends of the interval."
+        f"{caveat_note(rows)}"
     )
     return Table(columns, rows, title, note)
 

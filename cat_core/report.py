@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cat_core import explorer, figures
-from cat_core.claims import ClaimRow, as_metrics, gain_unit
+from cat_core.claims import ClaimRow, as_metrics, caveat_mark, caveat_note, gain_unit
 from cat_core.comparison import BUDGETS, Comparison
 from cat_core.curves import audc
 from cat_core.resampling import GRID
@@ -87,14 +87,15 @@ def budgets_table(c: Comparison, rule: str = "chow_average") -> Table:
     for m in c.methods:
         point = c.iso_quality(m, rule)
         at = [show_number(q, unit) for q in c.quality_at_budgets(m, rule)]
-        saved, gap = show_number(point.saving, PERCENT), show_number(point.gap, gain_unit(c))
+        saved = show_number(point.saving, PERCENT) + caveat_mark(c.headroom(m))
+        gap = show_number(point.gap, gain_unit(c))
         rows.append((name(m), *at, saved, gap, show_number(c.auroc(m, rule), PLAIN)))
     budgets = [f"at {100 * b:g} % of L's FLOPs" for b in BUDGETS]
     columns = ("Method", *budgets, "iso-quality saving", "and its distance to L", "AUROC(q; S right)")
     right = f" Right: sentence-level score of at least {100 * c.right_at:g} (our choice)." if c.is_corpus else ""
     note = (
         "Iso-quality saving: the threshold that reaches L's quality on calibration items, used on test "
-        f"items, which need not reach it: hence the distance.{right} {intervals(c)}"
+        f"items, which need not reach it: hence the distance.{right} {intervals(c)}{caveat_note(rows)}"
     )
     return Table(columns, rows, f"Quality at a budget of FLOPs, {measured_in(c)}, {label(rule)}", note)
 
@@ -255,7 +256,7 @@ def page_metrics(c: Comparison, claims: Sequence[ClaimRow], budget: float, rules
             "normalised_audc": c.normalised_audc(m),
             "quality_at_budget": dict(zip(map(str, BUDGETS), c.quality_at_budgets(m))),
             "auroc": c.auroc(m), "sequence_ledger": c.sequence_ledger(m).shares,
-            "iso_quality": _point(iso), "calibrated": _point(point),
+            "iso_quality": _point(iso), "headroom": c.headroom(m), "calibrated": _point(point),
         }  # fmt: skip
     differences = {rule: {f"{a} - {b}": c.difference(a, b, rule) for a, b in c.pairs} for rule in rules or c.rules}
     return {

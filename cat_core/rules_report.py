@@ -14,13 +14,13 @@ from matplotlib.figure import Figure
 
 from cat_core import figures
 from cat_core.contrasts import CAT, UNMASKED, Effect
-from cat_core.evidence import BASELINE_RULES, CURIOUS, LEARNED
+from cat_core.evidence import BASELINE_RULES, CURIOUS, EMBED, LEARNED
 from cat_core.evidence_report import NOT_THERE, caption, gain, labels, numbers, scale, value
 from cat_core.ledger import read_entries, verdict_of
 from cat_core.ranking import Interval
 from cat_core.study import Cell
 from cat_core.styles import method_style
-from cat_core.tables import Table, Undefined, Unit, show_number
+from cat_core.tables import PERCENT, Table, Undefined, Unit, show_number
 from cat_core.training_report import name
 
 RULE_NAMES = {
@@ -43,6 +43,8 @@ RULE_NAMES = {
 
 
 NOT_RUN = Undefined("not recorded")
+DEARER = "\u2021"
+"""The mark of a rule that costs FLOPs beyond S's answer."""
 
 
 def rule_name(rule: str) -> str:
@@ -62,6 +64,15 @@ def _over(m: Mapping, method: str, rule: str) -> Interval | Undefined:
     return value(m["rule_grid"]["over_random"].get(method, {}).get(rule))
 
 
+def _rule_cost(m: Mapping, rule: str = EMBED) -> str:
+    """FLOPs that a rule costs beyond S's answer, as shares of L's and S's; or why they are not known."""
+    found = m.get("rule_flops", {}).get(rule) or vars(NOT_THERE)
+    if "reason" in found:
+        return show_number(Undefined(found["reason"]))
+    times = show_number(found["of_small"], Unit(1, 1, "\u00a0×"))
+    return f"{show_number(found['of_large'], PERCENT)} of L's, {times} S's"
+
+
 def _note(m: Mapping, more: str) -> str:
     drawn = m["rule_grid"]["resamples"]
     how = f"[ ]: 95 % intervals, {drawn:,} paired resamples of large models, seeds of S, and items."
@@ -79,9 +90,9 @@ def grid_table(cell) -> Table:
         rows.append((label, *(show_number(value(m["methods"][k][key]), points) for k in methods)))
     rows.insert(1, ("always L (quality)", *[show_number(value(m["large_alone"]), points)] * len(methods)))
     for rule in _rules(m):
-        chosen = [" *" if m["rule_grid"]["best_on_calibration"][k] == rule else "" for k in methods]
+        chosen = ["\u00a0*" if m["rule_grid"]["best_on_calibration"][k] == rule else "" for k in methods]
         shown = [show_number(_over(m, k, rule), gain(m)) + star for k, star in zip(methods, chosen)]
-        rows.append((rule_name(rule), *shown))
+        rows.append((rule_name(rule) + f" {DEARER}" * (rule == EMBED), *shown))
     best = [m["methods"][k]["oracle_audc"] - m["methods"][k]["random_audc"]["estimate"] for k in methods]
     rows.append(("oracle", *(show_number(b, gain(m)) for b in best)))
     greedy = " (greedy, by sentence-level gain)" if scale(m) == 1 else ""
@@ -90,6 +101,8 @@ def grid_table(cell) -> Table:
         f"random deferral. * has the largest AUDC of its column on calibration items. The oracle{greedy} sees both "
         "models' quality on the test items."
     )
+    if EMBED in _rules(m):
+        note += f" {DEARER} L's first layer reads every prompt, too; its FLOPs, {_rule_cost(m)}, are not charged."
     title = f"Deferral rules by training method, points of the metric: {m['cell']}"
     return Table(("Rule", *map(name, methods)), rows, title, _note(m, note))
 
@@ -237,11 +250,17 @@ def learned_table(cells: Sequence[Cell], found: Mapping[str, Mapping[str, Interv
         unit = gain(cell.metrics())
         for rule in (r for r in LEARNED if f"change {r}" in found[cell.name]):
             parts = [show_number(found[cell.name][f"{part} {rule}"], unit) for part in (UNMASKED, CAT, "change")]
-            rows.append((f"{cell.name}, {rule_name(rule)}", *parts))
+            cost = _rule_cost(cell.metrics()) if rule == EMBED else "none"
+            rows.append((f"{cell.name}, {rule_name(rule)}", *parts, cost))
     if not rows:
         return Table(("Cell", ""), [("none", "no recorded cell holds a learned rule yet")], title)
-    columns = ("Cell, rule", "rule − Chow-Average, Dist", "rule − Chow-Average, CAT-Dist", "the second − the first")
-    note = "AUDC over the deferral rate on test items, points of the metric; further FLOPs of the rules do not count."
+    columns = ("Cell, rule", "rule − Chow-Average, Dist", "rule − Chow-Average, CAT-Dist", "the second − the first",
+               "FLOPs of L's first layer")  # fmt: skip
+    note = (
+        "AUDC over the deferral rate on test items, points of the metric. FLOPs: Post-Hoc-Embed has L's first layer "
+        "read the prompt of every query, deferred or not; mean over test items, as a share of L's and of S's whole "
+        "answer. AUDC does not charge them, nor the small networks of the rules."
+    )
     return Table(columns, rows, title, caption(note, numbers(cells)))
 
 

@@ -35,10 +35,11 @@ from cat_core.tasks import brief
 FOLDER = Path("data") / "studies"
 RUNS = Path("papermill_runs") / "studies"
 _KEYS = ("study", "description", "primary", "methods", "seeds", "large_seeds", "texts", "learned_rules", "cells")
-_CELL_KEYS = ("claim", "claim_tasks", "generative", "beside")
+_CELL_KEYS = ("claim", "claim_tasks", "generative", "beside", "differs_from")
 _KEY_TYPES = {
     "description": str, "primary": str, "methods": list, "seeds": list, "large_seeds": list, "texts": bool,
-    "learned_rules": list, "cells": dict, "claim": str, "beside": str, "claim_tasks": list, "generative": list,
+    "learned_rules": list, "cells": dict, "claim": str, "beside": str, "differs_from": str, "claim_tasks": list,
+    "generative": list,
 }  # fmt: skip
 
 
@@ -49,8 +50,8 @@ class Cell:
     name: such as "mini-wmt-high"; config: the arguments of `Experiment.of`; folder: `papermill_runs/studies/<study>`;
     claim: the claim that the cell was made for, such as "C1"; claim_tasks: the tasks that decide it (default: all that
     are not generative); generative: tasks that C4 speaks of; beside: the cell "study/cell" of the same setting, whose
-    methods those of this one are compared with; learned_rules: methods whose S gets the learned deferral
-    rules, too.
+    methods those of this one are compared with; differs_from: the cell "study/cell" of which this one changes one
+    setting; learned_rules: methods whose S gets the learned deferral rules, too.
     """
 
     study: str
@@ -62,7 +63,13 @@ class Cell:
     claim_tasks: tuple[str, ...] = ()
     generative: tuple[str, ...] = ()
     beside: str = ""
+    differs_from: str = ""
     learned_rules: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> str:
+        """The cell as others name it, "study/cell"."""
+        return f"{self.study}/{self.name}"
 
     @property
     def outcomes_path(self) -> Path:
@@ -140,20 +147,35 @@ class Cell:
         return self.folder / "metrics" / f"{self.name}.json"
 
     def metrics(self) -> dict:
-        """The recorded numbers (`evidence.cell_metrics`, as JSON)."""
+        """The recorded numbers (`evidence.cell_metrics`, as JSON).
+
+        Raises ValueError where they were computed from other tables, its own or a partner's, than are recorded now.
+        """
         self._required()
+        again = f"make it with python -m cat_core.study metrics {self.study} --cell {self.name}"
         try:
-            return json.loads(self.metrics_path.read_text(encoding="utf-8"))["metrics"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{self.metrics_path} cannot be read ({type(error).__name__}): make it with "
-                f"python -m cat_core.study metrics {self.study} --cell {self.name}"
-            ) from None
+            found = json.loads(self.metrics_path.read_text(encoding="utf-8"))["metrics"]
+            tables = dict(found.get("tables", {}))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{self.metrics_path} cannot be read ({type(error).__name__}): {again}") from None
+        for place, digest in tables.items():
+            if digest != self.tables.get(place):
+                raise ValueError(f"{self.metrics_path} was made from another table of {place} than recorded: {again}")
+        return found
+
+    @cached_property
+    def tables(self) -> dict[str, str]:
+        """sha256 of the recorded outcome tables that the metrics rest on: the cell's own, and those of its partners."""
+        cells = [self, *(self.named(place) for place in (self.beside, self.differs_from) if place)]
+        return {c.place: c.record["files"][f"outcomes/{c.name}.parquet"] for c in cells if c.record is not None}
+
+    def named(self, place: str) -> Cell:
+        """Another cell of the same project by "study/cell", recorded or not."""
+        return open_cell(place, self.folder.parents[len(RUNS.parts)])
 
     def partner(self) -> Cell:
         """The recorded cell that this one stands beside. ValueError where it is not recorded, or differs in setting."""
-        root = self.folder.parents[len(RUNS.parts)]
-        other = open_cell(self.beside, root)
+        other = self.named(self.beside)
         free = ("methods",)
         differing = sorted(
             key for key in (self.config.keys() | other.config.keys()) - set(free)
@@ -283,7 +305,7 @@ def load_study(name: str, root: Path | None = None) -> Study:
         except (TypeError, ValueError) as error:  # YAML has dates, sets and NaN
             raise ValueError(f"{path.name}: cell {cell!r} cannot be recorded as JSON: {error}") from None
         speaks = {key: tuple(given.get(key, ())) for key in ("claim_tasks", "generative")}
-        speaks |= {key: given.get(key, "") for key in ("claim", "beside")}
+        speaks |= {key: given.get(key, "") for key in ("claim", "beside", "differs_from")}
         cells[cell] = Cell(name, cell, config, folder, texts, **speaks, learned_rules=learned)
     return Study(name, content.get("description", ""), content.get("primary", ""), cells)
 

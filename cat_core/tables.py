@@ -73,7 +73,20 @@ border:1px solid #c8ccd0;border-radius:8px;background:#fff;overflow-x:auto;font:
 .cat-table :is(th,td){padding:5px 7px;vertical-align:top;border:0;border-bottom:1px solid #e3e5e8}
 .cat-table thead th{border-color:#555}
 .cat-table p{margin:8px 0 0;font-size:13px;overflow-wrap:anywhere}
+.cat-wide{font-size:13px}.cat-dense{font-size:12px}.cat-dense :is(th,td){padding:5px 4px}
+@media screen and (max-width:640px){.cat-wide{font-size:14px}.cat-wide :is(table,caption,tbody,tr,th,td){display:block}
+.cat-wide thead{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
+.cat-wide tr{padding:6px 0;border-bottom:1px solid #9aa0a6}.cat-wide tbody :is(th,td){padding:1px 0;border:0}
+.cat-wide td[data-head]:not(:empty)::before{content:attr(data-head) ": ";color:#555}}
+@media print{.cat-table{overflow:visible;max-width:none;padding:6px 0;border:0;font-size:12px}
+.cat-table :is(th,td){padding:3px 5px}.cat-table tr{break-inside:avoid}.cat-table p{font-size:11px}}
 """
+STACKED, DENSE = 3, 6
+"""A table of more columns than the first is laid out row by row on a narrow screen, each number with the head of its
+column; one of more than the second is set smaller, to fit into the column of text of a book."""
+
+
+ROLES = {"table": "table", "body": "rowgroup", "tr": "row", "col": "columnheader", "row": "rowheader", "td": "cell"}
 
 
 class Table:
@@ -97,18 +110,23 @@ class Table:
                 )
 
     def _repr_html_(self) -> str:
-        heads = "".join(f'<th scope="col">{escape(c)}</th>' for c in self.columns)
+        wide = len(self.columns) > STACKED
+        head = [f' data-head="{escape(c)}"' if wide else "" for c in self.columns]
+        role = {tag: f' role="{name}"' if wide else "" for tag, name in ROLES.items()}  # a stacked table stays one
+        heads = "".join(f'<th scope="col"{role["col"]}>{escape(c)}</th>' for c in self.columns)
         body = "".join(
-            f'<tr><th scope="row">{escape(row[0])}</th>'
-            + "".join(f"<td>{escape(text)}</td>" for text in row[1:])
+            f'<tr{role["tr"]}><th scope="row"{role["row"]}>{escape(row[0])}</th>'
+            + "".join(f"<td{role['td']}{label}>{escape(text)}</td>" for label, text in zip(head[1:], row[1:]))
             + "</tr>"
             for row in self.rows
         )
         note = f"<p>{escape(self.note)}</p>" if self.note else ""
+        kind = "cat-table" + " cat-wide" * wide + " cat-dense" * (len(self.columns) > DENSE)
         return (
-            f'<div class="cat-table" role="region" tabindex="0" aria-label="{escape(self.caption)}">'
-            f"<style>{CSS}</style><table><caption>{escape(self.caption)}</caption>"
-            f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>{note}</div>"
+            f'<div class="{kind}" role="region" tabindex="0" aria-label="{escape(self.caption)}">'
+            f"<style>{CSS}</style><table{role['table']}><caption>{escape(self.caption)}</caption>"
+            f"<thead{role['body']}><tr{role['tr']}>{heads}</tr></thead><tbody{role['body']}>{body}</tbody></table>"
+            f"{note}</div>"
         )
 
     def __repr__(self) -> str:

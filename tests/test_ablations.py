@@ -7,7 +7,7 @@ import pytest
 from test_comparison import table, text_table
 from test_rules_report import Made
 
-from cat_core import ablations, evidence
+from cat_core import ablations, ablations_report, evidence
 from cat_core.comparison import Comparison
 from cat_core.curves import audc
 from cat_core.markup import true_minus
@@ -30,7 +30,7 @@ class Logged(Made):
 
     def logs(self):
         def row(method, step):
-            kept = sum(self.ledger[part] for part in ablations.KEPT.get(method, self.ledger))
+            kept = sum(self.ledger[part] for part in ablations_report.KEPT.get(method, self.ledger))
             return {"step": step, "keep_rate": kept, **self.ledger}
 
         return {(m, s): [row(m, step) for step in range(20)] for m in self.config["methods"] for s in self.seeds}
@@ -75,7 +75,7 @@ def test_the_study_changes_one_setting_a_cell_and_nothing_else():
     assert [a.cell.name for a in found] == list(cells)
     for a in found:
         part = a.cell.name.split("-")[0]
-        assert a.reference.name == f"mini-{part}-high"
+        assert a.reference.name == f"mini-{part}-high" and a.reference.place == a.cell.differs_from
         assert {"dist", "cat-dist"} <= set(a.methods) == set(a.cell.config["methods"])
         assert [a.cell.large_seed(s) for s in a.cell.seeds] == [a.reference.large_seed(s) for s in a.cell.seeds]
     expected = {("label_weight", 0.5, 0.25), ("label_weight", 0.5, 0.75), ("temperature", 1.0, 2.0),
@@ -115,6 +115,11 @@ def test_a_shift_is_that_of_the_seed_areas(reference, half):
     assert (s.other_large, s.n) == (0, 40)
 
 
+def test_by_heart_differs_from_the_cell_that_it_names():
+    (cell,) = load_study("by-heart").cells.values()
+    assert ablations.changed(cell, cell.named(cell.differs_from)) == {"out_of_fold": (False, True)}
+
+
 def test_the_reference_against_itself_is_zero_and_another_large_model_is_told(reference):
     same = replace(reference, name="same", config=BASE | {"normalize": "kept"})
     (a,) = ablations.ablations([same], [reference])
@@ -127,7 +132,7 @@ def test_the_reference_against_itself_is_zero_and_another_large_model_is_told(re
     s = ablations.shift(replace(a, cell=replace(same, frame=frame)), 20)
     assert s.other_large == pytest.approx(1 / 40)
     publish(reference.folder, "same", None, reference.metrics() | {"cell": "same"})
-    assert "up to 2.5 % of the items" in ablations.shifts_table([a], {"same": s}).note
+    assert "up to 2.5 % of the items" in ablations_report.shifts_table([a], {"same": s}).note
 
 
 def test_a_table_with_texts_is_paired_with_one_without(tmp_path):
@@ -144,10 +149,10 @@ def test_a_table_with_texts_is_paired_with_one_without(tmp_path):
 def test_tables_and_figures(reference, half):
     found = ablations.ablations([half], [reference])
     shifts = {a.cell.name: ablations.shift(a, 20) for a in found}
-    row = ablations.shifts_table(found, shifts).rows[0]
+    row = ablations_report.shifts_table(found, shifts).rows[0]
     assert row[:2] == ["wmt: w = 0.25", "0.5"] and len(row) == 5
-    assert [r[1] for r in ablations.methods_table(found, shifts).rows] == ["Dist", "CAT-Dist"]
-    shown = ablations.shifts_figure(found, shifts, "Figure 2")
+    assert [r[1] for r in ablations_report.methods_table(found, shifts).rows] == ["Dist", "CAT-Dist"]
+    shown = ablations_report.shifts_figure(found, shifts, "Figure 2")
     assert shown.png[:4] == b"\x89PNG" and "reference: " in shown.alt and "w = 0.25: " in shown.alt
     assert "n = 40 test items; 2 seeds of S over 2 of L; device: a machine; commit 0123456789; study made" in (
         shown.caption
@@ -157,29 +162,30 @@ def test_tables_and_figures(reference, half):
 
 def test_masks_and_gatekeeper_are_read_from_the_metrics(reference):
     m, c = reference.metrics(), reference.comparison()
-    shown = ablations.masks_figure([reference], "Figure 1")
+    shown = ablations_report.masks_figure([reference], "Figure 1")
     gain = m["masks"]["audc"]["large-dist - dist"]["estimate"]
     assert f"L-right mask, keep-rate 75 %: {true_minus(f'{100 * gain:+.2f}')} [" in shown.alt
     assert gain == pytest.approx(c.audc("large-dist").estimate - c.audc("dist").estimate, abs=1e-12)
-    (row,) = ablations.gatekeeper_table([reference]).rows
+    (row,) = ablations_report.gatekeeper_table([reference]).rows
     assert row[0] == "wmt" and row[3].startswith("\u2013")  # CAT-Xent was not run
-    policies = ablations.policies_table(reference)
-    assert [r[0] for r in policies.rows] == [ablations.name(k) for k in METHODS] and "Always L" in policies.note
+    policies = ablations_report.policies_table(reference)
+    assert [r[0] for r in policies.rows] == [ablations_report.name(k) for k in METHODS] and "Always L" in policies.note
 
 
 def test_keep_rates_and_memory(reference):
     for method in ("cat-dist", "random-dist", "large-dist"):
-        logged, parts = ablations.kept_by_ledger(reference, method, 1)
+        logged, parts = ablations_report.kept_by_ledger(reference, method, 1)
         np.testing.assert_allclose(logged, parts)
     assert parts[0] == pytest.approx(0.7)  # both and only L
-    (row,) = ablations.memory_table([reference]).rows
+    (row,) = ablations_report.memory_table([reference]).rows
     assert row == ["wmt", "70.0\u00a0%", "60.0\u00a0%", "10.0\u00a0%", "50.0\u00a0%", "45.0\u00a0%"]
 
 
 def test_nothing_recorded_is_said():
     for shown in (
-        ablations.shifts_table([], {}), ablations.methods_table([], {}), ablations.shifts_figure([], {}),
-        ablations.masks_figure(()), ablations.gatekeeper_table(()), ablations.memory_table(()),
+        ablations_report.shifts_table([], {}), ablations_report.methods_table([], {}),
+        ablations_report.shifts_figure([], {}), ablations_report.masks_figure(()),
+        ablations_report.gatekeeper_table(()), ablations_report.memory_table(()),
     ):  # fmt: skip
         assert shown.rows[0][0] == "none"
     assert ablations.shifts_words({}) == "no ablation is recorded yet"

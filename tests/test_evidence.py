@@ -8,8 +8,10 @@ from small_study import STUDY, project
 from test_comparison import table
 
 from cat_core import claims, comparison, evidence, flan, report
+from cat_core.artifacts import file_sha256
 from cat_core.comparison import Comparison
 from cat_core.ledger import read_entries
+from cat_core.ranking import Interval
 from cat_core.recording import run_cell
 from cat_core.study import load_study, main
 
@@ -109,6 +111,44 @@ def test_saving_difference_is_the_difference_of_the_savings(cell):
     assert c.saving_difference("dist", "dist") == type(found)(0, 0, 0)
 
 
+def test_headroom_is_what_l_alone_has_over_s_alone(cell):
+    c = cell.comparison(resamples=200)
+    found = c.headroom("cat-dist")
+    ends = [np.mean([c.seed_curve("cat-dist", seed).quality[i] for seed in c.seeds]) for i in (0, -1)]
+    assert found.estimate == pytest.approx(ends[1] - ends[0], abs=1e-12)
+    assert found.low <= found.estimate <= found.high
+    recorded = cell.metrics()
+    rows = [r for r in recorded["claims"] if r["claim"] == "C8"]
+    part = evidence.deciding(cell, cell.comparison(**cell.kept()))
+    for row, (a, b) in zip(rows, claims.PRIMARY, strict=True):
+        rooms = [recorded["methods"][m]["headroom"] for m in (a, b)]
+        assert part.headroom(a) == Interval(**rooms[0])
+        assert row["headroom"]["low"] == pytest.approx(100 * min(room["low"] for room in rooms))
+    marked = [r.shown.endswith(claims.CAVEAT) for r in claims.recorded_rows(recorded, "C8")]
+    assert marked == [row["headroom"]["low"] <= 0 for row in rows]
+
+
+def test_first_layer_of_l_is_counted_where_a_rule_reads_it(tmp_path, monkeypatch):
+    from cat_core.features import answer_features
+
+    text = STUDY.replace("methods: [xent, cat-dist, gatekeeper]", "methods: [dist]\nlearned_rules: [dist]")
+    root = project(tmp_path, text=text.split("  other:")[0])
+    monkeypatch.setenv("CAT_ARTIFACTS", str(root / "artifacts"))
+    monkeypatch.chdir(root)
+    cell = load_study("tiny", root).cell("wmt")
+    run_cell(cell)
+    c, experiment = cell.comparison(resamples=5), cell.experiment
+    small, large = experiment.small_config("dist", 1), experiment.large_config(1)
+    answers = [a["tokens"] for a in experiment.answers(small)]
+    features = answer_features(experiment._runner(small, large, None), experiment._requests(), answers)
+    test = np.array([e.split == "test" for e in experiment._evaluated()])
+    found = evidence.rule_flops(cell, c, ("chow_average", "post_hoc_embed"))["post_hoc_embed"]
+    assert found["per_query"] == pytest.approx(features.large_flops[test].mean())
+    assert found["of_large"] == pytest.approx(found["per_query"] / c.large_flops)
+    assert 0 < found["of_large"] < 1
+    assert evidence.rule_flops(cell, c, ("chow_average",)) == {}
+
+
 def test_rule_difference_of_one_rule_is_the_difference_of_methods(cell):
     c = cell.comparison(resamples=50)
     found = evidence.rule_difference(c, ("cat-dist", "chow_average"), ("dist", "chow_average"))
@@ -146,14 +186,21 @@ def test_a_router_trained_with_s_is_paired_with_the_cell_beside_it(cell, monkeyp
     monkeypatch.chdir(root)
     edge = edge_study(cell, "edge", {})
     run_cell(edge)
-    ours, theirs = edge.comparison(resamples=20), evidence.deciding(cell, cell.comparison(resamples=20))
-    primary, secondary = evidence.joint_claims(edge, ours)
-    part = evidence.of_tasks(ours, theirs.tasks)
-    expected = theirs.audc("cat-dist").estimate - part.audc("edge-joint", "joint_router").estimate
+    theirs = evidence.deciding(cell, cell.comparison(resamples=20))
+    part, other = evidence.pair_beside(edge, edge.comparison(resamples=20))
+    assert part.tasks == other.tasks == theirs.tasks
+    found = evidence.joint_contrasts(part, other)
+    primary, secondary = evidence.joint_claims(part, found)
+    routed, plain = (part.audc("edge-joint", rule).estimate for rule in ("joint_router", "chow_average"))
+    expected = theirs.audc("cat-dist").estimate - routed
     assert primary.number.estimate == pytest.approx(expected, abs=1e-9)
+    assert found["rule"].estimate == pytest.approx(plain - routed, abs=1e-9)
+    assert found["training"].estimate + found["rule"].estimate == pytest.approx(expected, abs=1e-9)
     assert primary.role == "primary" and secondary.role == "secondary" and primary.claim == "C7"
     whole = evidence.cell_metrics(edge, resamples=20)
     assert [row["role"] for row in whole["claims"] if row["claim"] == "C7"] == ["primary", "secondary"]
+    assert whole["joint"]["whole"] == primary.number and primary.n == other.n
+    assert whole["tables"] == {c.place: file_sha256(c.outcomes_path) for c in (edge, cell)}
     assert set(whole["rule_grid"]["over_random"]) == {"edge-joint"} and "joint_router" in whole["rule_grid"]["rules"]
     with pytest.raises(ValueError, match="is to stand beside 'tiny/superglue', but differs in steps"):
         edge_study(cell, "other", {"steps": 5}).partner()

@@ -124,9 +124,10 @@ def test_tokens_and_masks():
 
 
 def test_cells():
-    found = {row[0]: row for row in shown.cells_table(TWO).rows}
-    assert found["mini-low"][3] == "50.0 [49.0,\u00a051.0]" and found["mini-wmt"][4] == "90.0 [89.0,\u00a091.0]"
-    assert found["mini-low"][5:] == ["30.0\u00a0%", "30.0\u00a0%", "70.0\u00a0%"]
+    low, wmt = shown.cells_table(TWO).rows
+    assert (low[0], wmt[0]) == ("mini-low: Accuracy, n = 1,500", "mini-wmt: BLEU, n = 1,000")
+    assert low[1] == "50.0 [49.0,\u00a051.0]" and wmt[2] == "90.0 [89.0,\u00a091.0]"
+    assert low[3:] == ["30.0\u00a0%", "30.0\u00a0%", "70.0\u00a0%"]
     assert shown.cells_table(TWO, "One is missing.").note.startswith("One is missing. S trained by Xent")
     assert shown.cells_table([], "All are missing.").note == "All are missing."
 

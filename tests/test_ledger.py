@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from dataclasses import replace
 from statistics import NormalDist
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_comparison import table, text_table
 
-from cat_core.claims import as_metrics, bound_claims, cascade_claims
+from cat_core.claims import CAVEAT_RULE, as_metrics, bound_claims, cascade_claims
 from cat_core.comparison import Comparison
 from cat_core.ledger import (
     CLAIMS,
@@ -260,6 +261,21 @@ def test_files_that_are_no_metrics(tmp_path, content):
         read_entries(tmp_path / "nowhere")
 
 
+def test_a_saving_where_l_is_not_shown_to_be_better_has_a_caveat_and_keeps_its_verdict():
+    def saving(*room, **more):
+        return entry(claim="C8", headroom=Interval(*room) if room else None, **more)
+
+    plain = [saving(1.0, 0.1, 2.0), saving(), entry(ABOUT, claim="C8")]
+    marked = [saving(0.5, 0.0, 1.0), saving(0.5, -0.5, 1.5, seeds=1), plain[2]]
+    assert "\u2020" not in repr(claims_ledger(plain)) and "not shown to be better" not in verdict_of(plain).reason
+    full = claims_ledger(marked)
+    rows = [row for row in full.rows if row[0].partition(":")[0] == "C8"]
+    assert [row[3].endswith("\u2020") for row in rows] == [True, True, False] and CAVEAT_RULE in full.note
+    found = verdict_of(marked)
+    assert found.reason.endswith("(1 where L alone is not shown to be better than S alone)")  # one seed is not heard
+    assert found.word == verdict_of([replace(e, headroom=None) for e in marked]).word
+
+
 def test_tables_show_every_claim_with_its_verdict(tmp_path):
     folder, c, _ = edition(tmp_path)
     entries = read_entries(folder)
@@ -269,14 +285,14 @@ def test_tables_show_every_claim_with_its_verdict(tmp_path):
     for text in RULES.values():
         assert text in rules_text() and text in repr(short)
     full = claims_ledger(entries)
-    mine = [row for row in full.rows if row[0] == "C1"]
-    assert len(mine) == 3 and mine[0][1] == verdict_of(e for e in entries if e.claim == "C1").word
-    assert mine[1][1] == "" and mine[0][3] == "reference, mini" and mine[0][6] == "60; 2 over 2"
+    mine = [row for row in full.rows if row[0].partition(":")[0] == "C1"]
+    assert len(mine) == 3 and mine[0][0] == f"C1: {verdict_of(e for e in entries if e.claim == 'C1').word}"
+    assert mine[1][0] == "C1" and mine[0][1] == "reference/04_superglue" and mine[0][4] == "60; 2/2"
     wanted = 100 * c.difference("cat-dist", "dist").estimate
-    assert mine[0][5].startswith(f"{wanted:+.2f}".replace("-", "\u2212"))
-    assert mine[0][7] and mine[2][7] == "" and mine[2][4].startswith("control: ")
-    assert "share 90.0 %" in next(row for row in full.rows if row[0] == "C10")[5]
-    assert [row[0] for row in full.rows if row[0] == "C9"] == ["C9"]
+    assert mine[0][3].startswith(f"{wanted:+.2f}".replace("-", "\u2212"))
+    assert mine[0][5] and mine[2][5] == "" and mine[2][2].startswith("control: ")
+    assert "share 90.0\u00a0%" in next(row for row in full.rows if row[0].startswith("C10"))[3]
+    assert [row[0] for row in full.rows if row[0].startswith("C9")] == ["C9: not testable here"]
     assert "3 secondary entries decide nothing" in full.note
     with pytest.raises(ValueError, match="page 04_superglue of edition reference has claim 'C77': add it"):
         summary([entry(claim="C77")])

@@ -1,6 +1,7 @@
 """The pages that read recorded cells, on a small study: they go through, and say what the cells' metrics say."""
 
 import json
+from dataclasses import replace
 
 import nbformat
 import papermill
@@ -9,10 +10,15 @@ from small_book import ROOT
 from small_study import STUDY, project
 from test_trace import untraced
 
+from cat_core import ablations
+from cat_core.artifacts import file_sha256
 from cat_core.evidence import cell_metrics
+from cat_core.outcomes import write_outcomes
+from cat_core.ranking import Interval
 from cat_core.recording import run_cell
 from cat_core.results import publish
 from cat_core.study import load_study
+from cat_core.tables import Undefined, Unit, show_number
 
 CELLS = """
   superglue:
@@ -30,17 +36,40 @@ CELLS = """
     context: 96
     mixing_cap: 40
 """
+PARTNERS = """
+study: {name}
+methods: {methods}
+seeds: [1, 2, 3]
+large_seeds: [1, 2]
+learned_rules: [edge-joint]
+cells:
+  one:
+    {key}: {place}
+"""
 PAGES = {
     "04_superglue": ("superglue", {"reference": "tiny"}),
     "05_wmt22": ("wmt", {"reference": "tiny"}),
     "06_flan2021": ("flan", {"references": ["tiny"]}),
 }
 READERS = {
-    "07_baselines": {"reference": "tiny"},
+    "07_baselines": {"reference": "tiny", "joint": "joint"},
+    "08_ablations": {"reference": "tiny", "changes": ["changed"], "compared": ["tiny"]},
     "09_limits": {"studies": ["tiny"]},
     "10_claims": {"studies": ["tiny"]},
     "11_systems": {},
 }
+
+
+def partner(root, name, methods, key, cell, change):
+    """A study of one cell that has the setting of `cell` but for `change`, and names it by `key`; recorded."""
+    setting = {k: v for k, v in cell.config.items() if k not in ("methods", "seeds", "large_seeds")} | change
+    text = PARTNERS.format(name=name, methods=methods, key=key, place=cell.place)
+    text += "".join(f"    {k}: {json.dumps(v)}\n" for k, v in setting.items())
+    (root / "data" / "studies" / f"{name}.yaml").write_text(text)
+    found = load_study(name, root).cell("one")
+    run_cell(found)
+    publish(found.folder, found.name, None, cell_metrics(found, resamples=50))
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +85,56 @@ def root(tmp_path_factory):
         for cell in load_study("tiny", root).cells.values():
             run_cell(cell)
             publish(cell.folder, cell.name, None, cell_metrics(cell, resamples=50))
+        tiny = load_study("tiny", root)
+        partner(root, "joint", "[edge-joint]", "beside", tiny.cell("superglue"), {})
+        partner(root, "changed", "[dist, cat-dist]", "differs_from", tiny.cell("wmt"), {"label_weight": 0.25})
         yield root
+
+
+def test_a_recorded_shift_is_the_one_drawn_anew(root, monkeypatch):
+    cell, reference = load_study("changed", root).cell("one"), load_study("tiny", root).cell("wmt")
+    (a,) = ablations.ablations([cell], [reference])
+    anew = ablations.shift(a, 50)
+
+    def draw(*_, **__):
+        raise AssertionError("drawn anew")
+
+    monkeypatch.setattr(ablations, "contrasts", draw)
+    assert ablations.recorded_shift(a) == anew and anew.change.low < anew.change.high
+    with pytest.raises(AssertionError, match="drawn anew"):  # as of another reference, or in metrics of an older kind
+        ablations.recorded_shift(replace(a, cell=replace(cell, differs_from="")))
+
+
+def test_metrics_made_from_another_table_are_refused(root, monkeypatch):
+    reference, changed = load_study("tiny", root).cell("wmt"), load_study("changed", root).cell("one")
+    assert changed.metrics()["tables"] == changed.tables == {
+        c.place: file_sha256(c.outcomes_path) for c in (changed, reference)
+    }  # fmt: skip
+    path = reference.folder / "study.json"
+    before, table = path.read_bytes(), reference.outcomes_path.read_bytes()
+    try:  # the reference is recorded again, with another table
+        write_outcomes(reference.outcomes_path, reference.outcomes().assign(flops=7), compactly=True)
+        record = json.loads(before)
+        record["cells"]["wmt"]["files"]["outcomes/wmt.parquet"] = file_sha256(reference.outcomes_path)
+        path.write_text(json.dumps(record))
+        with pytest.raises(ValueError, match="another table of tiny/wmt than recorded: .* metrics changed --cell one"):
+            load_study("changed", root).cell("one").metrics()
+        with pytest.raises(ValueError, match="another table of tiny/wmt than recorded: .* metrics tiny --cell wmt"):
+            load_study("tiny", root).cell("wmt").metrics()
+    finally:
+        path.write_bytes(before)
+        reference.outcomes_path.write_bytes(table)
+    assert load_study("changed", root).cell("one").metrics()
+
+
+def test_a_reference_that_is_not_recorded_or_differs_in_more_is_said(root):
+    cell = load_study("changed", root).cell("one")
+    place = root / "data" / "studies" / "unrun.yaml"
+    place.write_text((root / "data" / "studies" / "changed.yaml").read_text().replace("study: changed", "study: unrun"))
+    missing = ablations.shift_metrics(replace(cell, differs_from="unrun/one"), 50)
+    assert missing == Undefined("unrun/one is not recorded")
+    with pytest.raises(ValueError, match="to differ from 'tiny/flan' in one setting, but differs in .*suite"):
+        ablations.reference_of(replace(cell, differs_from="tiny/flan"))
 
 
 def executed(root, page, parameters) -> dict:
@@ -73,6 +151,20 @@ def executed(root, page, parameters) -> dict:
 @pytest.mark.parametrize("page", READERS)
 def test_page_on_all_cells_says_what_its_metrics_say(root, page):
     assert executed(root, page, READERS[page])["headline"]
+
+
+@pytest.mark.slow
+def test_page_07_shows_the_joint_router_beside_its_cell_and_says_where_there_is_none(root):
+    metrics = executed(root, "07_baselines", READERS["07_baselines"])
+    joint = load_study("joint", root).cell("one").metrics()["joint"]["whole"]
+    assert "recorded beside 1 of 3 cells" in metrics["headline"]["joint"]
+    text = (root / "07_baselines.ipynb").read_text()
+    shown = show_number(Interval(**joint), Unit(100, 2, "", True))
+    assert shown.replace("\u00a0", "\\u00a0") in text or shown in text
+    assert "\u2013 (not recorded)" in text
+    metrics = executed(root, "07_baselines", {"reference": "tiny", "joint": "nowhere"})
+    assert "not recorded beside any of 3 cells" in metrics["headline"]["joint"]
+    assert "study nowhere" in metrics["headline"]["missing_joint"]
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from cat_core.ranking import Interval
-from cat_core.tables import PERCENT, PLAIN, POINTS, Table, Undefined, Unit, show_number
+from cat_core.tables import CSS, PERCENT, PLAIN, POINTS, Table, Undefined, Unit, show_number
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,21 @@ def test_table_is_escaped_and_whole():
     for name in ("div", "table", "tr", "th", "td", "p", "caption"):
         assert len(re.findall(f"<{name}[ >]", html)) == html.count(f"</{name}>")
     assert repr(table).splitlines()[1] == f"{nasty} | n"
+
+
+def test_a_wide_table_names_each_number_for_narrow_screens_and_stays_a_table():
+    columns, rows = ("row", "a & b", "c", "d", "e"), [("x", 1, 2, 3, 4), ("y", 5, "", 7, 8)]
+    html = Table(columns, rows, "caption")._repr_html_()
+    assert re.findall(r'data-head="(.*?)">(.*?)</td>', html)[:5] == [
+        ("a &amp; b", "1"), ("c", "2"), ("d", "3"), ("e", "4"), ("a &amp; b", "5"),
+    ]  # fmt: skip
+    counts = {"table": 1, "rowgroup": 2, "row": 3, "columnheader": 5, "rowheader": 2, "cell": 8}
+    for role, count in counts.items():  # CSS that lays a table out as blocks takes its elements' own roles away
+        assert html.count(f'role="{role}"') == count, role
+    narrow = Table(columns[:3], [row[:3] for row in rows], "caption")._repr_html_()
+    assert "cat-dense" not in html.replace(CSS, "")
+    assert 'cat-wide cat-dense"' in Table(list("abcdefg"), [], "caption")._repr_html_()
+    assert "data-head=" not in narrow and 'class="cat-table"' in narrow and 'role="cell"' not in narrow
 
 
 def test_bad_tables():

@@ -1,0 +1,175 @@
+"""Tables and figures of masks and changed settings, from recorded cells and their shifts (`ablations`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from cat_core import figures, forest
+from cat_core.ablations import Ablation, Shift
+from cat_core.contrasts import CAT, UNMASKED
+from cat_core.evidence_report import caption, difference, gain, labels, nothing, numbers, pair_name, scale, value
+from cat_core.ranking import Interval
+from cat_core.study import Cell
+from cat_core.tables import PERCENT, PLAIN, Table, Undefined, Unit, show_number
+from cat_core.training_report import name
+
+KEPT = {
+    "cat-xent": ("both", "only_small", "only_large"),
+    "cat-dist": ("both", "only_small", "only_large"),
+    "random-xent": ("both", "only_small", "only_large"),
+    "random-dist": ("both", "only_small", "only_large"),
+    "large-dist": ("both", "only_large"),
+    "small-dist": ("both", "only_small"),
+    "both-dist": ("both",),
+    "neither-dist": ("neither",),
+}
+"""The cells of the token ledger that each mask keeps; of random masks, as many tokens as these hold."""
+
+
+def _note(text: str, found: Sequence[Ablation], shifts: Mapping[str, Shift]) -> str:
+    other = max(shifts[a.cell.name].other_large for a in found)
+    if other:
+        text += f" Beware: the L of two cells score differently on up to {100 * other:.1f} % of the items."
+    return caption(f"{text} [ ]: 95 % intervals, paired across the cells.", [a.cell.metrics() for a in found])
+
+
+def shifts_table(found: Sequence[Ablation], shifts: Mapping[str, Shift]) -> Table:
+    """What each changed setting does to CAT-Dist − Dist; shifts: by the cell's name."""
+    title, rows = "What a setting does to the effect of the mask, points of AUDC", []
+    for a in found:
+        unit, s = gain(a.cell.metrics()), shifts[a.cell.name]
+        parts = [show_number(x, unit) for x in (s.before, s.after, s.change)]
+        rows.append((f"{a.reference.name}: {a.label}", str(a.old), *parts))
+    if not rows:
+        return nothing(title)
+    columns = ("Cell: changed setting", "reference", "CAT-Dist − Dist, reference", "CAT-Dist − Dist, changed", "change")
+    return Table(columns, rows, title, _note("The reference has the same seeds as the changed cell.", found, shifts))
+
+
+def methods_table(found: Sequence[Ablation], shifts: Mapping[str, Shift]) -> Table:
+    """What each changed setting does to each method by itself."""
+    title, rows = "What a setting does to each method by itself, points of the metric", []
+    for a in found:
+        m, s = a.cell.metrics(), shifts[a.cell.name]
+        for method, moved in s.by_method.items():
+            alone = [show_number(x, Unit(scale(m), 1)) for x in s.small_alone[method]]
+            rows.append((f"{a.reference.name}: {a.label}", name(method), show_number(moved, gain(m)), *alone))
+    if not rows:
+        return nothing(title)
+    columns = ("Cell: changed setting", "Method", "AUDC: changed − reference", "S alone, reference", "S alone, changed")
+    return Table(columns, rows, title, _note("", found, shifts))
+
+
+def shifts_figure(found: Sequence[Ablation], shifts: Mapping[str, Shift], number: str = "") -> figures.Shown | Table:
+    """CAT-Dist − Dist at the reference and at every changed setting, one panel a reference cell."""
+    panels, said = {}, []
+    for a in found:
+        m, s = a.cell.metrics(), shifts[a.cell.name]
+        k = scale(m)
+        if isinstance(s.after, Undefined):
+            continue
+        if a.reference.name not in panels:
+            panels[a.reference.name] = [_row("reference", s.before, k, s.dots[0], UNMASKED)]
+            said.append(f"{a.reference.name}, reference: {show_number(s.before, gain(m))}")
+        panels[a.reference.name].append(_row(a.label, s.after, k, s.dots[1], CAT))
+        said.append(f"{a.label}: {show_number(s.after, gain(m))}")
+    if not panels:
+        return nothing("CAT-Dist − Dist at every changed setting")
+    fig = forest.forest_figure(panels, x_label="CAT-Dist − Dist: AUDC (points)")
+    text = (
+        f"{number}: the effect of the mask with one setting changed at a time, against the reference setting with the "
+        "same seeds; 95 % intervals, hollow dots: single seeds"
+    ).removeprefix(": ")
+    alt = f"Forest plot. {'; '.join(said)}.".replace("\u00a0", " ")
+    return figures.show(fig, alt, caption(text, [a.cell.metrics() for a in found]))
+
+
+def _row(label: str, x: Interval, k: float, dots: Sequence[float], method: str) -> forest.Row:
+    return forest.Row(label, k * x.estimate, k * x.low, k * x.high, tuple(k * d for d in dots), method)
+
+
+# ---------------------------------------------------------------- masks
+
+
+def policies_table(cell) -> Table:
+    """Every training method of a cell: constant policies, random deferral, Chow-Average and the oracle."""
+    (m,) = numbers(cell)
+    points, rows = Unit(scale(m), 1), []
+    for method, row in m["methods"].items():
+        shown = [show_number(value(row[k]), points) for k in ("small_alone", "random_audc", "audc")]
+        more = show_number(value(row["audc_over_random"]), gain(m)), show_number(row["oracle_audc"], points)
+        rows.append((name(method), *shown, *more, show_number(value(row["normalised_audc"]), PLAIN)))
+    greedy = " The oracle is greedy, by sentence-level gain." if scale(m) == 1 else ""
+    large = show_number(value(m["large_alone"]), points)
+    columns = ("Method", "always S", "random deferral", "Chow-Average (AUDC)", "rule − random", "oracle", "normalised")
+    note = f"Always L: {large}, the same for all.{greedy} [ ]: 95 % intervals, {m['resamples']:,} paired resamples."
+    return Table(columns, rows, f"All training methods, points of the metric: {m['cell']}", caption(note, [m]))
+
+
+def masks_figure(cells, number: str = "") -> figures.Shown | Table:
+    """AUDC of Dist with every mask less that of Dist without one, one panel a cell, with the keep-rates."""
+    panels, said, used = {}, [], []
+    for m, label in zip(numbers(cells), labels(numbers(cells))):
+        rows = []
+        for method in (x for x in KEPT if x.endswith("-dist") and x in m["methods"]):
+            found = difference(m, method, UNMASKED)
+            if isinstance(found, Interval):
+                kept = show_number(m["tokens"][method]["keep_rate"], Unit(100, 0, "\u00a0%"))
+                dots = np.subtract(m["audc_by_seed"][method], m["audc_by_seed"][UNMASKED])
+                rows.append(_row(f"{name(method)} ({kept})", found, scale(m), dots, method))
+                said.append(f"{label}, {name(method)}, keep-rate {kept}: {show_number(found, gain(m))}")
+        if rows:
+            panels[label] = rows
+            used.append(m)
+    if not panels:
+        return nothing("Dist with every mask less Dist")
+    fig = forest.forest_figure(panels, x_label="AUDC less that of Dist (points)")
+    text = (
+        f"{number}: what each mask does to Dist, with the share of target tokens that it kept in training; marks and "
+        "bars: mean over seeds with 95 % intervals, hollow dots: single seeds"
+    ).removeprefix(": ")
+    return figures.show(fig, f"Forest plot. {'; '.join(said)}.".replace("\u00a0", " "), caption(text, used))
+
+
+def gatekeeper_table(cells) -> Table:
+    """Gatekeeper less its own first stage, Xent, and less CAT-Xent: AUDC and S alone."""
+    title, rows, found = "Gatekeeper, a second stage after Xent, points of the metric", [], numbers(cells)
+    for m, label in zip(found, labels(found)):
+        if "gatekeeper" in m["methods"]:
+            shown = [show_number(difference(m, "gatekeeper", base, which), gain(m))
+                     for base in ("xent", "cat-xent") for which in ("audc", "alone")]  # fmt: skip
+            rows.append((label, *shown))
+    if not rows:
+        return nothing(title)
+    pairs = [pair_name("gatekeeper", base) for base in ("xent", "cat-xent")]
+    columns = ("Cell", *(f"{pair}, {what}" for pair in pairs for what in ("AUDC", "S alone")))
+    note = "Gatekeeper has had a quarter more steps than Xent and CAT-Xent. [ ]: 95 % intervals."
+    return Table(columns, rows, title, caption(note, found))
+
+
+def kept_by_ledger(cell: Cell, method: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(logged keep-rate, share of tokens in the ledger's cells that the mask keeps) at every logged step."""
+    log = cell.logs()[method, seed]
+    parts = np.array([sum(row[part] for part in KEPT[method]) for row in log])
+    return np.array([row["keep_rate"] for row in log]), parts
+
+
+def memory_table(cells: Sequence[Cell], method: str = "xent") -> Table:
+    """How often L is right on the target tokens it was trained on, and on held-out ones; and S beside it."""
+    title, rows = "The mask sees L on its own training examples: tokens it gets right", []
+    for cell in cells:
+        ends = [log[-max(1, len(log) // 10) :] for (m, _), log in cell.logs().items() if m == method]
+        seen = np.array([[[row["both"], row["only_large"], row["only_small"]] for row in end] for end in ends])
+        both, large, small = seen.mean(axis=(0, 1)) if len(seen) else [np.nan] * 3
+        held = [cell.token_signals(method, seed) for seed in cell.seeds] if len(seen) else []
+        new = [float(np.mean([h[k] for h in held])) for k in ("large_right", "share_right")] if held else []
+        if held:
+            shown = (both + large, new[0], both + large - new[0], both + small, new[1])
+            rows.append((cell.name, *(show_number(float(x), PERCENT) for x in shown)))
+    if not rows:
+        return nothing(title)
+    columns = ("Cell", "L, training", "L, held-out", "L, difference", "S, training", "S, held-out")
+    note = f"S by {name(method)}; training: the last tenth of the logged steps; held-out: test examples."
+    return Table(columns, rows, title, caption(note, numbers(cells)))
