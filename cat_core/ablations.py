@@ -25,6 +25,7 @@ SETTING_NAMES = {
     "temperature": "T",
     "normalize": "divided by",
     "out_of_fold": "mask out of fold",
+    "teacher": "kept of L",
 }
 OWN = ("methods", "seeds", "large_seeds")  # what an ablation may have fewer of
 
@@ -59,7 +60,9 @@ def settings(cell: Cell) -> dict:
 
     known = [*inspect.signature(Experiment.of).parameters.values(), *inspect.signature(Experiment).parameters.values()]
     default = {p.name: p.default for p in known if isinstance(p.default, str | int | float)}
-    return {k: v for k, v in (default | cell.config).items() if k not in OWN}
+    found = {k: v for k, v in (default | cell.config).items() if k not in OWN}
+    kept = {"hidden": "all", "topk": f"{found.pop('teacher_k')} tokens and a tail", "argmax": "nothing"}
+    return found | {"teacher": kept[found["teacher"]]}  # mode and k are one setting
 
 
 def changed(cell: Cell, reference: Cell) -> dict[str, tuple]:

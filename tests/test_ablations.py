@@ -79,11 +79,13 @@ def test_the_study_changes_one_setting_a_cell_and_nothing_else():
         assert {"dist", "cat-dist"} <= set(a.methods) == set(a.cell.config["methods"])
         assert [a.cell.large_seed(s) for s in a.cell.seeds] == [a.reference.large_seed(s) for s in a.cell.seeds]
     expected = {("label_weight", 0.5, 0.25), ("label_weight", 0.5, 0.75), ("temperature", 1.0, 2.0),
-                ("normalize", "tokens", "kept"), ("out_of_fold", False, True)}  # fmt: skip
+                ("normalize", "tokens", "kept"), ("out_of_fold", False, True),
+                ("teacher", "all", "8 tokens and a tail")}  # fmt: skip
     for part in ("superglue", "wmt"):
         mine = [a for a in found if a.cell.name.startswith(part)]
         assert {(a.setting, a.old, a.new) for a in mine} == expected
-        assert [a.label for a in mine] == ["w = 0.25", "w = 0.75", "T = 2.0", "divided by = kept", "mask out of fold"]
+        labels = ["w = 0.25", "w = 0.75", "T = 2.0", "divided by = kept", "mask out of fold"]
+        assert [a.label for a in mine] == [*labels, "kept of L = 8 tokens and a tail"]
 
 
 def test_partners(reference, half):
