@@ -198,14 +198,17 @@ def runner_table(found: Mapping[str, Mapping]) -> Table:
             f"{row['deferral_rate']:.2f}",
             f"{row['large_against_small']:.1f}",
             _ratio(row),
+            f"{row['ratio_by_flops']:.2f}",
         )
         for device, its in found.items()
         for row in its["cascade"]
     ]
-    note = "Median over rounds, and their range. T_S, T_L: all queries by S alone, by L alone. " + setting(
-        found, "runner"
+    note = (
+        "Median over rounds, and their range. T_S, T_L: all queries by S alone, by L alone. By FLOPs: d weighted by "
+        "what the deferred queries cost L, as they may be longer than the others. "
     )
-    return Table(("Device, V, queries", "d", "T_L / T_S", "time / (T_S + d T_L)"), rows, title, note)
+    columns = ("Device, V, queries", "d", "T_L / T_S", "time / (T_S + d T_L)", "by FLOPs")
+    return Table(columns, rows, title, note + setting(found, "runner"))
 
 
 def batch_table(found: Mapping[str, Mapping]) -> Table:
@@ -219,15 +222,17 @@ def batch_table(found: Mapping[str, Mapping]) -> Table:
             _ratio(row),
             "" if row["memory"] is None else f"{row['memory'] / MIB:,.1f}",
             f"{row['same_answers']} of {row['queries']}",
+            "" if row.get("error") is None else f"{row['error']:.0e}",
         )
         for device, its in found.items()
         for row in its["batch"]
     ]
     note = (
-        "generate: that of transformers with output_scores, then compute_transition_scores. Same: answers whose tokens "
-        "are the runner's and whose log-probabilities differ by 0.001 at most. " + setting(found, "runner")
+        "generate: that of transformers with output_scores, then compute_transition_scores. Same: answers with "
+        "the runner's tokens. Error: the most by which one of their log-probabilities is off, against float64. "
     )
-    return Table(("Device, V, model: way", "time / the runner's", "MiB", "same answers"), rows, title, note)
+    columns = ("Device, V, model: way", "time / the runner's", "MiB", "same answers", "error")
+    return Table(columns, rows, title, note + setting(found, "runner"))
 
 
 def early_exit_table(found: Mapping[str, Mapping]) -> Table:
