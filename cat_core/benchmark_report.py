@@ -125,7 +125,7 @@ def loss_figure(found: Mapping[str, Mapping], number: str = "") -> figures.Shown
         return _nothing("loss", "Time by keep-rate")
     rows = loss_rows(found)
     with matplotlib.rc_context(figures.LOOK):
-        fig = Figure(figsize=(figures.WIDTH, 0.6 + 1.75 * len(rows)), layout="constrained")
+        fig = Figure(figsize=(figures.WIDTH, 1.1 + 1.7 * len(rows)), layout="constrained")
         axes = np.atleast_1d(fig.subplots(len(rows), 1, sharex=True))
         for ax, (device, vocabulary, ours) in zip(axes, rows):
             rhos = sorted(ours)
@@ -134,8 +134,8 @@ def loss_figure(found: Mapping[str, Mapping], number: str = "") -> figures.Shown
             ax.axhline(1.0, color="#1a1a1a", linewidth=1.2, label="plain autograd")
             ax.plot(rhos, share, "o-", color="#0072B2", label="fused")
             ax.plot(rhos, floor, "s--", color="#8a8f98", label="matrix products alone")
-            ax.set(ylim=(0, 1.1), title=f"{device.upper()}, V = {vocabulary:,}", ylabel="time of plain")
-        axes[0].legend(loc="lower right")
+            ax.set(ylim=(0, 1.1), title=f"{device.upper()}, V = {vocabulary:,}", ylabel="time / plain")
+        figures.legend(fig, axes)
         axes[-1].set(xlabel="Keep-rate ρ", xlim=(0.25, 1.05))
     said = [
         f"{device.upper()}, V = {vocabulary:,}: fused takes "
