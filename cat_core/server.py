@@ -191,16 +191,26 @@ class ServerEngine(Engine):
         body = {"model": self.model, "prompt": prompt, "temperature": 0, "logprobs": 2} | fields
         reply = self._send("/completions", body)
         try:
-            return reply["choices"][0] | {"text": reply["choices"][0]["text"] or ""}, reply.get("usage") or {}
-        except (KeyError, IndexError, TypeError):
-            raise EngineError(f"the server {self.url} answered without a completion: {brief(reply)}") from None
+            choice = reply["choices"][0] | {"text": reply["choices"][0]["text"] or ""}
+            usage = {key: n for key, n in (reply.get("usage") or {}).items() if n is not None}
+            counts = [usage.get(name, 0) for name in ("completion_tokens", "prompt_tokens")]
+            fits = isinstance(choice["text"], str) and all(isinstance(n, int) and n >= 0 for n in counts)
+            for token, logprob, top in token_entries(choice):
+                fits &= isinstance(token, int | str) and not any(x > 0 for x in (logprob, *top))
+            if fits:
+                return choice, usage
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError):
+            pass
+        raise EngineError(f"the server {self.url} answered without a completion that can be read: {brief(reply)}")
 
     # ----------------------------------------------------------- transport
 
     def _served(self, model: str | None) -> str:
         """The model's name, checked against the server's list where it has one."""
         reply = self._send("/models", None)
-        names = [entry["id"] for entry in reply.get("data") or [] if isinstance(entry, dict) and "id" in entry]
+        data = reply.get("data") if isinstance(reply, dict) else None
+        entries = data if isinstance(data, list) else []
+        names = [e["id"] for e in entries if isinstance(e, dict) and isinstance(e.get("id"), str)]
         if model is None and len(names) != 1:
             raise EngineError(f"the server {self.url} has {len(names)} models ({', '.join(names)}): name one of them")
         if model is not None and names and model not in names:

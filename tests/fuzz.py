@@ -32,11 +32,15 @@ import torch
 import yaml
 
 from cat_core import artifacts, editions, features, ledger, outcomes, posthoc, registry, sources, study, teacher
+from cat_core.command import read_requests
+from cat_core.engines import EngineError
 from cat_core.experiment import Experiment
+from cat_core.queries import Request, check_requests
+from cat_core.server import ServerEngine
 from cat_core.store import Store
 from cat_core.tasks import load_suite
 
-EXPECTED = (ValueError, FileNotFoundError)
+EXPECTED = (ValueError, FileNotFoundError, EngineError)
 ODD = (
     None, True, False, 0, 1, -1, 2**63, 1e308, -0.5, math.nan, math.inf, "", " ", "x", "\x00", "\ud800", "\u202e",
     "\u00e9" * 40, "yes", "1e-3", "hidden 8, layers 1, heads 2", "a" * 5000, [], [[]], [1, 2], ["a", "a"], {}, {"a": 1},
@@ -141,6 +145,7 @@ def doors(folder: Path) -> dict[str, Door]:
     """Every door with a good input; files are written into `folder`."""
     return {
         **_data_doors(folder), **_setting_doors(folder), **_result_doors(folder), **_cache_doors(folder),
+        **_cascade_doors(folder),
     }  # fmt: skip
 
 
@@ -391,6 +396,42 @@ def _cache_doors(folder: Path) -> dict[str, Door]:
         "artifact, record": door(artifact / artifacts.RECORD, read_artifact),
         "learned rule": door(rule_file, read_rule),
         "learned rule, weights": door(folder / "rule" / "rule.safetensors", read_rule),
+    }
+
+
+class Replies(ServerEngine):
+    """The client of a server that has answered with `reply`, whatever was asked."""
+
+    def __init__(self, reply):
+        self.reply = reply
+        super().__init__("http://127.0.0.1:9/v1", concurrency=1)
+
+    def _send(self, path, body):
+        if body is None:
+            return {"data": [{"id": "x"}]}
+        return self.reply
+
+
+def _cascade_doors(folder: Path) -> dict[str, Door]:
+    rows = [{"item_id": f"q{i}", "prompt": f"question {i}", "options": ["yes", "no"] * (i % 2)} for i in range(6)]
+    columns = {"tokens": ["a", "b"], "token_logprobs": [-0.5, -0.25], "top_logprobs": [{"a": -0.5, "c": -1.5}] * 2}
+    content = [{"id": 5, "token": "a", "logprob": -0.5, "top_logprobs": [{"logprob": -0.5}, {"logprob": -2.0}]}]
+    usage = {"prompt_tokens": 3, "completion_tokens": 2}
+    first = {"choices": [{"text": "a b", "finish_reason": "stop", "logprobs": columns}], "usage": usage}
+    other = {"choices": [{"text": "a", "finish_reason": "stop", "logprobs": {"content": content}}]}
+
+    def lines(rows) -> bytes:
+        return b"\n".join(as_json(row) for row in rows) if isinstance(rows, list) else as_json(rows)
+
+    def answered(reply):
+        return Replies(reply).answer([Request("q", "a question")])
+
+    return {
+        "prompts of the command": Door(
+            lines(rows), text_of(lines, rows), _file(folder / "p.jsonl", lambda p: check_requests(read_requests(p)))
+        ),
+        "reply of a server, columns": Door(first, broken_value, answered),
+        "reply of a server, rows": Door(other, broken_value, answered),
     }
 
 

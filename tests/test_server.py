@@ -204,7 +204,7 @@ def test_servers_that_tell_too_little_or_answer_otherwise(server, pair):
         with pytest.raises(EngineError, match="a token that was not the most probable one"):
             ServerEngine(address + "/v1", max_new_tokens=NEW).generate(PROMPTS)
     with faults(server.listening_address, after=lambda reply: {"choices": []}) as address:
-        with pytest.raises(EngineError, match="answered without a completion: {'choices': \\[\\]}"):
+        with pytest.raises(EngineError, match="answered without a completion that can be read: {'choices': \\[\\]}"):
             ServerEngine(address + "/v1").generate(PROMPTS[:1])
 
 
