@@ -37,6 +37,7 @@ ALLOWED = {
 
 FENCED = re.compile(r"^(`{3,})(?:\{(?:math|exercise|glue|code-cell)\}|[a-z]*\n).*?^\1[ ]*$", re.DOTALL | re.MULTILINE)
 FENCE = re.compile(r"^`{3,}.*$", re.MULTILINE)  # of a directive whose text is prose
+MADE = re.compile(r"^<!-- benchmarks:.*?^<!-- end of benchmarks -->$", re.DOTALL | re.MULTILINE)  # see test_readme
 EXERCISE = re.compile(r"^(`{3,})\{exercise\}.*?^\1[ ]*$", re.DOTALL | re.MULTILINE)
 SET_APART = (
     re.compile(r"\$\$.*?\$\$|\$[^$]+\$", re.DOTALL),
@@ -58,7 +59,7 @@ def typed_numbers(text: str, defined: set[str] = frozenset()) -> list[str]:
     `defined`: what parameters and exercises of the page set.
     """
     found = []
-    for paragraph in re.split(r"\n\s*\n", FENCE.sub("", FENCED.sub("", text))):
+    for paragraph in re.split(r"\n\s*\n", FENCE.sub("", FENCED.sub("", MADE.sub("", text)))):
         if CITED.search(paragraph) or all(line.startswith("    ") for line in paragraph.splitlines() if line):
             continue
         for pattern in SET_APART:
