@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from cat_core import artifacts, joint
@@ -30,10 +31,12 @@ from cat_core.models import (
 )
 from cat_core.side_by_side import train_side_by_side
 from cat_core.teacher import TeacherCache, run_teacher
+from cat_core.tokens import encode_targets
 from cat_core.train import train
 from cat_core.training_set import TrainingSet
 
 Progress = Callable[[str], None] | None
+ROOM = 3  # what a prompt needs at least: BOS, one token, and EOS where an encoder reads it
 
 
 def tokenizer_of(config: TrainConfig):
@@ -132,6 +135,21 @@ def training_set_of(config: TrainConfig, tokenizer=None, split: str = "train") -
     tokenizer = tokenizer or tokenizer_of(config)
     examples = config.data.load().split(split)
     return TrainingSet(examples, tokenizer, config.context, config.truncate_prompts, config.encoder)
+
+
+def held_out_of(config: TrainConfig, tokenizer, split: str) -> tuple[TrainingSet, np.ndarray]:
+    """Token ids of a held-out split, and the numbers of its examples [rows], int64.
+
+    Examples whose target leaves fewer than `ROOM` tokens of the context for the prompt are left out: the model cannot
+    read them. Raises ValueError where none is left, and as `TrainingSet`.
+    """
+    examples = config.data.load().split(split)
+    lengths = np.array([len(target) for target in encode_targets(tokenizer, [e.target for e in examples])])
+    kept = np.flatnonzero(lengths + ROOM <= config.context)
+    if not len(kept):
+        raise ValueError(f"no target of split {split!r} fits the context of {config.context} tokens: raise it")
+    chosen = [examples[i] for i in kept]
+    return TrainingSet(chosen, tokenizer, config.context, config.truncate_prompts, config.encoder), kept
 
 
 def check_pair(small: TrainConfig, large: TrainConfig) -> None:

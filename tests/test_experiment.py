@@ -9,9 +9,10 @@ import torch
 from cat_core import artifacts, configs, trained
 from cat_core.configs import DataConfig, TrainConfig, parse_size, resolve_device
 from cat_core.experiment import Experiment
-from cat_core.models import load_model, load_pair
+from cat_core.models import load_model, load_pair, load_tokenizer
 from cat_core.outcomes import paired
 from cat_core.teacher import TeacherCache
+from cat_core.tokens import encode_targets
 from cat_core.train import TrainSettings
 from cat_core.trained import train_or_load
 
@@ -246,3 +247,22 @@ def test_a_mixture_is_trained_on_as_flan_mixes_it(tmp_path):
     counts = [sum(e.task == task for e in trained) for task in chosen.data.load().tasks]
     assert counts == [30, 30, 30]  # 40 a task before
     assert chosen.small_config("xent", 0).digest() != Experiment.of(**TINY).small_config("xent", 0).digest()
+
+
+def test_a_held_out_target_that_no_context_holds_is_left_out_of_the_signals(tmp_path):
+    splits = ["train"] * 20 + ["calibration"] * 4 + ["test"] * 4
+    rows = [{"prompt": f"say {i}", "target": "well said", "split": s, "item_id": f"q{i}"} for i, s in enumerate(splits)]
+    rows[-3]["target"] = " ".join(["endless"] * 40)  # the second test item
+    path = tmp_path / "own.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    changed = {"suite": str(path), "suite_options": {}, "context": 24, "truncate_prompts": True, "max_new_tokens": 4}
+    chosen = Experiment.of(**TINY | changed, methods=["xent"])
+    config = chosen.small_config("xent", 0)
+    found = chosen.token_signals(config)
+    assert sorted(set(found.example)) == [0, 2, 3]
+    tokenizer = load_tokenizer(str(train_or_load(config)))
+    lengths = [len(ids) for ids in encode_targets(tokenizer, [row["target"] for row in rows[-4:]])]
+    assert np.bincount(found.example).tolist() == [n if n + 3 <= 24 else 0 for n in lengths]
+    short = replace(config, context=3)
+    with pytest.raises(ValueError, match="no target of split 'test' fits the context of 3 tokens: raise it"):
+        trained.held_out_of(short, tokenizer, "test")
