@@ -21,7 +21,7 @@ from cat_core.models import check_same_tokenizer, load_model, load_tokenizer
 from cat_core.signals import TokenSignals, token_signals
 from cat_core.tasks import brief, nearest, score
 from cat_core.train import TrainSettings
-from cat_core.trained import Progress, tokenizer_of, train_or_load, train_together, training_set_of
+from cat_core.trained import Progress, held_out_of, tokenizer_of, train_or_load, train_together
 
 ANSWERING_MODULES = ("cascade", "engine", "confidence", "flops", "models", "tokens")
 RULE_MODULES = ("features", "deferral", "posthoc", "edge", "joint", *ANSWERING_MODULES)
@@ -286,13 +286,14 @@ class Experiment:
         )
 
     def token_signals(self, config: TrainConfig, split: str = "test", progress: Progress = None) -> TokenSignals:
-        """What a model says of the target tokens of a split (teacher forcing)."""
+        """What a model says of the target tokens of a split (teacher forcing); `example` counts all of the split."""
         trained = train_or_load(config, progress)
 
         def make(folder: Path) -> None:
             model, tokenizer = load_model(str(trained)).eval(), load_tokenizer(str(trained))
-            held_out = training_set_of(config, tokenizer, split)
-            token_signals(model.to(resolve_device(self.device)), held_out).save(folder)
+            held_out, kept = held_out_of(config, tokenizer, split)
+            found = token_signals(model.to(resolve_device(self.device)), held_out)
+            replace(found, example=kept[found.example]).save(folder)
 
         identity = {"model": config.digest(), "data": self.data.load().fingerprint, "split": split}
         return TokenSignals.load(artifacts.obtain("signals", identity, SIGNAL_MODULES, make))

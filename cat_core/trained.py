@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from cat_core import artifacts, joint
@@ -28,9 +29,11 @@ from cat_core.models import (
 )
 from cat_core.side_by_side import train_side_by_side
 from cat_core.teacher import TeacherCache, run_teacher
+from cat_core.tokens import encode_targets
 from cat_core.train import TrainingSet, train
 
 Progress = Callable[[str], None] | None
+ROOM = 3  # what a prompt needs at least: BOS, one token, and EOS where an encoder reads it
 
 
 def tokenizer_of(config: TrainConfig):
@@ -128,6 +131,21 @@ def training_set_of(config: TrainConfig, tokenizer=None, split: str = "train") -
     """The token ids of one split under the configuration's tokenizer."""
     tokenizer = tokenizer or tokenizer_of(config)
     return TrainingSet(config.data.load().split(split), tokenizer, config.context, config.truncate_prompts)
+
+
+def held_out_of(config: TrainConfig, tokenizer, split: str) -> tuple[TrainingSet, np.ndarray]:
+    """Token ids of a held-out split, and the numbers of its examples [rows], int64.
+
+    Examples whose target leaves fewer than `ROOM` tokens of the context for the prompt are left out: the model cannot
+    read them. Raises ValueError where none is left, and as `TrainingSet`.
+    """
+    examples = config.data.load().split(split)
+    lengths = np.array([len(target) for target in encode_targets(tokenizer, [e.target for e in examples])])
+    kept = np.flatnonzero(lengths + ROOM <= config.context)
+    if not len(kept):
+        raise ValueError(f"no target of split {split!r} fits the context of {config.context} tokens: raise it")
+    chosen = [examples[i] for i in kept]
+    return TrainingSet(chosen, tokenizer, config.context, config.truncate_prompts), kept
 
 
 def _check_method(config: TrainConfig) -> None:
