@@ -37,8 +37,7 @@ def with_joint(cell: Cell, found: Mapping[str, Cell]) -> dict:
     As they are where nothing stands beside it, or on other tasks.
     """
     m, other = cell.metrics(), found.get(cell.name)
-    theirs = other.metrics() if other else {"tasks": ()}
-    if list(theirs["tasks"]) != list(m["tasks"]):
+    if other is None or list((theirs := other.metrics())["tasks"]) != list(m["tasks"]):
         return m
     grid, joint = m["rule_grid"], theirs["rule_grid"]
     lacking = dict.fromkeys(set(joint["rules"]) - set(grid["rules"]), {"reason": "it has no such router"})

@@ -159,7 +159,7 @@ class Cell:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{self.metrics_path} cannot be read ({type(error).__name__}): {again}") from None
         for place, digest in tables.items():
-            if digest != self.tables.get(place):
+            if digest != self.tables.get(place, digest):
                 raise ValueError(f"{self.metrics_path} was made from another table of {place} than recorded: {again}")
         return found
 
