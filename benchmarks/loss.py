@@ -7,31 +7,21 @@ less; otherwise wall time. Memory is the most that was allocated at once beyond 
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import json
-import os
-import platform
 import statistics
 import sys
-import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
-from cat_core.artifacts import write_text
-from cat_core.fingerprints import versions
+from benchmarks.measure import command, manifest, peak_bytes, seconds, write
 from cat_core.fused import fused_linear_cat_loss
 from cat_core.loss import cascade_aware_loss
-from cat_core.manifest import git_state, now
+from cat_core.manifest import now
 
-ROOT = Path(__file__).resolve().parents[1]
 PART = 256  # rows of a part of the checkpointed loss
 
 
@@ -167,38 +157,6 @@ def floor(inputs: Inputs, teacher: bool) -> Callable[[], None]:
     return run
 
 
-def seconds(run: Callable[[], object], device: str) -> float:
-    """Time of one call, by the clock that the module's text names."""
-    clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = clock()
-    run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return clock() - start
-
-
-def peak_bytes(run: Callable[[], object], device: str) -> int:
-    """Most bytes allocated at once during one call, beyond those that were before it."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        run()
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder) / "trace.json"
-        profiled.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
-    live = peak = 0
-    for event in sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: e["ts"]):
-        live += event["args"]["Bytes"]
-        peak = max(peak, live)
-    return peak
-
-
 def compare(case: Case, device: str, dtype: torch.dtype, repeats: int) -> list[dict]:
     """One row for each way of the case; ValueError for one whose gradient is another."""
     inputs, rows = Inputs(case, device, dtype), []
@@ -254,55 +212,17 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def manifest(device: str, dtype: torch.dtype, note: str) -> dict:
-    """On what the rows were measured."""
-    if device == "cuda":
-        processor = torch.cuda.get_device_name()
-    else:
-        info = Path("/proc/cpuinfo")
-        names = [line for line in info.read_text().splitlines() if "model name" in line] if info.is_file() else []
-        processor = names[0].partition(": ")[2] if names else platform.processor()
-    one_thread = device == "cpu" and torch.get_num_threads() == 1
-    return {
-        "git": git_state(ROOT),
-        "versions": {"python": platform.python_version(), **versions("torch", "liger-kernel", "cut-cross-entropy")},
-        "platform": platform.platform(),
-        "processor": processor,
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
-        "dtype": str(dtype).removeprefix("torch."),
-        "clock": "CPU time of the process" if one_thread else "wall time",
-        "note": note,
-    }
-
-
 def main(arguments: list[str] | None = None) -> list[dict]:
     """Measure, print the table, and write `benchmarks/results/loss-<device>.json` unless `--quick`."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.loss", description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument(
-        "--quick", action="store_true", help="small sizes, to see that it works; written only with --out"
-    )
-    parser.add_argument("--repeats", type=int, help="default 3, with --quick 2")
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU (default 1)")
-    parser.add_argument("--note", default="", help="kept with the results, such as what else the machine was doing")
-    parser.add_argument("--out", type=Path, help="file of the results")
-    given = parser.parse_args(arguments)
-    torch.set_num_threads(given.threads)
-    dtype = torch.float32 if given.device == "cpu" else torch.bfloat16
-    start, about, rows = now(), manifest(given.device, dtype, given.note), []
+    given = command("loss", __doc__.splitlines()[0], 3, arguments)
+    start, about, rows = now(), manifest(given.device, given.dtype, given.note), []
     for sizes in SIZES["quick" if given.quick else given.device]:
         for rho in RHOS:
             case = Case(*sizes, rho)
-            rows += compare(case, given.device, dtype, given.repeats or (2 if given.quick else 3))
+            rows += compare(case, given.device, given.dtype, given.repeats)
             print(f"{now()} {case}", file=sys.stderr, flush=True)
     print(table(rows))
-    out = given.out or (None if given.quick else ROOT / "benchmarks" / "results" / f"loss-{given.device}.json")
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, json.dumps({**about, "started": start, "finished": now(), "rows": rows}, indent=1) + "\n")
+    write(given.out, about, start, {"rows": rows})
     return rows
 
 

@@ -9,9 +9,7 @@ Memory is the most that was allocated at once beyond models and prompts.
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
 import statistics
 import sys
 import tempfile
@@ -25,9 +23,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.loss import ROOT, manifest, peak_bytes
+from benchmarks.measure import command, manifest, peak_bytes, write
 from cat_core import engine
-from cat_core.artifacts import write_text
 from cat_core.cascade import CascadeRunner, Request
 from cat_core.early_exit import EXACT_RULES, EarlyExit
 from cat_core.fingerprints import versions
@@ -359,26 +356,15 @@ def tables(results: dict) -> str:
 
 def main(arguments: list[str] | None = None) -> dict:
     """Measure, print the tables, and write `benchmarks/results/runner-<device>.json` unless `--quick`."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.runner", description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument(
-        "--quick", action="store_true", help="small sizes, to see that it works; written only with --out"
-    )
-    parser.add_argument("--repeats", type=int, help="default 3, with --quick 2")
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU (default 1)")
-    parser.add_argument("--note", default="", help="kept with the results, such as what else the machine was doing")
-    parser.add_argument("--out", type=Path, help="file of the results")
-    given = parser.parse_args(arguments)
-    torch.set_num_threads(given.threads)
-    dtype = torch.float32 if given.device == "cpu" else torch.bfloat16
-    sizes, rounds = SIZES["quick" if given.quick else given.device], given.repeats or (2 if given.quick else 3)
-    start, about = now(), manifest(given.device, dtype, given.note)
+    given = command("runner", __doc__.splitlines()[0], 3, arguments)
+    sizes, rounds = SIZES["quick" if given.quick else given.device], given.repeats
+    start, about = now(), manifest(given.device, given.dtype, given.note)
     about["versions"] |= versions("transformers")
 
     def say(what: str) -> None:
         print(f"{now()} {what}", file=sys.stderr, flush=True)
 
-    inputs = Inputs(sizes, given.device, dtype)
+    inputs = Inputs(sizes, given.device, given.dtype)
     say("trained")
     results = {"cascade": [], "early_exit": [], "batch": [], "memory": []}
     for vocabulary in sizes.vocabularies:
@@ -394,11 +380,7 @@ def main(arguments: list[str] | None = None) -> dict:
             results["early_exit"] += saved
             say(f"cascade, {kind}, V {vocabulary:,}")
     print(tables(results))
-    out = given.out or (None if given.quick else ROOT / "benchmarks" / "results" / f"runner-{given.device}.json")
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        content = {**about, "started": start, "finished": now(), "rounds": rounds, "sizes": asdict(sizes), **results}
-        write_text(out, json.dumps(content, indent=1) + "\n")
+    write(given.out, about, start, {"rounds": rounds, "sizes": asdict(sizes), **results})
     return results
 
 

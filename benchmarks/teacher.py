@@ -2,14 +2,12 @@
 
 All ways of a case take the same step in turns, repeat after repeat: forward, loss, backward, AdamW. Compared are the
 time of a step, the most memory that it allocates, what of L has to be in memory all the while, the bytes a target token
-takes on disk, and the time of the one pass that makes the cache. Clock and memory are those of `benchmarks.loss`.
+takes on disk, and the time of the one pass that makes the cache. Clock and memory are those of `benchmarks.measure`.
 Targets are L's own greedy answers with their last quarter replaced at random: about three of four tokens are kept.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -21,9 +19,8 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks.loss import ROOT, manifest, peak_bytes, seconds
+from benchmarks.measure import command, manifest, peak_bytes, seconds, write
 from cat_core.architectures import MODEL_INPUTS
-from cat_core.artifacts import write_text
 from cat_core.engine import answering, generate_batch
 from cat_core.manifest import now
 from cat_core.models import parameter_count
@@ -227,27 +224,13 @@ def table(rows: list[dict]) -> str:
 
 def main(arguments: list[str] | None = None) -> list[dict]:
     """Measure, print the table, and write `benchmarks/results/teacher-<device>.json` unless `--quick`."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.teacher", description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument(
-        "--quick", action="store_true", help="small sizes, to see that it works; written only with --out"
-    )
-    parser.add_argument("--repeats", type=int, help="default 5, with --quick 2")
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU (default 1)")
-    parser.add_argument("--note", default="", help="kept with the results, such as what else the machine was doing")
-    parser.add_argument("--out", type=Path, help="file of the results")
-    given = parser.parse_args(arguments)
-    torch.set_num_threads(given.threads)
-    dtype = torch.float32 if given.device == "cpu" else torch.bfloat16
-    start, about, rows = now(), manifest(given.device, dtype, given.note), []
+    given = command("teacher", __doc__.splitlines()[0], 5, arguments)
+    start, about, rows = now(), manifest(given.device, given.dtype, given.note), []
     for case in CASES["quick" if given.quick else given.device]:
-        rows += compare(case, given.device, given.repeats or (2 if given.quick else 5))
+        rows += compare(case, given.device, given.repeats)
         print(f"{now()} {case}", file=sys.stderr, flush=True)
     print(table(rows))
-    out = given.out or (None if given.quick else ROOT / "benchmarks" / "results" / f"teacher-{given.device}.json")
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, json.dumps({**about, "started": start, "finished": now(), "rows": rows}, indent=1) + "\n")
+    write(given.out, about, start, {"rows": rows})
     return rows
 
 

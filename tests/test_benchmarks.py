@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import loss, runner, teacher
+from benchmarks import loss, measure, runner, teacher
 from cat_core import engine
 
 
@@ -37,7 +37,7 @@ def test_the_peak_is_what_lives_at_one_time():
         del first
         return second * 2
 
-    assert 8000 <= loss.peak_bytes(two_of_three, "cpu") < 8100  # and the two scalars
+    assert 8000 <= measure.peak_bytes(two_of_three, "cpu") < 8100  # and the two scalars
 
 
 def test_a_way_to_another_gradient_is_refused(monkeypatch):
