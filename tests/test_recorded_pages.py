@@ -101,8 +101,8 @@ def test_a_recorded_shift_is_the_one_drawn_anew(root, monkeypatch):
 
     monkeypatch.setattr(ablations, "contrasts", draw)
     assert ablations.recorded_shift(a) == anew and anew.change.low < anew.change.high
-    with pytest.raises(AssertionError, match="drawn anew"):  # as of another reference, or in metrics of an older kind
-        ablations.recorded_shift(replace(a, cell=replace(cell, differs_from="")))
+    with pytest.raises(AssertionError, match="drawn anew"):  # it is kept for the reference that the study names
+        ablations.recorded_shift(replace(a, reference=replace(reference, study="another")))
 
 
 def test_metrics_made_from_another_table_are_refused(root, monkeypatch):
