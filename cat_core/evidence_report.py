@@ -169,7 +169,7 @@ def cells_table(cells, missing: str = "") -> Table:
         kept = m["tokens"].get("cat-dist", {}).get("keep_rate")
         shares = [show_number(value(v), PERCENT) for v in (tokens, answers)]
         keep = "\u2013" if kept is None else show_number(kept, PERCENT)
-        rows.append((f"{label}: {METRIC_LABELS[m['metric']]}, n = {m['n']:,}", *alone, *shares, keep))
+        rows.append((f"{label}: {METRIC_LABELS[m['metric']]}, n\u00a0=\u00a0{m['n']:,}", *alone, *shares, keep))
     columns = ("Cell", "S alone", "L alone", "tokens, neither", "answers, neither", "kept")
     note = _note(found, (
         f"S trained by {name(first)}. Neither: held-out target tokens and answers that neither model gets right. "

@@ -249,6 +249,8 @@ class Shown:
             '<figure class="cat-figure" style="color-scheme:light;box-sizing:border-box;max-width:760px;'
             "margin:4px 0;padding:10px 12px;border:1px solid #c8ccd0;border-radius:8px;background:#fff;"
             'break-inside:avoid">'
+            # a picture taller than a sheet of paper would be cut
+            "<style>@media print{.cat-figure img{width:auto;max-height:21cm}}</style>"
             f'<img class="dark-light" alt="{html.escape(self.alt)}" width="{width}" height="{height}" '
             'style="display:block;margin:0 auto;max-width:100%;height:auto;background:#fff" '
             f'src="data:image/png;base64,{image}">'

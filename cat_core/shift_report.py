@@ -44,13 +44,14 @@ def shift_table(rows: Sequence[Shift]) -> Table:
         own = ["–", "–"]
         if not isinstance(again, Undefined):
             own = [show_number(again.deferral_rate, PERCENT), show_number(again.quality, unit)]
-        rates = (show_number(x, PERCENT) for x in (s.promised_rate, s.here.deferral_rate, s.there.deferral_rate))
-        quality = (show_number(x, unit) for x in (s.promised_quality, s.there.quality))
-        shown.append((f"{s.source} → {s.target}", *rates, f"{s.inside} of {s.seeds}", *quality, *own))
+        promised = f"{show_number(s.promised_rate, PERCENT)}; {show_number(s.promised_quality, unit)}"
+        rates = (show_number(x, PERCENT) for x in (s.here.deferral_rate, s.there.deferral_rate))
+        there = show_number(s.there.quality, unit)
+        shown.append((f"{s.source} → {s.target}", promised, *rates, f"{s.inside} of {s.seeds}", there, *own))
     if not shown:
         return nothing(f"{title}: cells of several tasks, or two cells of one suite")
-    columns = ("From → to", "promised rate", "on its own test", "on the others", "seeds in the expected range",
-               "promised quality", "quality there", "rate, chosen anew", "quality, chosen anew")  # fmt: skip
+    columns = ("From → to", "promised rate; quality", "rate on its own test", "rate on the others",
+               "seeds in the expected range", "quality there", "rate, chosen anew", "quality, chosen anew")  # fmt: skip
     first = rows[0]
     note = (
         f"S by {name(first.method)}, thresholds for a deferral rate of {100 * first.budget:g} %, one a seed, from "

@@ -125,7 +125,7 @@ def test_tokens_and_masks():
 
 def test_cells():
     low, wmt = shown.cells_table(TWO).rows
-    assert (low[0], wmt[0]) == ("mini-low: Accuracy, n = 1,500", "mini-wmt: BLEU, n = 1,000")
+    assert (low[0], wmt[0]) == ("mini-low: Accuracy, n\u00a0=\u00a01,500", "mini-wmt: BLEU, n\u00a0=\u00a01,000")
     assert low[1] == "50.0 [49.0,\u00a051.0]" and wmt[2] == "90.0 [89.0,\u00a091.0]"
     assert low[3:] == ["30.0\u00a0%", "30.0\u00a0%", "70.0\u00a0%"]
     assert shown.cells_table(TWO, "One is missing.").note.startswith("One is missing. S trained by Xent")
