@@ -51,9 +51,10 @@ def setting(found: Mapping[str, Mapping], benchmark: str) -> str:
     said = []
     for device, its in found.items():
         threads = f", {its['threads']} thread{'s' * (its['threads'] > 1)}" if device == "cpu" else ""
+        commit = its["git"]["commit"][:10] + "+" * bool(its["git"].get("dirty"))  # as on every page: files were changed
         said.append(
             f"{device.upper()}: {its['processor']} ({its['instructions']}{threads}), {its['dtype']}, torch "
-            f"{its['versions']['torch']}, commit {its['git']['commit'][:10]}, {its['clock']}."
+            f"{its['versions']['torch']}, commit {commit}, {its['clock']}."
         )
     lacking = [device.upper() for device in DEVICES if device not in found]
     if lacking:

@@ -57,3 +57,5 @@ def test_two_devices_stand_side_by_side(tmp_path):
     assert list(found) == ["cpu", "cuda"] and "Not measured" not in benchmark_report.setting(found, "loss")
     assert len(benchmark_report.loss_table(found).rows) == 2 * len({r["vocabulary"] for r in content["rows"]})
     assert "CUDA: NVIDIA X" in benchmark_report.markdown(found)
+    found["cuda"]["git"] = {"commit": "0123456789abcdef", "dirty": True}
+    assert "commit 0123456789+, " in benchmark_report.setting(found, "loss")
