@@ -182,19 +182,31 @@ class Experiment:
         """Train every model that is not there yet, the small ones of a seed side by side where they can be."""
         for seed in self.large_seeds:
             train_or_load(self.large_config(seed), progress)
-        together = describes_size(self.small) and self.small_settings.gradient_accumulation == 1
+        for group in self.groups():
+            self.train_group(group, progress)
+
+    def groups(self) -> list[list[tuple[str, int]]]:
+        """Small models by (method, seed) as they are trained: first stages seed by seed, then all second stages.
+
+        The models of a group may be trained side by side; a router is trained with S by itself.
+        """
         stages = [
             [m for m in self.methods if METHODS[m].second_stage == second and not METHODS[m].router]
             for second in (False, True)
         ]
-        groups = [[(m, seed) for m in stages[0]] for seed in self.seeds]
-        groups.append([(m, seed) for seed in self.seeds for m in stages[1]])
-        for group in groups:
-            if together and self.small_settings.loss == "fused":
-                train_together([self.small_config(*each) for each in group], progress)
-        for seed in self.seeds:
-            for method in self.methods:
-                train_or_load(self.small_config(method, seed), progress)
+        first = [[(m, seed) for m in stages[0]] for seed in self.seeds]
+        routed = [[(m, seed)] for seed in self.seeds for m in self.methods if METHODS[m].router]
+        second = [[(m, seed) for seed in self.seeds for m in stages[1]]]
+        return [group for group in (*first, *routed, *second) if group]
+
+    def train_group(self, group: Sequence[tuple[str, int]], progress: Progress = None) -> None:
+        """Train the small models of one of the `groups`: side by side where they can be, else one by one."""
+        configs = [self.small_config(*each) for each in group]
+        together = describes_size(self.small) and self.small_settings.gradient_accumulation == 1
+        if together and self.small_settings.loss == "fused" and not any(METHODS[m].router for m, _ in group):
+            train_together(configs, progress)
+        for config in configs:
+            train_or_load(config, progress)
 
     def _first_pair(self) -> tuple[TrainConfig, TrainConfig]:
         return self.small_config("xent", self.seeds[0]), self.large_config(self.large_seeds[0])

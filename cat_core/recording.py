@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
-from cat_core.artifacts import file_sha256, write_text
+from cat_core.artifacts import file_sha256, root, write_text
 from cat_core.editions import find_root
 from cat_core.study import Cell, read_record
 
@@ -29,6 +30,7 @@ def run_cell(cell: Cell, progress=None) -> dict:
     from cat_core.fingerprints import versions
     from cat_core.manifest import device, git_state
     from cat_core.outcomes import drop_text, write_outcomes
+    from cat_core.work import costs
 
     if (found := cell.record) is not None:
         return found
@@ -54,11 +56,13 @@ def run_cell(cell: Cell, progress=None) -> dict:
         "threads": torch.get_num_threads(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "last_wall_seconds": round(time.time() - began, 1),
+        "work": costs(cell),
     }  # fmt: skip
-    whole = read_record(cell.folder)
-    whole["study"] = cell.study
-    whole["cells"][cell.name] = record
-    write_text(cell.folder / "study.json", json.dumps(whole, indent=1) + "\n")
+    with FileLock(root() / f"{cell.study}.lock"):  # another process may record another cell
+        whole = read_record(cell.folder)
+        whole["study"] = cell.study
+        whole["cells"][cell.name] = record
+        write_text(cell.folder / "study.json", json.dumps(whole, indent=1) + "\n")
     vars(cell).pop("_record", None)
     return record
 

@@ -6,9 +6,9 @@ A study is `data/studies/<name>.yaml`: methods, seeds and its *cells*, each one 
     outcomes/<cell>.parquet   the outcome table, written compactly; without texts where `texts` is false
     training/<cell>.json      training logs and held-out token signals of every model
     metrics/<cell>.json       every number that the book says of it (`evidence.cell_metrics`), from these two files
-    study.json                per cell: configuration, commit, versions, machine, seconds, sha256 of the first two
+    study.json                per cell: configuration, commit, versions, machine, time, sha256 of the first two
 
-    python -m cat_core.study run reference [--cell NAME ...]     trains what is missing, resumes what was interrupted
+    python -m cat_core.study run reference [--cell NAME ...] [--jobs N]     trains what is missing
     python -m cat_core.study metrics reference [--cell NAME ...]
     python -m cat_core.study list
 """
@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -358,9 +358,11 @@ def main(arguments=None) -> int:
     for command in (run, numbers):
         command.add_argument("study", help="name of a file in data/studies")
         command.add_argument("--cell", action="append", default=[], help="only this cell; may be given several times")
+    run.add_argument("--jobs", type=int, default=1, metavar="N", help="processes that share the work; default 1")
     commands.add_parser("list", help="all studies, their cells, and which are recorded")
     options = parser.parse_args(arguments)
-    from cat_core.recording import run_cell, write_metrics  # it imports this module
+    from cat_core import work  # these import this module
+    from cat_core.recording import write_metrics
 
     try:
         if options.command == "list":
@@ -379,11 +381,7 @@ def main(arguments=None) -> int:
             return 0
         for cell in cells:
             cell.experiment.data.load()  # a missing data set or a wrong parameter is refused before hours are spent
-        for cell in cells:
-            began = time.time()
-            run_cell(cell, progress=partial(_say, cell.name))
-            write_metrics(cell)
-            print(f"{cell.name}: recorded in {cell.folder} ({time.time() - began:.0f} s)", flush=True)
+        work.run(cells, options.jobs, _say)
     except (ValueError, FileNotFoundError, EditionError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
