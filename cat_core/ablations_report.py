@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -60,6 +61,31 @@ def methods_table(found: Sequence[Ablation], shifts: Mapping[str, Shift]) -> Tab
         return nothing(title)
     columns = ("Cell: changed setting", "Method", "AUDC: changed − reference", "S alone, reference", "S alone, changed")
     return Table(columns, rows, title, _note("", found, shifts))
+
+
+def signals_table(found: Sequence[Ablation]) -> Table:
+    """What each changed setting does to what S says of held-out target tokens: calibration above all."""
+    title, rows = "What a setting does to the calibration of S: held-out target tokens", []
+    units = {"ece": Unit(1, 3), "entropy": Unit(1, 3), "nll": Unit(1, 3), "share_right": Unit(100, 1, "\u00a0%")}
+    for a in found:
+        for method in a.methods:
+            old, new = ([cell.token_signals(method, seed) for seed in a.cell.seeds] for cell in (a.reference, a.cell))
+            ends = [show_number(float(np.mean([row["ece"] for row in side])), Unit(1, 3)) for side in (old, new)]
+            moved = {key: np.array([y[key] - x[key] for x, y in zip(old, new)]) for key in units}
+            shown = [_moved(moved[key], unit) for key, unit in units.items()]
+            rows.append((f"{a.reference.name}: {a.label}", name(method), *ends, *shown))
+    if not rows:
+        return nothing(title)
+    columns = ("Cell: changed setting", "Method", "ECE, reference", "ECE, changed", "change of ECE",
+               "of entropy (nats)", "of NLL (nats)", "of tokens right")  # fmt: skip
+    note = "ECE: of the most probable token. Changes: means of the seeds' own, \u00b1 their standard deviation."
+    return Table(columns, rows, title, caption(note, [a.cell.metrics() for a in found]))
+
+
+def _moved(changes: np.ndarray, unit: Unit) -> str:
+    """The mean of the seeds' changes, and their standard deviation where there are two seeds or more."""
+    mean = show_number(float(changes.mean()), replace(unit, sign=True))
+    return f"{mean} \u00b1{show_number(float(changes.std(ddof=1)), unit)}" if len(changes) > 1 else mean
 
 
 def shifts_figure(found: Sequence[Ablation], shifts: Mapping[str, Shift], number: str = "") -> figures.Shown | Table:

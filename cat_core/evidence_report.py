@@ -22,6 +22,7 @@ from cat_core.tables import PERCENT, PLAIN, Table, Undefined, Unit, show_number
 from cat_core.training_report import Setting, name
 
 PRIMARY = ("cat-dist", "dist")
+CLAIMED = (PRIMARY, ("cat-xent", "xent"))
 PARTS = {
     "whole": "difference",
     "small_alone": "S alone",
@@ -215,6 +216,49 @@ def decomposition_table(cells) -> Table:
     )
     return Table(("Cell", "Pair", *(part.capitalize() if part[0] != "S" else part for part in PARTS.values())), rows,
                  title, _note(found, note))  # fmt: skip
+
+
+def tasks_table(cells) -> Table:
+    """Recorded cells of several tasks, task by task: majority class, S and L alone, and the claimed differences."""
+    title, rows, found = "Recorded cells, task by task", [], numbers(cells)
+    for label, m in zip(labels(found), found):
+        for task, t in m["tasks"].items():
+            unit = Unit(scale(t), 1)
+            alone = (show_number(value(t[which]), unit) for which in ("small_alone", "large_alone"))
+            best, neither = value(t["majority"]), show_number(t["answers"][3], PERCENT)
+            best = "–" if isinstance(best, Undefined) else show_number(best, unit)
+            gains = (show_number(value(t["differences"].get(" - ".join(pair))), gain(t)) for pair in CLAIMED)
+            rows.append((label, task, t["n"], METRIC_LABELS[t["metric"]], best, *alone, neither, *gains))
+    if not rows:
+        return nothing(title)
+    columns = ("Cell", "Task", "n", "Metric", "majority", "S, Xent", "L", "neither right",
+               *(f"AUDC, {pair_name(*pair)}" for pair in CLAIMED))  # fmt: skip
+    return Table(columns, rows, title, _note(found, "Quality in points of the metric, as are the differences."))
+
+
+def corpus_table(cells: Iterable[Cell]) -> Table:
+    """Recorded translations by every corpus metric, with its signature: S and L alone, and the differences of AUDC."""
+    title, rows, found = "Translations by every metric, in points", [], []
+    for label, cell in zip(labels(numbers(cells)), cells):
+        whole = cell.metrics()
+        for m in (whole, *whole["other_metrics"].values()) if whole["other_metrics"] else ():
+            first, unit = next(iter(m["methods"])), Unit(scale(m), 1)
+            c = cell.comparison()
+            signature = (c if c.metric == m["metric"] else c.with_metric(m["metric"])).curve(first).signature
+            alone = [show_number(value(v), unit) for v in (m["methods"][first]["small_alone"], m["large_alone"])]
+            gains = (show_number(difference(m, *pair), gain(m)) for pair in CLAIMED)
+            rows.append((label, f"{METRIC_LABELS[m['metric']]}: {signature}", *alone, *gains))
+            found.append(whole)
+    if not rows:
+        return nothing(title)
+    columns = (
+        "Cell",
+        "Metric: sacrebleu's signature",
+        "S alone",
+        "L alone",
+        *(f"AUDC, {pair_name(*p)}" for p in CLAIMED),
+    )
+    return Table(columns, rows, title, _note(found, "BLEU decides; chrF is secondary."))
 
 
 def tokens_table(cell) -> Table:

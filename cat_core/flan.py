@@ -13,7 +13,7 @@ from cat_core import figures, forest
 from cat_core.claims import MARGIN, NO_DIFFERENCE, ClaimRow
 from cat_core.comparison import Comparison
 from cat_core.evidence import majority, of_tasks
-from cat_core.evidence_report import caption, labels, nothing, numbers, scale, value
+from cat_core.evidence_report import nothing
 from cat_core.ranking import Interval
 from cat_core.report import gain_unit, intervals, quality_unit
 from cat_core.tables import PERCENT, Table, Undefined, Unit, show_number
@@ -116,24 +116,6 @@ def tasks_figure(c: Comparison, setting: Setting, number: str, pair: tuple[str, 
         f"{100 * c.level:g} % intervals ({c.resamples:,} paired resamples of {c.levels})"
     )
     return figures.show(fig, f"Forest plot. {'; '.join(said)}.", setting.caption(text, c.n, c.seeds))
-
-
-def recorded_tasks_table(cells) -> Table:
-    """Recorded cells task by task: majority class, S and L alone, and the primary difference of AUDC."""
-    title, rows, found = "Recorded cells, task by task", [], numbers(cells)
-    for label, m in zip(labels(found), found):
-        for task, t in m["tasks"].items():
-            unit, gain = Unit(scale(t), 1), Unit(scale(t), 2, "", True)
-            alone = (show_number(value(t[which]), unit) for which in ("small_alone", "large_alone"))
-            best, d = value(t["majority"]), value(t["differences"].get(" - ".join(PAIR)))
-            neither = show_number(t["answers"][3], PERCENT)
-            best = "–" if isinstance(best, Undefined) else show_number(best, unit)
-            rows.append((label, task, t["n"], t["metric"], best, *alone, neither, show_number(d, gain)))
-    if not rows:
-        return nothing(title)
-    columns = ("Cell", "Task", "n", "Metric", "majority", "S, Xent", "L", "neither right",
-               f"AUDC, {name(PAIR[0])} − {name(PAIR[1])}")  # fmt: skip
-    return Table(columns, rows, title, caption("Quality in %, differences in points.", found))
 
 
 # ---------------------------------------------------------------- no difference

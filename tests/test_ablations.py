@@ -36,7 +36,8 @@ class Logged(Made):
         return {(m, s): [row(m, step) for step in range(20)] for m in self.config["methods"] for s in self.seeds}
 
     def token_signals(self, method, seed):
-        return {"large_right": 0.6, "share_right": 0.45}
+        shift = 0.01 * seed if "label_weight" in self.config else 0.0
+        return {"large_right": 0.6, "share_right": 0.45, "ece": 0.03 - shift, "entropy": 1.5 + shift, "nll": 2.0}
 
 
 def made(folder, name, config, frame):
@@ -172,6 +173,14 @@ def test_masks_and_gatekeeper_are_read_from_the_metrics(reference):
     assert row[0] == "wmt" and row[3].startswith("\u2013")  # CAT-Xent was not run
     policies = ablations_report.policies_table(reference)
     assert [r[0] for r in policies.rows] == [ablations_report.name(k) for k in METHODS] and "Always L" in policies.note
+
+
+def test_changes_of_the_signals_are_paired_by_seed(reference, half):
+    (a,) = ablations.ablations([half], [reference])
+    rows = ablations_report.signals_table([a]).rows
+    assert [row[1] for row in rows] == ["Dist", "CAT-Dist"]
+    assert rows[0][2:6] == ["0.030", "0.025", "\u22120.005 ±0.007", "+0.005 ±0.007"]  # seeds 0 and 1: 0 and .01
+    assert rows[0][6:] == ["0.000 ±0.000", "0.0\u00a0% ±0.0\u00a0%"]
 
 
 def test_keep_rates_and_memory(reference):

@@ -132,6 +132,34 @@ def test_cells():
     assert shown.cells_table([], "All are missing.").note == "All are missing."
 
 
+def test_tasks_are_shown_with_their_floor_and_in_their_own_metric():
+    whole = metrics(tasks=("trec", "news"), metric="bleu")
+    whole["tasks"]["news"] = whole["tasks"]["trec"] | {"metric": "accuracy", "majority": 0.625}
+    for task in whole["tasks"].values():
+        task |= {"n": 5, "small_alone": interval(0.5), "large_alone": interval(0.8), "answers": [0.5, 0.1, 0.2, 0.2]}
+    whole["tasks"]["trec"]["majority"] = {"value": None, "reason": "free text has no majority class"}
+    found = shown.tasks_table([metrics(), whole])
+    trec, news = found.rows
+    assert trec[:5] == ["mini-low", "trec", "5", "BLEU", "–"] and news[:5] == [
+        "mini-low",
+        "news",
+        "5",
+        "Accuracy",
+        "62.5",
+    ]
+    assert trec[5].startswith("0.5") and news[5].startswith("50.0") and news[7].startswith("20")
+    assert trec[8].startswith("+5.00") and found.note.count("accuracy") == 0
+
+
+def test_translations_are_shown_by_both_metrics_with_signatures():
+    cell = load_study("reference").cell("mini-wmt-high")
+    found = shown.corpus_table([load_study("reference").cell("mini-superglue-high"), cell])
+    assert [row[1].split(":")[0] for row in found.rows] == ["BLEU", "chrF"]
+    assert all("nrefs:1" in row[1] and "version:" in row[1] for row in found.rows)
+    kept = cell.metrics()["other_metrics"]["chrf"]["differences"]["chow_average"]["cat-dist - dist"]
+    assert found.rows[1][4].startswith(f"{kept['estimate']:+.2f}".replace("-", "−"))
+
+
 def test_mass_points_hold_cells_and_tasks():
     points = shown.mass_points([metrics(tasks=("a", "b")), TWO[1]])
     assert [(p["cell"], p["task"]) for p in points if p["pair"] == ("cat-dist", "dist")] == [

@@ -101,20 +101,6 @@ def test_equivalence_says_how_much_is_right_there(c):
     assert flan.equivalence_text([], None).startswith("there is no generative task")
 
 
-def test_recorded_tasks_table(c):
-    task = {
-        "n": 5, "metric": "accuracy", "small_alone": {"estimate": 0.5, "low": 0.4, "high": 0.6},
-        "large_alone": {"estimate": 0.8, "low": 0.7, "high": 0.9}, "answers": [0.5, 0.1, 0.2, 0.2],
-        "majority": {"value": None, "reason": "no texts"},
-        "differences": {"cat-dist - dist": {"estimate": 0.01, "low": -0.01, "high": 0.03}},
-    }  # fmt: skip
-    cell = {"study": "s", "cell": "flan", "metric": "accuracy", "n": 5, "seeds": [1, 2], "large_models": 1,
-            "device": "CPU", "commit": "0123456789ab", "tasks": {"trec": task}}  # fmt: skip
-    (row,) = flan.recorded_tasks_table([cell]).rows
-    assert row[:5] == ["flan", "trec", "5", "accuracy", "–"] and row[-1].startswith("+1.00")
-    assert "nothing is recorded" in flan.recorded_tasks_table([]).rows[0][1]
-
-
 def test_data_of_a_recorded_real_cell_are_not_asked_for():
     cell = type("Cell", (), {"config": {"suite": "trec+sst2"}})()
     assert flan.suite_of(None, cell) is None

@@ -47,8 +47,8 @@ cells:
     {key}: {place}
 """
 PAGES = {
-    "04_superglue": ("superglue", {"reference": "tiny"}),
-    "05_wmt22": ("wmt", {"reference": "tiny"}),
+    "04_superglue": ("superglue", {"references": ["tiny"]}),
+    "05_wmt22": ("wmt", {"references": ["tiny"]}),
     "06_flan2021": ("flan", {"references": ["tiny"]}),
 }
 READERS = {
