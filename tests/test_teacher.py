@@ -294,6 +294,20 @@ def test_the_fused_loss_reads_a_cache_of_any_mode(setting, caches, mode):
     assert 0 < int(stats.kept) < int(stats.tokens) == len(rows)
 
 
+@pytest.mark.parametrize("method", ["cat-xent", "random-xent"])
+def test_labels_alone_are_taught_the_same_by_every_mode(setting, caches, tmp_path, method):
+    """Of L only the flag counts, and the flag is exact: the weights are bit for bit the same."""
+    tokenizer, training_set, _ = setting
+    weights = []
+    for mode in MODES:
+        model = build_model(ModelSize(hidden=8, layers=1, heads=2), tokenizer, 1)
+        how = TrainSettings(method=method, steps=3, batch_size=8, learning_rate=0.01, teacher=mode)
+        train(model, training_set, how, tmp_path / mode, teacher=caches[mode], use_cpu=True)
+        weights.append(model.state_dict())
+    for other in weights[1:]:
+        assert all(torch.equal(value, other[name]) for name, value in weights[0].items())
+
+
 def test_a_cache_that_does_not_fit_the_batch_is_refused(caches):
     x, w, labels = torch.randn(4, 6), torch.randn(9, 6), torch.zeros(4, dtype=torch.int64)
     for cache, options, message in (
