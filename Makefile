@@ -1,6 +1,6 @@
 # make book  - install into .venv, run the notebooks of an edition, build the HTML
 # make test  - install into .venv, run the whole test suite
-# make study STUDY=name - train and record a study of data/studies (hours)
+# make study STUDY=name JOBS=2 - train and record a study of data/studies by two processes (hours)
 # The same without make: python -m cat_core.bootstrap --extras book; then .venv's python -m cat_core.runs book
 
 .DEFAULT_GOAL := help
@@ -8,6 +8,7 @@
 
 EDITION ?= quick
 STUDY ?= reference
+JOBS ?= 1
 TORCH_INDEX ?=
 PYTEST_ARGS ?=
 
@@ -37,7 +38,8 @@ export PYTHONNOUSERSITE := 1
 help:
 	@echo "make book                  run edition 'quick' and build the book (prints its path and the time taken)"
 	@echo "make book EDITION=NAME     another edition: a parameter file book/params/NAME.yml"
-	@echo "make study STUDY=NAME      train what study data/studies/NAME.yaml lacks, record it (hours; goes on where it was)"
+	@echo "make study STUDY=NAME      train what study data/studies/NAME.yaml lacks, record it (hours; goes on where it was);"
+	@echo "                           JOBS=2: by two processes"
 	@echo "make test                  the whole test suite; PYTEST_ARGS='-m \"not slow\"' for the quick part"
 	@echo "make lint                  ruff, and no outputs left in the notebooks"
 	@echo "make venv                  only the environment, with everything a contributor needs"
@@ -53,7 +55,7 @@ book:
 
 study:
 	@$(call bootstrap,book)
-	@$(VENV_PYTHON) -m cat_core.study run "$(STUDY)"
+	@$(VENV_PYTHON) -m cat_core.study run "$(STUDY)" --jobs "$(JOBS)"
 
 # One thread a worker: as many workers as there are cores fill the machine, at most four fill the memory.
 test:

@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.measure import command, manifest, peak_bytes, seconds, write
 from cat_core.architectures import MODEL_INPUTS
-from cat_core.engine import answering, generate_batch
+from cat_core.inference import answering, generate_batch
 from cat_core.manifest import now
 from cat_core.models import parameter_count
 from cat_core.teacher import TeacherCache, run_teacher

@@ -1,7 +1,7 @@
 """The cascade: a small model answers every query, a large one again, whole, those the small one is unsure of.
 
 Two transformers language models of one kind, causal or encoder-decoder, that share a tokenizer. Queries are
-answered by greedy generation, those with answer options by scoring the options. `engine` does either for one
+answered by greedy generation, those with answer options by scoring the options. `inference` does either for one
 batch; this module checks the queries, plans the batches, keeps finished ones (`store`), and turns raw
 log-probabilities into answers with their confidences and costs.
 """
@@ -20,8 +20,8 @@ from torch import Tensor
 from cat_core.architectures import check_one_kind, has_encoder
 from cat_core.confidence import answer_confidence, option_confidence
 from cat_core.early_exit import EXACT_RULES, EarlyExit
-from cat_core.engine import answering, generate_batch, score_batch
 from cat_core.flops import option_flops, request_flops, shape_of
+from cat_core.inference import answering, generate_batch, score_batch
 from cat_core.queries import (
     PREDICTIONS,
     CascadeResult,
@@ -161,7 +161,7 @@ class CascadeRunner:
         deferred set of L, so that another threshold finds S's answers again.
         early_exit: stop S's answer as soon as its deferral is certain (`early_exit.EarlyExit`: rules "chow_sum" and
         "chow_quantile_0"). Decisions and final answers stay the same, as far as a batch of other rows rounds alike (see
-        `engine`), and `flops` holds what was spent. Queries with options are scored whole. In the store S then has a
+        `inference`), and `flops` holds what was spent. Queries with options are scored whole. In the store S then has a
         folder for each rule and tau.
         """
         requests = list(requests)
@@ -275,7 +275,7 @@ class CascadeRunner:
         } | ({} if early_exit is None else {"early exit": repr(early_exit)})
 
     def _compute(self, model, items: list[Item], which: str, early_exit: EarlyExit | None = None) -> list[list[list]]:
-        """Raw numbers of one batch, as `engine.generate_batch` or `engine.score_batch` gives them."""
+        """Raw numbers of one batch, as `inference.generate_batch` or `inference.score_batch` gives them."""
         prompts = [item.prompt for item in items]
         common = {"pad": self.pad, "vocab": self.vocab}
         if items[0].options:

@@ -26,7 +26,7 @@ from cat_core.trained import Progress, check_pair, held_out_of, train_or_load, t
 ANSWERING_MODULES = (
     "cascade",
     "queries",
-    "engine",
+    "inference",
     "early_exit",
     "confidence",
     "flops",

@@ -26,8 +26,8 @@ from cat_core.architectures import has_encoder, target_outputs
 from cat_core.artifacts import read_sealed, write_sealed
 from cat_core.cascade import CascadeRunner
 from cat_core.confidence import chosen_logprob, margin_and_entropy
-from cat_core.engine import LOGIT_BUDGET, answering
 from cat_core.flops import shape_of
+from cat_core.inference import LOGIT_BUDGET, answering
 from cat_core.tokens import aligned, plan_batches
 
 LEVELS = tuple(k / 10 for k in range(11))

@@ -25,7 +25,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-import cat_core.engine
+import cat_core.inference
 from cat_core.cascade import (
     CascadeRunner,
     Request,
@@ -131,8 +131,8 @@ def test_other_families_are_read_in_batches_as_whole_sequences_alone(kind, field
     options = [[draw.choices(range(3, 31), k=k) for k in (1, 3, 6)] for _ in texts]
     with torch.no_grad():
         model.eval()
-        made = cat_core.engine.generate_batch(model, texts, eos=1, pad=2, vocab=31, max_new_tokens=8)
-        scores = cat_core.engine.score_batch(model, texts, options, pad=2, vocab=31, batch_tokens=40)
+        made = cat_core.inference.generate_batch(model, texts, eos=1, pad=2, vocab=31, max_new_tokens=8)
+        scores = cat_core.inference.score_batch(model, texts, options, pad=2, vocab=31, batch_tokens=40)
         for text, (answer, logprobs, *_), choices, rows in zip(texts, made, options, scores):
             for tail, found in [(answer, logprobs), *zip(choices, (row[0] for row in rows))]:
                 table = model(torch.tensor([text + tail]), use_cache=False).logits[0].log_softmax(-1)
@@ -235,10 +235,9 @@ def test_never_holds_steps_times_vocabulary(tiny_pair, monkeypatch):
     """Every log-probability, margin and entropy is taken from one step's logits."""
 
     def watched(name):
-        shapes, original = [], getattr(cat_core.engine, name)
-        monkeypatch.setattr(
-            cat_core.engine, name, lambda logits, *more: shapes.append(tuple(logits.shape)) or original(logits, *more)
-        )
+        shapes, original = [], getattr(cat_core.inference, name)
+        see = lambda logits, *more: shapes.append(tuple(logits.shape)) or original(logits, *more)  # noqa: E731
+        monkeypatch.setattr(cat_core.inference, name, see)
         return shapes
 
     shapes, others = watched("chosen_logprob"), watched("margin_and_entropy")
@@ -251,7 +250,7 @@ def test_never_holds_steps_times_vocabulary(tiny_pair, monkeypatch):
 
 def test_logit_budget_splits_option_passes(runner, monkeypatch):
     whole = runner.answer(choices(20))
-    monkeypatch.setattr(cat_core.engine, "LOGIT_BUDGET", 1)
+    monkeypatch.setattr(cat_core.inference, "LOGIT_BUDGET", 1)
     assert_same(runner.answer(choices(20)), whole)
 
 
@@ -559,7 +558,7 @@ def test_kill_and_resume_gives_the_same_bits(tiny_pair, runner, tmp_path):
         model.save_pretrained(tmp_path / name)
         tiny_pair[2].save_pretrained(tmp_path / name)
     (tmp_path / "requests.json").write_text(json.dumps([[r.item_id, r.prompt, r.options] for r in requests]))
-    root = Path(cat_core.engine.__file__).parents[1]
+    root = Path(cat_core.inference.__file__).parents[1]
     done = subprocess.run(
         [
             sys.executable,

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-import cat_core.engine
+import cat_core.inference
 from cat_core.cascade import CascadeRunner, Request
 from cat_core.confidence import OPTION_RULES, confidence_rules, quantile_rules
 from cat_core.early_exit import EXACT_RULES, EarlyExit
@@ -140,9 +140,9 @@ def test_flops_are_those_that_a_counter_sees(tiny_pair, whole, rule):
 
 
 def test_rows_leave_the_batch(tiny_pair, monkeypatch):
-    rows, original = [], cat_core.engine.chosen_logprob
+    rows, original = [], cat_core.inference.chosen_logprob
     monkeypatch.setattr(
-        cat_core.engine, "chosen_logprob", lambda logits, token: rows.append(len(logits)) or original(logits, token)
+        cat_core.inference, "chosen_logprob", lambda logits, token: rows.append(len(logits)) or original(logits, token)
     )
     requests = [request for request in REQUESTS if not request.options]
     runner = CascadeRunner(*tiny_pair, max_new_tokens=NEW)

@@ -20,7 +20,6 @@ from transformers import (
     T5Config,
 )
 
-from cat_core.engine import generate_batch, score_batch
 from cat_core.flops import (
     FAMILIES,
     decode_bytes,
@@ -32,6 +31,7 @@ from cat_core.flops import (
     shape_of,
     training_flops,
 )
+from cat_core.inference import generate_batch, score_batch
 
 
 def model_of(config):
