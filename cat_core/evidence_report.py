@@ -236,6 +236,25 @@ def tasks_table(cells) -> Table:
     return Table(columns, rows, title, _note(found, "Quality in points of the metric, as are the differences."))
 
 
+def majority_text(cells) -> str:
+    """In words: on how many tasks of each cell S and L are better than the most frequent answer, by their intervals."""
+    said, found = [], numbers(cells)
+    for label, m in zip(labels(found), found):
+        tasks = {task: t for task, t in m["tasks"].items() if not isinstance(value(t["majority"]), Undefined)}
+        left = {
+            which: {task for task, t in tasks.items() if t[f"{which}_alone"]["low"] > t["majority"]}
+            for which in ("small", "large")
+        }
+        if tasks:
+            stuck = [task for task in tasks if task not in left["small"] | left["large"]]
+            said.append(
+                f"{label}: S is better than always giving the most frequent answer on {len(left['small'])} of "
+                f"{len(tasks)} tasks, L on {len(left['large'])}"
+                + (f"; neither of them on {', '.join(stuck)}" if stuck else "")
+            )
+    return "; ".join(said) + "." if said else "no recorded cell has several tasks with options."
+
+
 def corpus_table(cells: Iterable[Cell]) -> Table:
     """Recorded translations by every corpus metric, with its signature: S and L alone, and the differences of AUDC."""
     title, rows, found = "Translations by every metric, in points", [], []

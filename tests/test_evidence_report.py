@@ -151,6 +151,21 @@ def test_tasks_are_shown_with_their_floor_and_in_their_own_metric():
     assert trec[8].startswith("+5.00") and found.note.count("accuracy") == 0
 
 
+def test_tasks_whose_majority_class_was_not_left_are_named():
+    whole = metrics(tasks=("trec", "news", "cola", "free"))
+    for task, (small, large, most) in {
+        "trec": (0.6, 0.8, 0.3), "news": (0.3, 0.8, 0.3), "cola": (0.705, 0.7, 0.7), "free": (0.5, 0.8, None),
+    }.items():  # fmt: skip
+        most = most or {"value": None, "reason": "free text"}
+        alone = {"small_alone": interval(small), "large_alone": interval(large), "majority": most}
+        whole["tasks"][task] = whole["tasks"][task] | alone
+    assert shown.majority_text([metrics(), whole]) == (
+        "mini-low: S is better than always giving the most frequent answer on 1 of 3 tasks, L on 2; neither of them on "
+        "cola."
+    )
+    assert shown.majority_text([metrics()]) == "no recorded cell has several tasks with options."
+
+
 def test_translations_are_shown_by_both_metrics_with_signatures():
     cell = load_study("reference").cell("mini-wmt-high")
     found = shown.corpus_table([load_study("reference").cell("mini-superglue-high"), cell])
