@@ -385,6 +385,9 @@ def main(arguments=None) -> int:
     except (ValueError, FileNotFoundError, EditionError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -6,10 +6,12 @@ how often it was interrupted. What each part took is kept beside the artifacts, 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -124,15 +126,13 @@ def costs(cell: Cell) -> dict:
 
     Attempts that ended are counted; what an interrupted one took is not, nor are artifacts made by other means.
     """
-    names = {part.name for part in parts(cell)[:-1]}
-    path, timed = artifacts.root() / COSTS, {}
+    names, path, entries = {part.name for part in parts(cell)[:-1]}, artifacts.root() / COSTS, []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        entry = json.loads(line)
-        if entry["part"] in names:
-            timed.setdefault(entry["part"], []).append(entry)
-    entries = [entry for several in timed.values() for entry in several]
+        with contextlib.suppress(ValueError):  # a line that was cut is a part that is not timed
+            entries.append(json.loads(line))
+    entries = [entry for entry in entries if entry["part"] in names]
     total = {key: round(sum(entry[key] for entry in entries), 1) for key in ("wall_seconds", "cpu_seconds")}
-    return {"parts": len(names), "timed": len(timed), **total}
+    return {"parts": len(names), "timed": len({entry["part"] for entry in entries}), **total}
 
 
 # ---------------------------------------------------------------- actions
@@ -210,6 +210,7 @@ def _begin(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the one that started them ends the others
 
     def watch() -> None:
         multiprocessing.parent_process().join()

@@ -58,14 +58,23 @@ def test_every_model_is_made_by_one_part_and_each_part_waits_for_what_it_reads(r
     assert {large[1].name, large[2].name}.isdisjoint(name for part in other["teacher"] for name in part.needs)
 
 
-def command(*more):
+def command(*more, **options):
     environment = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
     line = [sys.executable, "-m", "cat_core.study", "run", "tiny", "--jobs", "2", *more]
-    return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    kept = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(line, env=environment, **kept, **options)
 
 
 def workers_of(pid):
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def check_gone(workers):
+    for _ in range(200):
+        if not any(Path(f"/proc/{worker}").exists() for worker in workers):
+            return
+        time.sleep(0.05)
+    pytest.fail(f"processes {workers} outlive the one that started them")
 
 
 @pytest.mark.slow
@@ -78,12 +87,7 @@ def test_two_processes_share_the_work_and_go_on_after_a_kill(root, capsys):
     workers = workers_of(process.pid)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    for _ in range(200):
-        if not any(Path(f"/proc/{worker}").exists() for worker in workers):
-            break
-        time.sleep(0.05)
-    else:
-        pytest.fail(f"processes {workers} outlive the one that started them")
+    check_gone(workers)
 
     process = command()
     said, _ = process.communicate()
@@ -125,6 +129,19 @@ def test_a_killed_worker_is_named_as_such(root):
     assert process.returncode == 1 and "start again with fewer than 2 jobs" in said.splitlines()[-1], said
 
 
+@pytest.mark.slow
+def test_ctrl_c_ends_all_processes_with_one_line(root):
+    process = command("--cell", "wmt", start_new_session=True)
+    while not list(artifacts.root().glob("model-*/")) and process.poll() is None:
+        time.sleep(0.05)
+    workers = workers_of(process.pid)
+    os.killpg(process.pid, signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and said.splitlines()[-1] == "interrupted: the same command goes on from here"
+    assert "Traceback" not in said, said
+    check_gone(workers)
+
+
 def test_jobs_are_counted(root, capsys):
     assert main(["run", "tiny", "--jobs", "0"]) == 1
     assert "0 jobs: expected 1 or more" in capsys.readouterr().err
@@ -140,5 +157,6 @@ def test_costs_are_of_the_parts_of_the_cell(root):
         {"part": work.parts(cell)[-1].name, "wall_seconds": 9.0, "cpu_seconds": 9.0},
         {"part": "large of another study", "wall_seconds": 7.0, "cpu_seconds": 7.0},
     ]
-    (artifacts.root() / work.COSTS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    cut = '{"part": "small 01'
+    (artifacts.root() / work.COSTS).write_text("".join(json.dumps(line) + "\n" for line in lines) + cut)
     assert work.costs(cell) == {"parts": 25, "timed": 1, "wall_seconds": 3.5, "cpu_seconds": 5.0}
