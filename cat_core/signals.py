@@ -52,19 +52,15 @@ def token_signals(model, examples, batch_tokens: int = 16_384) -> TokenSignals:
         batch = collate([examples[i] for i in members], examples.pad)
         inputs = {k: batch[k].to(model.device) for k in MODEL_INPUTS}
         labels = batch["labels"][:, batch["target_start"] :]
-        logits = target_outputs(model, inputs, batch["target_start"]).logits.float()
-        target = labels.clamp(min=0).to(logits.device)
-        log_p = logits.log_softmax(-1)
-        found = torch.stack(
-            [
-                is_right(logits, target).float(),
-                chosen_logprob(logits, target),
-                -(log_p.exp() * log_p.masked_fill(log_p == -torch.inf, 0.0)).sum(-1),
-                log_p.amax(-1).exp(),
-            ]
-        ).cpu()
-        for row, member in enumerate(members):
-            parts[member] = found[:, row][:, labels[row] != IGNORE]
+        is_target = labels != IGNORE
+        logits = target_outputs(model, inputs, batch["target_start"]).logits[is_target.to(model.device)].float()
+        target = labels[is_target].to(logits.device)
+        p = logits.softmax(-1)
+        top = p.amax(-1)
+        entropy = torch.special.entr(p).sum(-1)
+        found = torch.stack([is_right(logits, target).float(), chosen_logprob(logits, target), entropy, top]).cpu()
+        for member, its in zip(members, found.split(is_target.sum(1).tolist(), dim=1)):
+            parts[member] = its
     right, label_logprob, entropy, top = torch.cat(parts, dim=1).numpy()
     example = np.repeat(np.arange(len(parts)), [part.shape[1] for part in parts])
     return TokenSignals(right.astype(bool), label_logprob, entropy, top, example)
