@@ -23,6 +23,7 @@ from cat_core.training_report import Setting, name
 
 PRIMARY = ("cat-dist", "dist")
 CLAIMED = (PRIMARY, ("cat-xent", "xent"))
+FREQUENT = 0.15  # six fixed options, the most of any task here, make the most frequent answer at least one in six
 PARTS = {
     "whole": "difference",
     "small_alone": "S alone",
@@ -237,22 +238,45 @@ def tasks_table(cells) -> Table:
 
 
 def majority_text(cells) -> str:
-    """In words: on how many tasks of each cell S and L are better than the most frequent answer, by their intervals."""
+    """In words: on how many tasks of each cell S and L are better than the most frequent answer, by their intervals.
+
+    Tasks with options of their own in every row, where no answer is frequent (`FREQUENT`), are named and left out.
+    """
     said, found = [], numbers(cells)
     for label, m in zip(labels(found), found):
-        tasks = {task: t for task, t in m["tasks"].items() if not isinstance(value(t["majority"]), Undefined)}
+        known = {task: t for task, t in m["tasks"].items() if not isinstance(value(t["majority"]), Undefined)}
+        tasks = {task: t for task, t in known.items() if t["majority"] >= FREQUENT}
         left = {
             which: {task for task, t in tasks.items() if t[f"{which}_alone"]["low"] > t["majority"]}
             for which in ("small", "large")
         }
         if tasks:
             stuck = [task for task in tasks if task not in left["small"] | left["large"]]
+            rare = [task for task in known if task not in tasks]
             said.append(
                 f"{label}: S is better than always giving the most frequent answer on {len(left['small'])} of "
                 f"{len(tasks)} tasks, L on {len(left['large'])}"
                 + (f"; neither of them on {', '.join(stuck)}" if stuck else "")
+                + (f" (left out, as no answer is frequent: {', '.join(rare)})" if rare else "")
             )
     return "; ".join(said) + "." if said else "no recorded cell has several tasks with options."
+
+
+def headroom_text(cells) -> str:
+    """In words: by how much L alone is better than S alone in every cell, and where that is not shown."""
+    said, none, found = [], [], numbers(cells)
+    for label, m in zip(labels(found), found):
+        room = value(next(iter(m["methods"].values())).get("headroom"))
+        said.append(f"{label} {show_number(room, gain(m))}")
+        if not (isinstance(room, Interval) and room.low > 0):
+            none.append(label)
+    if not said:
+        return "L alone less S alone: nothing is recorded yet."
+    shown = "In all of them L is better." if not none else (
+        f"In {', '.join(none)} L is not shown to be better than S, so whoever had these two models would not build a "
+        "cascade of them: what is measured there is how well two models of one quality complement each other."
+    )  # fmt: skip
+    return f"L alone less S alone (by {name(next(iter(found[0]['methods'])))}), points: {', '.join(said)}. {shown}"
 
 
 def corpus_table(cells: Iterable[Cell]) -> Table:

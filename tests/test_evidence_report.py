@@ -152,18 +152,30 @@ def test_tasks_are_shown_with_their_floor_and_in_their_own_metric():
 
 
 def test_tasks_whose_majority_class_was_not_left_are_named():
-    whole = metrics(tasks=("trec", "news", "cola", "free"))
+    whole = metrics(tasks=("trec", "news", "cola", "copa", "free"))
     for task, (small, large, most) in {
-        "trec": (0.6, 0.8, 0.3), "news": (0.3, 0.8, 0.3), "cola": (0.705, 0.7, 0.7), "free": (0.5, 0.8, None),
+        "trec": (0.6, 0.8, 0.3), "news": (0.3, 0.8, 0.3), "cola": (0.705, 0.7, 0.7), "copa": (0.5, 0.6, 0.01),
+        "free": (0.5, 0.8, None),
     }.items():  # fmt: skip
         most = most or {"value": None, "reason": "free text"}
         alone = {"small_alone": interval(small), "large_alone": interval(large), "majority": most}
         whole["tasks"][task] = whole["tasks"][task] | alone
     assert shown.majority_text([metrics(), whole]) == (
         "mini-low: S is better than always giving the most frequent answer on 1 of 3 tasks, L on 2; neither of them on "
-        "cola."
+        "cola (left out, as no answer is frequent: copa)."
     )
     assert shown.majority_text([metrics()]) == "no recorded cell has several tasks with options."
+
+
+def test_cells_where_l_is_no_better_are_named():
+    better, equal, unknown = metrics("a"), metrics("b"), metrics("c")
+    better["methods"]["xent"] = better["methods"]["xent"] | {"headroom": interval(0.05)}
+    equal["methods"]["xent"] = equal["methods"]["xent"] | {"headroom": interval(0.005)}
+    text = shown.headroom_text([better, equal, unknown])
+    assert text.startswith("L alone less S alone (by Xent), points: a +5.00") and "b +0.50" in text
+    assert "In b, c L is not shown to be better" in text
+    assert shown.headroom_text([better]).endswith("In all of them L is better.")
+    assert shown.headroom_text([]).endswith("nothing is recorded yet.")
 
 
 def test_translations_are_shown_by_both_metrics_with_signatures():
