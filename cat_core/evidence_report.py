@@ -140,11 +140,11 @@ def caption(text: str, found: Sequence[Mapping], unit: str = "test items") -> st
     return f"{text}{stop} n = {n} {unit}; {seeds}; device: {device}; commit {commit}; study {study}."
 
 
-def _note(found: Sequence[Mapping], more: str = "") -> str:
+def _note(found: Sequence[Mapping], more: str = "", unit: str = "test items") -> str:
     level = _each(f"{100 * row['level']:g} %" for m in found for row in m["claims"][:1]) or "95 %"
     drawn = _each(f"{m['resamples']:,}" for m in found)
     how = f"[ ]: {level} intervals, {drawn} paired resamples of large models, seeds of S, and items."
-    return caption(f"{more} {how}", found)
+    return caption(f"{more} {how}", found, unit)
 
 
 def nothing(what: str) -> Table:
@@ -221,7 +221,7 @@ def decomposition_table(cells) -> Table:
 
 def tasks_table(cells) -> Table:
     """Recorded cells of several tasks, task by task: majority class, S and L alone, and the claimed differences."""
-    title, rows, found = "Recorded cells, task by task", [], numbers(cells)
+    title, rows, found = "Recorded cells, task by task", [], [m for m in numbers(cells) if m["tasks"]]
     for label, m in zip(labels(found), found):
         for task, t in m["tasks"].items():
             unit = Unit(scale(t), 1)
@@ -229,12 +229,14 @@ def tasks_table(cells) -> Table:
             best, neither = value(t["majority"]), show_number(t["answers"][3], PERCENT)
             best = "–" if isinstance(best, Undefined) else show_number(best, unit)
             gains = (show_number(value(t["differences"].get(" - ".join(pair))), gain(t)) for pair in CLAIMED)
-            rows.append((label, task, t["n"], METRIC_LABELS[t["metric"]], best, *alone, neither, *gains))
+            what = f"{label}: {task}, {METRIC_LABELS[t['metric']]}, n\u00a0=\u00a0{t['n']:,}"
+            rows.append((what, best, *alone, neither, *gains))
     if not rows:
         return nothing(title)
-    columns = ("Cell", "Task", "n", "Metric", "majority", "S, Xent", "L", "neither right",
+    columns = ("Cell: task", "majority", "S, Xent", "L", "neither right",
                *(f"AUDC, {pair_name(*pair)}" for pair in CLAIMED))  # fmt: skip
-    return Table(columns, rows, title, _note(found, "Quality in points of the metric, as are the differences."))
+    note = "Quality and differences in points of the task's metric."
+    return Table(columns, rows, title, _note(found, note, "test items of all tasks that decide"))
 
 
 def majority_text(cells) -> str:
@@ -280,28 +282,25 @@ def headroom_text(cells) -> str:
 
 
 def corpus_table(cells: Iterable[Cell]) -> Table:
-    """Recorded translations by every corpus metric, with its signature: S and L alone, and the differences of AUDC."""
-    title, rows, found = "Translations by every metric, in points", [], []
+    """Recorded translations by every corpus metric, with sacrebleu's signatures: S and L alone, differences of AUDC."""
+    title, rows, found, signatures = "Translations by every metric, in points", [], [], {}
     for label, cell in zip(labels(numbers(cells)), cells):
         whole = cell.metrics()
         for m in (whole, *whole["other_metrics"].values()) if whole["other_metrics"] else ():
             first, unit = next(iter(m["methods"])), Unit(scale(m), 1)
             c = cell.comparison()
-            signature = (c if c.metric == m["metric"] else c.with_metric(m["metric"])).curve(first).signature
+            metric = METRIC_LABELS[m["metric"]]
+            by_it = c if c.metric == m["metric"] else c.with_metric(m["metric"])
+            signatures[metric] = by_it.curve(first).signature
             alone = [show_number(value(v), unit) for v in (m["methods"][first]["small_alone"], m["large_alone"])]
             gains = (show_number(difference(m, *pair), gain(m)) for pair in CLAIMED)
-            rows.append((label, f"{METRIC_LABELS[m['metric']]}: {signature}", *alone, *gains))
+            rows.append((label, metric, *alone, *gains))
             found.append(whole)
     if not rows:
         return nothing(title)
-    columns = (
-        "Cell",
-        "Metric: sacrebleu's signature",
-        "S alone",
-        "L alone",
-        *(f"AUDC, {pair_name(*p)}" for p in CLAIMED),
-    )
-    return Table(columns, rows, title, _note(found, "BLEU decides; chrF is secondary."))
+    columns = ("Cell", "Metric", "S alone", "L alone", *(f"AUDC, {pair_name(*pair)}" for pair in CLAIMED))
+    said = ". ".join(f"{metric}: {signature}" for metric, signature in signatures.items())
+    return Table(columns, rows, title, _note(found, f"BLEU decides; chrF is secondary. {said}."))
 
 
 def tokens_table(cell) -> Table:
