@@ -17,7 +17,7 @@ from cat_core.contrasts import CAT, UNMASKED, Arm, contrasts
 from cat_core.curves import audc
 from cat_core.evidence_report import value
 from cat_core.ranking import Interval
-from cat_core.study import Cell
+from cat_core.study import SPEED, Cell
 from cat_core.tables import Undefined
 
 SETTING_NAMES = {
@@ -53,14 +53,14 @@ class Ablation:
 
 
 def settings(cell: Cell) -> dict:
-    """The cell's configuration with the defaults of `Experiment.of` filled in, without methods and seeds."""
+    """The cell's configuration with the defaults of `Experiment.of`, without methods, seeds, and what is mere speed."""
     import inspect
 
     from cat_core.experiment import Experiment
 
     known = [*inspect.signature(Experiment.of).parameters.values(), *inspect.signature(Experiment).parameters.values()]
     default = {p.name: p.default for p in known if isinstance(p.default, str | int | float)}
-    found = {k: v for k, v in (default | cell.config).items() if k not in OWN}
+    found = {k: v for k, v in (default | cell.config).items() if k not in (*OWN, *SPEED)}
     kept = {"hidden": "all", "topk": f"{found.pop('teacher_k')} tokens and a tail", "argmax": "nothing"}
     return found | {"teacher": kept[found["teacher"]]}  # mode and k are one setting
 

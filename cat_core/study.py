@@ -34,6 +34,7 @@ from cat_core.tasks import brief
 
 FOLDER = Path("data") / "studies"
 RUNS = Path("papermill_runs") / "studies"
+SPEED = ("length_groups",)  # keys of a cell on which its time depends, and of its numbers the rounding alone
 _KEYS = ("study", "description", "primary", "methods", "seeds", "large_seeds", "texts", "learned_rules", "cells")
 _CELL_KEYS = ("claim", "claim_tasks", "generative", "beside", "differs_from")
 _KEY_TYPES = {
@@ -94,9 +95,9 @@ class Cell:
         found = read_record(self.folder)["cells"].get(self.name)
         if found is None:
             return None
-        if found["config"] != self.config:
-            changed = sorted(k for k in self.config.keys() | found["config"].keys()
-                             if self.config.get(k) != found["config"].get(k))  # fmt: skip
+        keys = self.config.keys() | found["config"].keys()
+        changed = sorted(k for k in keys.difference(SPEED) if self.config.get(k) != found["config"].get(k))
+        if changed:
             raise ValueError(
                 f"cell {self.name!r} of study {self.study!r} was recorded with another {', '.join(changed)}; "
                 "give the new configuration a new name, or remove its files and its entry in study.json"
