@@ -22,8 +22,6 @@ from cat_core.tables import PERCENT, PLAIN, Table, Undefined, Unit, show_number
 from cat_core.training_report import Setting, name
 
 PRIMARY = ("cat-dist", "dist")
-CLAIMED = (PRIMARY, ("cat-xent", "xent"))
-FREQUENT = 0.15  # six fixed options, the most of any task here, make the most frequent answer at least one in six
 PARTS = {
     "whole": "difference",
     "small_alone": "S alone",
@@ -140,7 +138,8 @@ def caption(text: str, found: Sequence[Mapping], unit: str = "test items") -> st
     return f"{text}{stop} n = {n} {unit}; {seeds}; device: {device}; commit {commit}; study {study}."
 
 
-def _note(found: Sequence[Mapping], more: str = "", unit: str = "test items") -> str:
+def note_on(found: Sequence[Mapping], more: str = "", unit: str = "test items") -> str:
+    """`caption` of a table with intervals: what [ ] means comes before what it rests on."""
     level = _each(f"{100 * row['level']:g} %" for m in found for row in m["claims"][:1]) or "95 %"
     drawn = _each(f"{m['resamples']:,}" for m in found)
     how = f"[ ]: {level} intervals, {drawn} paired resamples of large models, seeds of S, and items."
@@ -173,7 +172,7 @@ def cells_table(cells, missing: str = "") -> Table:
         keep = "\u2013" if kept is None else show_number(kept, PERCENT)
         rows.append((f"{label}: {METRIC_LABELS[m['metric']]}, n\u00a0=\u00a0{m['n']:,}", *alone, *shares, keep))
     columns = ("Cell", "S alone", "L alone", "tokens, neither", "answers, neither", "kept")
-    note = _note(found, (
+    note = note_on(found, (
         f"S trained by {name(first)}. Neither: held-out target tokens and answers that neither model gets right. "
         "Kept: keep-rate of CAT-Dist in training."
     ))  # fmt: skip
@@ -192,7 +191,7 @@ def primary_table(cells) -> Table:
             where = f"{m['device']}, {m['commit'][:10]}"
             rows.append((label, pair_name(a, b), show_number(difference(m, a, b), gain(m)), rests, where))
     columns = ("Cell", "Pair", "Difference", "n; seeds of S over L", "device, commit")
-    return Table(columns, rows, title, _note(found, "Confidence: Chow-Average."))
+    return Table(columns, rows, title, note_on(found, "Confidence: Chow-Average."))
 
 
 def primary_text(cells, pair: tuple[str, str] = PRIMARY) -> str:
@@ -216,91 +215,7 @@ def decomposition_table(cells) -> Table:
         "ranking (more of it gained); the parts add up by definition."
     )
     return Table(("Cell", "Pair", *(part.capitalize() if part[0] != "S" else part for part in PARTS.values())), rows,
-                 title, _note(found, note))  # fmt: skip
-
-
-def tasks_table(cells) -> Table:
-    """Recorded cells of several tasks, task by task: majority class, S and L alone, and the claimed differences."""
-    title, rows, found = "Recorded cells, task by task", [], [m for m in numbers(cells) if m["tasks"]]
-    for label, m in zip(labels(found), found):
-        for task, t in m["tasks"].items():
-            unit = Unit(scale(t), 1)
-            alone = (show_number(value(t[which]), unit) for which in ("small_alone", "large_alone"))
-            best, neither = value(t["majority"]), show_number(t["answers"][3], PERCENT)
-            best = "–" if isinstance(best, Undefined) else show_number(best, unit)
-            gains = (show_number(value(t["differences"].get(" - ".join(pair))), gain(t)) for pair in CLAIMED)
-            what = f"{label}: {task}, {METRIC_LABELS[t['metric']]}, n\u00a0=\u00a0{t['n']:,}"
-            rows.append((what, best, *alone, neither, *gains))
-    if not rows:
-        return nothing(title)
-    columns = ("Cell: task", "majority", "S, Xent", "L", "neither right",
-               *(f"AUDC, {pair_name(*pair)}" for pair in CLAIMED))  # fmt: skip
-    note = "Quality and differences in points of the task's metric."
-    return Table(columns, rows, title, _note(found, note, "test items of all tasks that decide"))
-
-
-def majority_text(cells) -> str:
-    """In words: on how many tasks of each cell S and L are better than the most frequent answer, by their intervals.
-
-    Tasks with options of their own in every row, where no answer is frequent (`FREQUENT`), are named and left out.
-    """
-    said, found = [], numbers(cells)
-    for label, m in zip(labels(found), found):
-        known = {task: t for task, t in m["tasks"].items() if not isinstance(value(t["majority"]), Undefined)}
-        tasks = {task: t for task, t in known.items() if t["majority"] >= FREQUENT}
-        left = {
-            which: {task for task, t in tasks.items() if t[f"{which}_alone"]["low"] > t["majority"]}
-            for which in ("small", "large")
-        }
-        if tasks:
-            stuck = [task for task in tasks if task not in left["small"] | left["large"]]
-            rare = [task for task in known if task not in tasks]
-            said.append(
-                f"{label}: S is better than always giving the most frequent answer on {len(left['small'])} of "
-                f"{len(tasks)} tasks, L on {len(left['large'])}"
-                + (f"; neither of them on {', '.join(stuck)}" if stuck else "")
-                + (f" (left out, as no answer is frequent: {', '.join(rare)})" if rare else "")
-            )
-    return "; ".join(said) + "." if said else "no recorded cell has several tasks with options."
-
-
-def headroom_text(cells) -> str:
-    """In words: by how much L alone is better than S alone in every cell, and where that is not shown."""
-    said, none, found = [], [], numbers(cells)
-    for label, m in zip(labels(found), found):
-        room = value(next(iter(m["methods"].values())).get("headroom"))
-        said.append(f"{label} {show_number(room, gain(m))}")
-        if not (isinstance(room, Interval) and room.low > 0):
-            none.append(label)
-    if not said:
-        return "L alone less S alone: nothing is recorded yet."
-    shown = "In all of them L is better." if not none else (
-        f"In {', '.join(none)} L is not shown to be better than S, so whoever had these two models would not build a "
-        "cascade of them: what is measured there is how well two models of one quality complement each other."
-    )  # fmt: skip
-    return f"L alone less S alone (by {name(next(iter(found[0]['methods'])))}), points: {', '.join(said)}. {shown}"
-
-
-def corpus_table(cells: Iterable[Cell]) -> Table:
-    """Recorded translations by every corpus metric, with sacrebleu's signatures: S and L alone, differences of AUDC."""
-    title, rows, found, signatures = "Translations by every metric, in points", [], [], {}
-    for label, cell in zip(labels(numbers(cells)), cells):
-        whole = cell.metrics()
-        for m in (whole, *whole["other_metrics"].values()) if whole["other_metrics"] else ():
-            first, unit = next(iter(m["methods"])), Unit(scale(m), 1)
-            c = cell.comparison()
-            metric = METRIC_LABELS[m["metric"]]
-            by_it = c if c.metric == m["metric"] else c.with_metric(m["metric"])
-            signatures[metric] = by_it.curve(first).signature
-            alone = [show_number(value(v), unit) for v in (m["methods"][first]["small_alone"], m["large_alone"])]
-            gains = (show_number(difference(m, *pair), gain(m)) for pair in CLAIMED)
-            rows.append((label, metric, *alone, *gains))
-            found.append(whole)
-    if not rows:
-        return nothing(title)
-    columns = ("Cell", "Metric", "S alone", "L alone", *(f"AUDC, {pair_name(*pair)}" for pair in CLAIMED))
-    said = ". ".join(f"{metric}: {signature}" for metric, signature in signatures.items())
-    return Table(columns, rows, title, _note(found, f"BLEU decides; chrF is secondary. {said}."))
+                 title, note_on(found, note))  # fmt: skip
 
 
 def tokens_table(cell) -> Table:
@@ -340,7 +255,7 @@ def masks_table(cell) -> Table:
     columns = ("Mask", "keep-rate", "AUDC", "AUDC − Dist", "AUDC − random mask", "S alone − Dist",
                "S alone − random mask")  # fmt: skip
     title = f"Which tokens to keep: Dist with every mask, in points: {m['cell']}"
-    return Table(columns, rows, title, _note([m])) if rows else nothing(title)
+    return Table(columns, rows, title, note_on([m])) if rows else nothing(title)
 
 
 # ---------------------------------------------------------------- figures

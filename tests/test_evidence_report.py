@@ -132,56 +132,6 @@ def test_cells():
     assert shown.cells_table([], "All are missing.").note == "All are missing."
 
 
-def test_tasks_are_shown_with_their_floor_and_in_their_own_metric():
-    whole = metrics(tasks=("trec", "news"), metric="bleu")
-    whole["tasks"]["news"] = whole["tasks"]["trec"] | {"metric": "accuracy", "majority": 0.625}
-    for task in whole["tasks"].values():
-        task |= {"n": 5, "small_alone": interval(0.5), "large_alone": interval(0.8), "answers": [0.5, 0.1, 0.2, 0.2]}
-    whole["tasks"]["trec"]["majority"] = {"value": None, "reason": "free text has no majority class"}
-    found = shown.tasks_table([metrics(), whole])
-    trec, news = found.rows
-    assert trec[:2] == ["mini-low: trec, BLEU, n\u00a0=\u00a05", "–"]
-    assert news[:2] == ["mini-low: news, Accuracy, n\u00a0=\u00a05", "62.5"]
-    assert trec[2].startswith("0.5") and news[2].startswith("50.0") and news[4].startswith("20")
-    assert trec[5].startswith("+5.00") and "accuracy" not in found.note
-
-
-def test_tasks_whose_majority_class_was_not_left_are_named():
-    whole = metrics(tasks=("trec", "news", "cola", "copa", "free"))
-    for task, (small, large, most) in {
-        "trec": (0.6, 0.8, 0.3), "news": (0.3, 0.8, 0.3), "cola": (0.705, 0.7, 0.7), "copa": (0.5, 0.6, 0.01),
-        "free": (0.5, 0.8, None),
-    }.items():  # fmt: skip
-        most = most or {"value": None, "reason": "free text"}
-        alone = {"small_alone": interval(small), "large_alone": interval(large), "majority": most}
-        whole["tasks"][task] = whole["tasks"][task] | alone
-    assert shown.majority_text([metrics(), whole]) == (
-        "mini-low: S is better than always giving the most frequent answer on 1 of 3 tasks, L on 2; neither of them on "
-        "cola (left out, as no answer is frequent: copa)."
-    )
-    assert shown.majority_text([metrics()]) == "no recorded cell has several tasks with options."
-
-
-def test_cells_where_l_is_no_better_are_named():
-    better, equal, unknown = metrics("a"), metrics("b"), metrics("c")
-    better["methods"]["xent"] = better["methods"]["xent"] | {"headroom": interval(0.05)}
-    equal["methods"]["xent"] = equal["methods"]["xent"] | {"headroom": interval(0.005)}
-    text = shown.headroom_text([better, equal, unknown])
-    assert text.startswith("L alone less S alone (by Xent), points: a +5.00") and "b +0.50" in text
-    assert "In b, c L is not shown to be better" in text
-    assert shown.headroom_text([better]).endswith("In all of them L is better.")
-    assert shown.headroom_text([]).endswith("nothing is recorded yet.")
-
-
-def test_translations_are_shown_by_both_metrics_with_signatures():
-    cell = load_study("reference").cell("mini-wmt-high")
-    found = shown.corpus_table([load_study("reference").cell("mini-superglue-high"), cell])
-    assert [row[1] for row in found.rows] == ["BLEU", "chrF"]
-    assert found.note.count("nrefs:1") == 2 == found.note.count("|version:")
-    kept = cell.metrics()["other_metrics"]["chrf"]["differences"]["chow_average"]["cat-dist - dist"]
-    assert found.rows[1][4].startswith(f"{kept['estimate']:+.2f}".replace("-", "−"))
-
-
 def test_mass_points_hold_cells_and_tasks():
     points = shown.mass_points([metrics(tasks=("a", "b")), TWO[1]])
     assert [(p["cell"], p["task"]) for p in points if p["pair"] == ("cat-dist", "dist")] == [
