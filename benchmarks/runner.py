@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from benchmarks.measure import command, manifest, peak_bytes, write
-from cat_core import engine
+from cat_core import inference
 from cat_core.cascade import CascadeRunner, Request
 from cat_core.early_exit import EXACT_RULES, EarlyExit
 from cat_core.fingerprints import versions
@@ -220,12 +220,12 @@ def generate(model, inputs: dict, eos: int, pad: int, steps: int) -> list[tuple[
 
 @contextmanager
 def finished_rows_kept() -> Iterator[None]:
-    """The engine without compaction."""
-    share, engine.BUSY_SHARE = engine.BUSY_SHARE, -1.0
+    """Inference without compaction."""
+    share, inference.BUSY_SHARE = inference.BUSY_SHARE, -1.0
     try:
         yield
     finally:
-        engine.BUSY_SHARE = share
+        inference.BUSY_SHARE = share
 
 
 def batch_ways(runner: CascadeRunner, which: str, requests: list[Request], device: str) -> dict[str, Callable]:
@@ -300,8 +300,8 @@ def memory_rows(inputs: Inputs, vocabulary: int) -> list[dict]:
         special = {"eos": never, "pad": pad, "vocab": vocabulary, "max_new_tokens": count}
 
         def own(special=special):
-            with engine.answering(model):
-                return engine.generate_batch(model, prompts, **special)
+            with inference.answering(model):
+                return inference.generate_batch(model, prompts, **special)
 
         ways = {"runner": own, "generate": lambda count=count: generate(model, padded, never, pad, count)}
         for name, way in ways.items():

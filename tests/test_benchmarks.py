@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import loss, measure, runner, teacher
-from cat_core import engine
+from cat_core import inference
 
 
 @pytest.mark.slow
@@ -161,16 +161,16 @@ def test_memory_of_generate_grows_with_steps_and_vocabulary_and_the_runners_does
 
 
 def test_without_compaction_every_row_stays(monkeypatch, quick):
-    rows, original = [], engine.chosen_logprob
+    rows, original = [], inference.chosen_logprob
     monkeypatch.setattr(
-        engine, "chosen_logprob", lambda logits, token: rows.append(len(logits)) or original(logits, token)
+        inference, "chosen_logprob", lambda logits, token: rows.append(len(logits)) or original(logits, token)
     )
     cascade = quick.runner(500)
-    share = engine.BUSY_SHARE
+    share = inference.BUSY_SHARE
     ways = runner.batch_ways(cascade, "small", quick.requests["generated"][:8], "cpu")
     with runner.finished_rows_kept():
-        assert engine.BUSY_SHARE < 0
-    assert engine.BUSY_SHARE == share
+        assert inference.BUSY_SHARE < 0
+    assert inference.BUSY_SHARE == share
     expected = ways["runner"]()
     rows.clear()
     assert [tokens for tokens, _ in ways["runner, finished rows kept"]()] == [tokens for tokens, _ in expected]
