@@ -362,8 +362,7 @@ def main(arguments=None) -> int:
     run.add_argument("--jobs", type=int, default=1, metavar="N", help="processes that share the work; default 1")
     commands.add_parser("list", help="all studies, their cells, and which are recorded")
     options = parser.parse_args(arguments)
-    from cat_core import work  # these import this module
-    from cat_core.recording import write_metrics
+    from cat_core.recording import write_metrics  # it imports this module
 
     try:
         if options.command == "list":
@@ -382,6 +381,8 @@ def main(arguments=None) -> int:
             return 0
         for cell in cells:
             cell.experiment.data.load()  # a missing data set or a wrong parameter is refused before hours are spent
+        from cat_core import work  # imports torch, which `list` and `metrics` need not wait for
+
         work.run(cells, options.jobs, _say)
     except (ValueError, FileNotFoundError, EditionError) as error:
         print(f"error: {error}", file=sys.stderr)

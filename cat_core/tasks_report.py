@@ -101,7 +101,7 @@ def corpus_table(cells: Iterable[Cell]) -> Table:
             c = cell.comparison()
             metric = METRIC_LABELS[m["metric"]]
             by_it = c if c.metric == m["metric"] else c.with_metric(m["metric"])
-            signatures[metric] = by_it.curve(first).signature
+            signatures[metric] = by_it.seed_curve(first, by_it.seeds[0]).signature
             alone = [show_number(value(v), unit) for v in (m["methods"][first]["small_alone"], m["large_alone"])]
             gains = (show_number(difference(m, *pair), gain(m)) for pair in CLAIMED)
             rows.append((label, metric, *alone, *gains))
