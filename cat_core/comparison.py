@@ -186,7 +186,12 @@ class Comparison:
 
     def of_task(self, task: str) -> Comparison:
         """The same comparison on one task."""
-        return self._once(("task", task), lambda: replace(self, task=task, _cache={}))
+
+        def chosen():
+            rows = self.frame[self.frame["task"] == task]  # checking the other rows again takes longer than all else
+            return replace(self, frame=rows if len(rows) else self.frame, task=task, _cache={})
+
+        return self._once(("task", task), chosen)
 
     def with_metric(self, metric: str) -> Comparison:
         """The same comparison by another metric."""
@@ -198,15 +203,16 @@ class Comparison:
         """S's rows of one method and seed with those of the large model it defers to."""
         large = self._large(seed)
         return self._once(("pairing", method, seed, split, rule), lambda: paired(
-            self._rows(method, seed, large), method, seed, split, rule, large_seed=large))  # fmt: skip
+            self._rows(method, seed, large, split), method, seed, split, rule, large_seed=large))  # fmt: skip
 
-    def _rows(self, method: str, seed: int, large: int | None) -> pd.DataFrame:
+    def _rows(self, method: str, seed: int, large: int | None, split: str) -> pd.DataFrame:
         """The rows of one small model and of its large one: `paired` searches these faster than the whole table.
 
         The whole table where some are not there, so that the error can say what it holds.
         """
-        parts = self._once("parts", lambda: dict(iter(self.frame.groupby(["method", "seed"], sort=False))))
-        wanted = [(method, seed)] + [key for key in parts if key[0] == "large" and large in (None, key[1])]
+        parts = self._once("parts", lambda: dict(iter(self.frame.groupby(["method", "seed", "split"], sort=False))))
+        wanted = [key for key in parts if key[0] == "large" and large in (None, key[1]) and key[2] == split]
+        wanted.insert(0, (method, seed, split))
         found = all(key in parts for key in wanted) and len(wanted) > 1
         return pd.concat([parts[key] for key in wanted]) if found else self.frame
 
@@ -268,15 +274,18 @@ class Comparison:
         """Mean over seeds of the oracle with exactly the deferral rate r; for corpus metrics the greedy
         one.
         """
-        parts = []
-        for seed in self.seeds:
+
+        def of_seed(seed: int) -> DeferralCurve:
             run = self.run(method, seed)
-            parts.append(
-                run.greedy_oracle() if self.is_corpus else curves.oracle_curve(run.small_quality, run.large_quality)
-            )
-        never = np.append(-np.inf, np.full(len(parts[0].quality) - 1, np.nan))
-        quality = np.mean([c.quality for c in parts], axis=0)
-        return DeferralCurve(parts[0].deferral_rate, quality, never, parts[0].realisable, parts[0].signature)
+            return run.greedy_oracle() if self.is_corpus else curves.oracle_curve(run.small_quality, run.large_quality)
+
+        def mean():
+            parts = [of_seed(seed) for seed in self.seeds]
+            never = np.append(-np.inf, np.full(len(parts[0].quality) - 1, np.nan))
+            quality = np.mean([c.quality for c in parts], axis=0)
+            return DeferralCurve(parts[0].deferral_rate, quality, never, parts[0].realisable, parts[0].signature)
+
+        return self._once(("oracle", method), mean)
 
     # ---------------------------------------------------------------- intervals
 

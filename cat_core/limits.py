@@ -314,6 +314,12 @@ def shift(
     )  # fmt: skip
 
 
+def of_method(c: Comparison, method: str) -> Comparison:
+    """The same comparison of one method: a smaller table where the tasks of one method are looked at one by one."""
+    rows = c.frame[(c.frame["model"] == "large") | (c.frame["method"] == method)]
+    return replace(c, frame=rows, methods=(method,), _cache={})
+
+
 def without_task(c: Comparison, task: str) -> Comparison:
     """The same comparison on all tasks but one."""
     return replace(c, frame=c.frame[c.frame["task"] != task], task=None, _cache={})

@@ -326,10 +326,10 @@ def paybacks(cells: Sequence[Cell], found: Mapping[str, Comparison]) -> list[dic
     return rows
 
 
-def payback_table(cells: Sequence[Cell], found: Mapping[str, Comparison]) -> Table:
-    """What training costs, what a query saves against L alone, and after how many queries it has paid."""
+def payback_table(paid: Sequence[Mapping]) -> Table:
+    """What training costs, what a query saves against L alone, and after how many queries it has paid (`paybacks`)."""
     title, rows = "Training against saving: queries until the cascade has paid, against L alone", []
-    for row in paybacks(cells, found):
+    for row in paid:
         saved = show_number(row["saving"], PERCENT) + caveat_mark(row["headroom"])
         cost, ends = row["cost"], (saved, show_number(row["gap"], row["unit"]))
         if isinstance(row["per_query"], Undefined):
@@ -383,9 +383,9 @@ def extra_table(cells: Sequence[Cell], found: Mapping[str, Comparison]) -> Table
 
 
 def headline(
-    cells: Sequence[Cell], points: Sequence[Mapping], found: Mapping[str, Comparison], rate: float
+    points: Sequence[Mapping], found: Mapping[str, Comparison], paid: Sequence[Mapping], rate: float
 ) -> dict[str, str]:
-    """What the prose quotes, one sentence each."""
+    """What the prose quotes, one sentence each, of `task_points`, `decisive` tables and `paybacks`."""
     trends = []
     for pair in PAIRS:
         found_trend = trend(points, pair)
@@ -401,8 +401,7 @@ def headline(
             continue
         band = limits.over_coin(c, c.methods[-1], np.array([rate]))
         sides.append(int(band.low[0] > 0) - int(band.high[0] < 0))
-    paid = [r["queries"] for r in paybacks(cells, found)]
-    after = [x for x in paid if not isinstance(x, Undefined)]
+    after = [r["queries"] for r in paid if not isinstance(r["queries"], Undefined)]
     return {
         "trend_text": f"In the recorded cells, {'; '.join(trends)}." if trends else "No recorded cell shows it yet.",
         "worth_text": (
@@ -421,7 +420,7 @@ def headline(
 
 
 def page_metrics(
-    cells: Sequence[Cell], points: Sequence[Mapping], found: Mapping[str, Comparison], rate: float
+    points: Sequence[Mapping], found: Mapping[str, Comparison], paid: Sequence[Mapping], rate: float
 ) -> dict:
     """Every number of the page but those of shifts, for `results.publish`."""
     couples = {}
@@ -444,6 +443,6 @@ def page_metrics(
         "tasks": [p | {"pair": list(p["pair"])} for p in points], "couples": couples,
         "payback": [
             {k: vars(v) if isinstance(v, TrainingCost) else v for k, v in row.items() if k != "unit"}
-            for row in paybacks(cells, found)
+            for row in paid
         ],
     }  # fmt: skip

@@ -368,6 +368,7 @@ def paired(
         )
         raise OutcomeError(f"confidence {confidence!r} is not in the table: expected one of {known}")
     frame = _one_suite(frame, suite)
+    frame = frame[[name for name in frame.columns if name == column or not name.startswith("confidence_")]]
     if task is not None:
         frame = _only(frame, "task", task)
     of_method = _only(frame[frame["model"] == "small"], "method", method)
@@ -383,14 +384,15 @@ def paired(
             item = rows["item_id"][rows["item_id"].duplicated()].iloc[0]
             raise OutcomeError(f"item {item!r} has several rows of the {model} model: select one task or edition first")
     small = small.sort_values("item_id", kind="stable")
-    lacking = ~small["item_id"].isin(large["item_id"])
+    where = pd.Index(large["item_id"]).get_indexer(small["item_id"])
+    lacking = where < 0
     if lacking.any():
         raise OutcomeError(
             f"the large model lacks {int(lacking.sum())} of {len(small)} {split} items that "
             f"{method!r} (seed {seed}) answered, first {small['item_id'][lacking].iloc[0]!r}: "
             "run it on them"
         )
-    large = large.set_index("item_id").loc[small["item_id"]]
+    large = large.iloc[where]
     score = small[column].to_numpy(dtype=np.float64)
     if np.isnan(score).any():
         raise OutcomeError(

@@ -22,8 +22,9 @@ def shifts(cells: Sequence[Cell], found: Mapping[str, Comparison], method: str, 
     """Every shift that the cells can show: each task with a threshold of the other tasks of its cell, and each cell
     with that of another cell of the same study and suite (another S, too: the worst practice)."""
     rows, by_label = [], dict(zip(labels(numbers(cells)), cells))
+    found = {label: limits.of_method(c, method) for label, c in found.items() if method in c.methods}
     for label, c in found.items():
-        for task in c.tasks if len(c.tasks) > 1 and method in c.methods else ():
+        for task in c.tasks if len(c.tasks) > 1 else ():
             source = limits.without_task(c, task)
             if (source.frame["split"] == "calibration").any() and "test" in set(c.of_task(task).frame["split"]):
                 rows.append(limits.shift(source, c.of_task(task), (f"{label}: other tasks", task), method, budget))
@@ -31,7 +32,7 @@ def shifts(cells: Sequence[Cell], found: Mapping[str, Comparison], method: str, 
         for other, target in found.items():
             here, there = by_label[label], by_label[other]
             same = (here.study, here.config["suite"], c.seeds) == (there.study, there.config["suite"], target.seeds)
-            if label != other and same and method in c.methods and method in target.methods:
+            if label != other and same:
                 rows.append(limits.shift(c, target, (label, other), method, budget))
     return [row for row in rows if isinstance(row, Shift)]
 

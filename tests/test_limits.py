@@ -316,6 +316,15 @@ def test_shift_without_a_threshold_or_calibration_rows():
         limits.shift(c, accuracy(seeds=(0, 1, 2)), ("a", "b"), "dist", 0.3)
 
 
+def test_of_method_keeps_its_rows_and_its_numbers():
+    c = accuracy(methods=("xent", "dist"))
+    one = limits.of_method(c, "dist")
+    assert one.methods == ("dist",) and len(one.frame) < len(c.frame)
+    assert one.calibrated("dist", 0.3) == c.calibrated("dist", 0.3)
+    with pytest.raises(ValueError, match="dist"):
+        one.pairing("xent", 0)
+
+
 def test_without_task_leaves_it_out():
     c = other_queries()
     assert limits.without_task(c, "one").tasks == ("two",) and c.tasks == ("one", "two")

@@ -152,6 +152,7 @@ def test_shifts_are_tasks_and_sister_cells(cells, tables):
 
 def test_everything_is_shown_and_published(cells, tables, tmp_path):
     points, rows = limits_report.task_points(cells), shift_report.shifts(cells, tables, "dist", 0.3)
+    paid = limits_report.paybacks(cells, tables)
     shown = [
         limits_report.easy_hard_figure(cells, "Figure 1"),
         limits_report.coin_figure(cells, tables, "Figure 2"),
@@ -161,12 +162,12 @@ def test_everything_is_shown_and_published(cells, tables, tmp_path):
     assert all(isinstance(each, figures.Shown) and each.alt and "n = " in each.caption for each in shown)
     for each in (
         limits_report.claims_of(cells, ["C5", "C6"]), limits_report.policies_table(tables, 0.3),
-        limits_report.ranking_table(tables), limits_report.payback_table(cells, tables),
+        limits_report.ranking_table(tables), limits_report.payback_table(paid),
         limits_report.extra_table(cells, tables), shift_report.shift_table(rows),
     ):  # fmt: skip
         assert isinstance(each, Table) and len(each.rows) > 1 and each._repr_html_()
-    metrics = limits_report.page_metrics(cells, points, tables, 0.3) | {"shifts": shift_report.as_metrics(rows)}
-    said = limits_report.headline(cells, points, tables, 0.3) | shift_report.headline(rows)
+    metrics = limits_report.page_metrics(points, tables, paid, 0.3) | {"shifts": shift_report.as_metrics(rows)}
+    said = limits_report.headline(points, tables, paid, 0.3) | shift_report.headline(rows)
     assert all(text.endswith(".") for text in said.values())
     results.publish(tmp_path, "limits", None, metrics | said)
 
@@ -174,10 +175,10 @@ def test_everything_is_shown_and_published(cells, tables, tmp_path):
 def test_nothing_recorded_is_one_clear_line():
     for each in (
         limits_report.easy_hard_figure((), "Figure 1"), limits_report.coin_figure((), {}),
-        limits_report.policies_table({}, 0.3), limits_report.ranking_table({}), limits_report.payback_table((), {}),
+        limits_report.policies_table({}, 0.3), limits_report.ranking_table({}), limits_report.payback_table([]),
         limits_report.extra_table((), {}), limits_report.claims_of((), ["C5"]), shift_report.shift_table([]),
         shift_report.shift_figure((), []), shift_report.recalibration_figure((), {}, "dist", 0.3),
     ):  # fmt: skip
         assert isinstance(each, Table) and len(each.rows) == 1 and "nothing is recorded" in each.rows[0][1]
-    said = limits_report.headline((), [], {}, 0.3) | shift_report.headline([])
+    said = limits_report.headline([], {}, [], 0.3) | shift_report.headline([])
     assert all("o recorded cell" in text for text in said.values())
