@@ -210,6 +210,22 @@ def test_pages_open_without_a_network_and_sliders_follow_the_keyboard(book):
     assert sliders >= 3, "01, 04 and 05 have a slider each"
 
 
+@pytest.mark.slow
+def test_dark_pages_print_dark_on_white_and_code_whole(book):
+    light = "(e => getComputedStyle(e).color.match(/\\d+/g).slice(0, 3).reduce((a, b) => a + +b, 0) / 3)"
+    with browser_session() as browser:
+        with browser.open(book[0] / "_build" / "html" / "01_cascades.html", dark=True) as page:
+            find = {"prose": "article p", "code": ".highlight span"}
+            shade = {k: f"Math.max(...[...document.querySelectorAll('{v}')].map({light}))" for k, v in find.items()}
+            cut = "[...document.querySelectorAll('.highlight pre')].some(e => e.scrollWidth > e.clientWidth + 1)"
+            assert page.evaluate(shade["prose"]) > 150 and page.evaluate(shade["code"]) > 150
+            page.raw.emulate_media(media="print")
+            page.raw.set_viewport_size({"width": 500, "height": 800})
+            assert page.evaluate(shade["prose"]) < 90 and page.evaluate(shade["code"]) < 90
+            assert not page.evaluate(cut)
+        assert browser.foreign_requests == []
+
+
 def _move(page, number, name):
     """Real keys on one slider: it follows, and both its <output> and the table of numbers change."""
     value = f"[...document.querySelectorAll('input[type=range]')][{number}].value"
