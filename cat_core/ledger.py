@@ -345,6 +345,13 @@ def summary(entries: Iterable[Entry]) -> Table:
     return Table(("Claim", "In short", "Where", "Verdict", "Reason"), rows, "What came of the claims", rules_text())
 
 
+def markdown(entries: Iterable[Entry]) -> str:
+    """The verdicts, one row a claim, for README.md."""
+    rows = [(claim, CLAIMS[claim][0], verdict_of(mine)) for claim, mine in _by_claim(entries).items()]
+    lines = [f"| {claim} | {said} | {found.word} | {found.reason} |" for claim, said, found in rows]
+    return "\n".join(["| claim | in short | verdict | reason |", "|---|---|---|---|", *lines])
+
+
 def claims_ledger(entries: Iterable[Entry]) -> Table:
     """One row a primary or control entry: claim, cell or page, measure, number with interval, what it rests on, p.
 

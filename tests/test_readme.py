@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cat_core import benchmark_report
+from cat_core import benchmark_report, evidence_report, ledger
 from cat_core.editions import declared_parameters, edition_names
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,6 +25,11 @@ def run(source, folder):
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
+
+
+def made(what):
+    """The lines that the library wrote."""
+    return re.search(rf"^<!-- {what}: .* -->\n(.*?)\n<!-- end of {what} -->$", TEXT, re.DOTALL | re.MULTILINE)[1]
 
 
 def test_the_loss_example_runs(tmp_path):
@@ -78,5 +83,10 @@ def test_named_edition_exists():
 
 
 def test_the_ratios_are_those_of_the_committed_benchmarks():
-    block = TEXT.split("tests/test_readme.py -->\n")[1].split("\n<!-- end of benchmarks -->")[0]
-    assert block == benchmark_report.markdown(benchmark_report.results("loss", ROOT))
+    assert made("benchmarks") == benchmark_report.markdown(benchmark_report.results("loss", ROOT))
+
+
+def test_the_verdicts_are_those_of_the_recorded_studies():
+    heard = declared_parameters(ROOT / "book" / "10_claims.ipynb")["studies"].default
+    cells, _ = evidence_report.recorded(heard, root=ROOT)
+    assert made("verdicts") == ledger.markdown(ledger.read_entries(*dict.fromkeys(cell.folder for cell in cells)))

@@ -37,7 +37,7 @@ ALLOWED = {
 
 FENCED = re.compile(r"^(`{3,})(?:\{(?:math|exercise|glue|code-cell)\}|[a-z]*\n).*?^\1[ ]*$", re.DOTALL | re.MULTILINE)
 FENCE = re.compile(r"^`{3,}.*$", re.MULTILINE)  # of a directive whose text is prose
-MADE = re.compile(r"^<!-- benchmarks:.*?^<!-- end of benchmarks -->$", re.DOTALL | re.MULTILINE)  # see test_readme
+MADE = re.compile(r"^<!-- (benchmarks|verdicts):.*?^<!-- end of \1 -->$", re.DOTALL | re.MULTILINE)  # see test_readme
 EXERCISE = re.compile(r"^(`{3,})\{exercise\}.*?^\1[ ]*$", re.DOTALL | re.MULTILINE)
 SET_APART = (
     re.compile(r"\$\$.*?\$\$|\$[^$]+\$", re.DOTALL),
