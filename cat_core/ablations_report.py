@@ -175,6 +175,19 @@ def gatekeeper_table(cells) -> Table:
     return Table(columns, rows, title, caption(note, found))
 
 
+def gatekeeper_text(cells) -> str:
+    """In how many cells Gatekeeper's second stage makes the cascade better or worse than its first, in one sentence."""
+    found = [difference(m, "gatekeeper", "xent") for m in numbers(cells) if "gatekeeper" in m["methods"]]
+    known = [x for x in found if isinstance(x, Interval)]
+    if not known:
+        return "No recorded cell has Gatekeeper yet."
+    better, worse = sum(x.low > 0 for x in known), sum(x.high < 0 for x in known)
+    return (
+        f"In AUDC it is better than its own first stage in {better} and worse in {worse} of {len(known)} recorded "
+        "cells, by intervals that exclude 0."
+    )
+
+
 def kept_by_ledger(cell: Cell, method: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """(logged keep-rate, share of tokens in the ledger's cells that the mask keeps) at every logged step."""
     log = cell.logs()[method, seed]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cat_core.comparison import Comparison
+from cat_core.comparison import METRIC_LABELS, Comparison
 from cat_core.ranking import Interval
 from cat_core.resampling import paired_bootstrap
 from cat_core.tables import PLAIN, Table, Undefined, Unit, show_number
@@ -162,12 +162,26 @@ def reference_text(row: ClaimRow, reference: Sequence[Mapping]) -> str:
         for r in m["claims"]:
             if (r["claim"], _without_task(r["measure"])) == (row.claim, _without_task(row.measure)):
                 text = show_number(_number(r["number"]), Unit(r["scale"], 2, "", True))
-                task = _TASK.search(r["measure"]) if r["measure"] != row.measure else None
-                found.append(f"{m['cell']}{f' ({task[1]})' if task else ''}: {text}")
+                task = task_of(r["measure"]) if r["measure"] != row.measure else None
+                found.append(f"{m['cell']}{f' ({task})' if task else ''}: {text}")
+        for metric, other in (m.get("other_metrics") or {}).items() if row.role == "secondary" else ():
+            for pair, number in other["differences"]["chow_average"].items():
+                if row.measure == _audc_measure(METRIC_LABELS[metric], *pair.split(" - ")):
+                    found.append(f"{m['cell']}: {show_number(_number(number), Unit(1, 2, '', True))}")
     return "; ".join(found) or "\u2013 (not recorded)"
 
 
+def _audc_measure(label: str, a: str, b: str) -> str:
+    return f"AUDC ({label}), {name(a)} \u2212 {name(b)}"
+
+
 _TASK = re.compile(r"^S alone on (.*) \((?:easiest|hardest)\)")
+
+
+def task_of(measure: str) -> str | None:
+    """The task that a measure of C5 or C6 names as the easiest or hardest one."""
+    found = _TASK.search(measure)
+    return found[1] if found else None
 
 
 def _without_task(measure: str) -> str:
@@ -236,7 +250,7 @@ def cascade_claims(c: Comparison, claim: str) -> list[ClaimRow]:
     decides = not claim.endswith("secondary")
     return [
         ClaimRow(
-            claim, f"AUDC ({c.label}), {name(a)} − {name(b)}", 1, c.difference(a, b),
+            claim, _audc_measure(c.label, a, b), 1, c.difference(a, b),
             role=role if decides else "secondary", **on(c),
         )
         for a, b, role in _pairs(c, always=3)

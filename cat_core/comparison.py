@@ -189,7 +189,8 @@ class Comparison:
 
         def chosen():
             rows = self.frame[self.frame["task"] == task]  # checking the other rows again takes longer than all else
-            return replace(self, frame=rows if len(rows) else self.frame, task=task, _cache={})
+            metric = self.metric if self.is_corpus else ""  # a mixture of shares is one metric, each task has its own
+            return replace(self, frame=rows if len(rows) else self.frame, task=task, metric=metric, _cache={})
 
         return self._once(("task", task), chosen)
 

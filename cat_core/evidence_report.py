@@ -160,11 +160,12 @@ def _titled(number: str, text: str) -> str:
 
 def cells_table(cells, missing: str = "") -> Table:
     """What each cell is: S and L on their own, and how much neither of them gets right; missing: of `recorded`."""
-    title, rows, found = "The recorded cells", [], numbers(cells)
+    title, rows, found, trained = "The recorded cells", [], numbers(cells), {}
     if not found:
         return Table(("Cell", ""), [("none", "nothing is recorded yet")], title, missing)
     for label, m in zip(labels(found), found):
         first, unit = next(iter(m["methods"])), Unit(scale(m), 1)
+        trained.setdefault(name(first), []).append(label)
         alone = [show_number(value(v), unit) for v in (m["methods"][first]["small_alone"], m["large_alone"])]
         tokens, answers = m["tokens"][first]["ledger"][3], m["methods"][first]["sequence_ledger"][3]
         kept = m["tokens"].get("cat-dist", {}).get("keep_rate")
@@ -172,8 +173,9 @@ def cells_table(cells, missing: str = "") -> Table:
         keep = "\u2013" if kept is None else show_number(kept, PERCENT)
         rows.append((f"{label}: {METRIC_LABELS[m['metric']]}, n\u00a0=\u00a0{m['n']:,}", *alone, *shares, keep))
     columns = ("Cell", "S alone", "L alone", "tokens, neither", "answers, neither", "kept")
+    by = [how if len(trained) == 1 else f"{how} in {', '.join(where)}" for how, where in trained.items()]
     note = note_on(found, (
-        f"S trained by {name(first)}. Neither: held-out target tokens and answers that neither model gets right. "
+        f"S trained by {'; by '.join(by)}. Neither: held-out target tokens and answers that neither model gets right. "
         "Kept: keep-rate of CAT-Dist in training."
     ))  # fmt: skip
     return Table(columns, rows, title, f"{missing} {note}".strip())
@@ -199,6 +201,24 @@ def primary_text(cells, pair: tuple[str, str] = PRIMARY) -> str:
     found = numbers(cells)
     said = [f"{label} {show_number(difference(m, *pair), gain(m))}" for label, m in zip(labels(found), found)]
     return f"{pair_name(*pair)} in AUDC, points: {', '.join(said) or 'nothing is recorded yet'}."
+
+
+def ranking_text(cells) -> str:
+    """In words: in how many cells and methods Chow-Average is better than random deferral, and where it is worse."""
+    found, better, said, count = numbers(cells), 0, {}, 0
+    for label, m in zip(labels(found), found):
+        for method, rules in m["rule_grid"]["over_random"].items():
+            x = value(rules["chow_average"])
+            count, better = count + 1, better + (x.low > 0)
+            if x.high < 0:
+                said.setdefault(label, []).append(f"{name(method)} {show_number(x, gain(m))}")
+    if not count:
+        return "No recorded cell says whether the confidence ranks better than chance."
+    worse = "; ".join(f"in {label} after {', '.join(mine)}" for label, mine in said.items())
+    return (
+        f"In {better} of {count} recorded cells and training methods Chow-Average is better than random deferral, by "
+        f"an interval that excludes 0. It is worse {worse or 'in none'}."
+    )
 
 
 def decomposition_table(cells) -> Table:

@@ -52,10 +52,11 @@ def with_joint(cell: Cell, found: Mapping[str, Cell]) -> dict:
 
 
 def joint_table(cells: Sequence[Cell], found: Mapping[str, Cell]) -> Table:
-    """A row a cell: C7 against the joint router, its parts, and the joint router against one fitted afterwards."""
+    """A row a cell with one beside it: C7 against the joint router, its parts, and the joint router against one fitted
+    afterwards."""
     title, rows = f"C7 against {name(JOINT)}: the router trained together with S", []
-    for cell in cells:
-        joint = found[cell.name].metrics().get("joint", {}) if cell.name in found else {}
+    for cell in (cell for cell in cells if cell.name in found):
+        joint = found[cell.name].metrics().get("joint", {})
         shown = [show_number(value(joint[k]) if k in joint else NOT_RUN, gain(cell.metrics())) for k in PARTS]
         rows.append((cell.name, *shown))
     if not rows:
@@ -65,7 +66,7 @@ def joint_table(cells: Sequence[Cell], found: Mapping[str, Cell]) -> Table:
         "is the sum of the next two, exactly. Last column: is a router that is trained with S better than one that is "
         "fitted to Xent's S afterwards? [ ]: 95 % intervals."
     )
-    return Table(("Cell", *PARTS.values()), rows, title, caption(note, numbers(found.values())) if found else note)
+    return Table(("Cell", *PARTS.values()), rows, title, caption(note, numbers(found.values())))
 
 
 def joint_figure(cells: Sequence[Cell], found: Mapping[str, Cell], number: str = "") -> figures.Shown | Table:

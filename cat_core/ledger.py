@@ -376,8 +376,8 @@ def claims_ledger(entries: Iterable[Entry]) -> Table:
     others = sum(e.role == "secondary" for e in entries)
     note = (
         "Claim: its verdict in its first row. Cell: study and cell, or edition and page. All rows are primary but "
-        "those marked as control. Number: points of the metric; share: of target tokens that neither model gets right. "
-        "n: test items; seeds: of S/of L. p: adjusted after Holm. "
+        "those marked as control. Number: points of the metric; share: of training tokens that neither model gets "
+        "right. n: test items; seeds: of S/of L. p: adjusted after Holm. "
         f"{others} secondary entries decide nothing and are left out.{caveat_note(rows)}"
     )
     return Table(columns, rows, "The claims ledger", note)

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cat_core import figures, forest, limits
-from cat_core.claims import MARGIN, caveat_mark, caveat_note, verdict
-from cat_core.comparison import Comparison
+from cat_core.claims import MARGIN, caveat_mark, caveat_note, task_of, verdict
+from cat_core.comparison import CORPUS, Comparison
 from cat_core.evidence import deciding
 from cat_core.evidence_report import caption, gain, labels, nothing, numbers, pair_name, scale, value
 from cat_core.ledger import spearman
@@ -68,10 +68,11 @@ def claims_of(cells: Sequence[Cell], claims: Sequence[str]) -> Table:
 
 def task_points(cells: Sequence[Cell]) -> list[dict]:
     """S alone, CAT less its unmasked counterpart, for every task of every cell with several: in points, with `share`
-    of the test answers that neither S (Xent) nor L gets right."""
+    of the test answers that neither S (Xent) nor L gets right. Translations are left out: what counts as a right one is
+    a convention."""
     rows, found = [], numbers(cells)
     for label, m in zip(labels(found), found):
-        for task, t in m["tasks"].items():
+        for task, t in (pair for pair in m["tasks"].items() if pair[1]["metric"] not in CORPUS):
             for a, b in PAIRS:
                 d = value(t["alone"].get(f"{a} - {b}"))
                 if isinstance(d, Interval):
@@ -88,6 +89,21 @@ def trend(points: Sequence[Mapping], pair: tuple[str, str]) -> tuple[float, floa
         return Undefined(f"{len(mine)} tasks have no trend")
     rho, p = spearman([r["share"] for r in mine], [-r["difference"].estimate for r in mine])
     return rho, p, len(mine)
+
+
+def chosen_text(cells: Sequence[Cell]) -> str:
+    """In words: which tasks were chosen as the easiest and the hardest, and how hard they are on test items."""
+    said, found = [], numbers(cells)
+    for label, m in zip(labels(found), found):
+        shares = {task: 100 * t["answers"][3] for task, t in m["tasks"].items()}
+        chosen = [next((t for r in m["claims"] if r["claim"] == c and (t := task_of(r["measure"]))), None)
+                  for c in ("C5", "C6")]  # fmt: skip
+        if all(task in shares for task in chosen):
+            parts = (f"{what} {task} with {shares[task]:.1f} %" for what, task in zip(("easiest", "hardest"), chosen))
+            said.append(f"{label}: {', '.join(parts)}, of {min(shares.values()):.1f} to {max(shares.values()):.1f} %")
+    if not said:
+        return "No recorded cell has several tasks yet."
+    return f"Answers out of reach on test items, of the tasks chosen: {'; '.join(said)}."
 
 
 def easy_hard_figure(cells: Sequence[Cell], number: str = "") -> figures.Shown | Table:
@@ -401,7 +417,8 @@ def headline(
             continue
         band = limits.over_coin(c, c.methods[-1], np.array([rate]))
         sides.append(int(band.low[0] > 0) - int(band.high[0] < 0))
-    after = [r["queries"] for r in paid if not isinstance(r["queries"], Undefined)]
+    counted = [r for r in paid if not isinstance(r["queries"], Undefined)]
+    after, unsure = [r["queries"] for r in counted], sum(bool(caveat_mark(r["headroom"])) for r in counted)
     return {
         "trend_text": f"In the recorded cells, {'; '.join(trends)}." if trends else "No recorded cell shows it yet.",
         "worth_text": (
@@ -412,7 +429,8 @@ def headline(
         ),
         "paid_text": (
             f"With L there anyway, training S has paid against L alone after {min(after):,.0f} to {max(after):,.0f} "
-            f"queries, at the estimates of the saving, in {len(after)} of {len(paid)} recorded cells and methods."
+            f"queries, at the estimates of the saving, in {len(after)} of {len(paid)} recorded cells and methods"
+            f"{f' ({unsure} of them where L alone is not shown to be better than S alone)' if unsure else ''}."
             if after
             else "In no recorded cell is there a number of queries yet."
         ),

@@ -319,7 +319,15 @@ def best_rules(cells) -> str:
     """Which rules calibration items choose, and how often, in words."""
     chosen = [rule_name(r) for m in numbers(cells) for r in m["rule_grid"]["best_on_calibration"].values()]
     counts = sorted({r: chosen.count(r) for r in chosen}.items(), key=lambda pair: (-pair[1], pair[0]))
-    return ", ".join(f"{rule} ({count} of {len(chosen)})" for rule, count in counts) or "none, as nothing is recorded"
+    if not counts:
+        return "none, as nothing is recorded"
+    gains = [value(x["chow_average"]) for m in numbers(cells) for x in m["rule_grid"]["regret"].values()
+             if "chow_average" in x]  # fmt: skip
+    better, worse = sum(x.low > 0 for x in gains), sum(x.high < 0 for x in gains)
+    return ", ".join(f"{rule} ({count} of {len(chosen)})" for rule, count in counts) + (
+        f". By intervals that exclude 0, what was chosen is better than Chow-Average in {better} and worse in {worse} "
+        f"of {len(chosen)} cases"
+    )
 
 
 def learned_help(found: Mapping[str, Mapping[str, Interval]]) -> str:

@@ -122,13 +122,13 @@ def headline(rows: Sequence[Shift]) -> dict[str, str]:
     """What the prose quotes of the shifts, one sentence."""
     if not rows:
         return {"shift_text": "No recorded cell shows a shift yet."}
-    rates = [s.there.deferral_rate.estimate for s in rows]
+    low, high = (pick(rows, key=lambda s: s.there.deferral_rate.estimate) for pick in (min, max))
+    ends = [f"{100 * s.there.deferral_rate.estimate:.1f} % ({s.source} → {s.target})" for s in (low, high)]
     outside = sum(s.inside == 0 for s in rows)
     return {
         "shift_text": (
-            f"For a budget of {100 * rows[0].budget:g} % the mean rate over the seeds lands between "
-            f"{100 * min(rates):.0f} and {100 * max(rates):.0f} % in {len(rows)} shifts, and in {outside} of them not "
-            "one seed is in the expected range."
+            f"For a budget of {100 * rows[0].budget:g} % the mean rate over the seeds runs from {ends[0]} to {ends[1]} "
+            f"over {len(rows)} shifts, and in {outside} of them not one seed is in the expected range."
         )
     }
 

@@ -350,6 +350,15 @@ def _say(cell: str, line: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {cell}: {line}", flush=True)
 
 
+def _state(cell: Cell) -> str:
+    """Whether a cell is recorded, and what it took, where all its parts were timed."""
+    if cell.record is None:
+        return "not recorded"
+    work = cell.record.get("work") or {}
+    timed = work and work["timed"] == work["parts"]
+    return f"recorded; {work['cpu_seconds'] / 3600:.2f} core-hours" if timed else "recorded"
+
+
 def main(arguments=None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m cat_core.study", description=__doc__.split("\n")[0])
@@ -370,7 +379,7 @@ def main(arguments=None) -> int:
                 study = load_study(name)
                 print(f"{name}: {study.description}")
                 for cell in study.cells.values():
-                    print(f"  {cell.name:<28} {'recorded' if cell.record else 'not recorded'}")
+                    print(f"  {cell.name:<28} {_state(cell)}")
             return 0
         study = load_study(options.study)
         cells = [study.cell(name) for name in options.cell] or list(study.cells.values())

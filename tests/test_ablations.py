@@ -7,7 +7,7 @@ import pytest
 from test_comparison import table, text_table
 from test_rules_report import Made
 
-from cat_core import ablations, ablations_report, evidence
+from cat_core import ablations, ablations_report, evidence, evidence_report
 from cat_core.comparison import Comparison
 from cat_core.curves import audc
 from cat_core.markup import true_minus
@@ -171,6 +171,9 @@ def test_masks_and_gatekeeper_are_read_from_the_metrics(reference):
     assert gain == pytest.approx(c.audc("large-dist").estimate - c.audc("dist").estimate, abs=1e-12)
     (row,) = ablations_report.gatekeeper_table([reference]).rows
     assert row[0] == "wmt" and row[3].startswith("\u2013")  # CAT-Xent was not run
+    x = evidence_report.difference(m, "gatekeeper", "xent")
+    counts = f"better than its own first stage in {int(x.low > 0)} and worse in {int(x.high < 0)} of 1 recorded cells"
+    assert counts in ablations_report.gatekeeper_text([reference])
     policies = ablations_report.policies_table(reference)
     assert [r[0] for r in policies.rows] == [ablations_report.name(k) for k in METHODS] and "Always L" in policies.note
 
@@ -200,3 +203,4 @@ def test_nothing_recorded_is_said():
     ):  # fmt: skip
         assert shown.rows[0][0] == "none"
     assert ablations.shifts_words({}) == "no ablation is recorded yet"
+    assert ablations_report.gatekeeper_text(()) == "No recorded cell has Gatekeeper yet."

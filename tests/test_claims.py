@@ -86,6 +86,11 @@ def test_table_with_the_numbers_of_recorded_cells():
         "– (not recorded)",
     ]  # fmt: skip
     assert "Reference: reference/low: n = 1,500, 3 seeds; reference/high" in table.note
+    free = {
+        "chrf": {"differences": {"chow_average": {"cat-dist - dist": {"estimate": -0.2, "low": -1.0, "high": 0.5}}}}
+    }
+    chrf = ClaimRow("C2, secondary", "AUDC (chrF), CAT-Dist − Dist", 1, rows[0].number, 9, 3, POINTS, role="secondary")
+    assert claims.reference_text(chrf, [cell, cell | {"other_metrics": free}]) == "low: −0.20 [−1.00,\u00a0+0.50]"
     none = claims_table(rows, "Claims", [])
     assert {row[4] for row in none.rows} == {"– (not recorded)"} and "nothing is recorded yet" in none.note
     plain = claims_table(rows, "Claims")

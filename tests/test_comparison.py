@@ -341,6 +341,9 @@ def test_tasks_and_mixed_metrics():
     assert Comparison(mixed, task="b").metric == "accuracy"
     shares = frame.assign(metric=np.where(frame["task"] == "a", "exact_match", "accuracy"))
     assert Comparison(shares).metric == "accuracy"
+    assert [Comparison(shares).of_task(t).metric for t in "ab"] == ["exact_match", "accuracy"]
+    free = Comparison(text_table(), resamples=20).with_metric("chrf")
+    assert free.of_task(free.tasks[0]).metric == "chrf"
 
 
 def test_only_rules_defined_for_all_rows_are_offered():

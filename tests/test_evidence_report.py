@@ -14,6 +14,7 @@ from cat_core.figures import Shown
 from cat_core.ranking import Interval
 from cat_core.study import load_study
 from cat_core.tables import Undefined
+from cat_core.training_report import name
 
 METHODS = ("xent", "dist", "cat-xent", "cat-dist", "random-dist", "large-dist")
 COMMIT = "0123456789abcdef"
@@ -123,6 +124,18 @@ def test_tokens_and_masks():
     assert "not in the recorded metrics" in repr(shown.masks_table(old))
 
 
+def test_where_the_confidence_ranks_better_or_worse_than_chance():
+    good, bad, open_ = interval(0.02), interval(-0.02), interval(0.001, 0.01)
+    grids = [{"xent": good, "dist": bad}, {"xent": open_, "dist": good}]
+    two = [m | {"rule_grid": {"over_random": {k: {"chow_average": x} for k, x in grid.items()}}}
+           for m, grid in zip(TWO, grids)]  # fmt: skip
+    said = shown.ranking_text(two)
+    assert said.startswith("In 2 of 4 recorded cells and training methods")
+    assert "It is worse in mini-low after Dist −2.00 [" in said
+    assert shown.ranking_text(two[1:]).endswith("It is worse in none.")
+    assert shown.ranking_text([]).startswith("No recorded cell")
+
+
 def test_cells():
     low, wmt = shown.cells_table(TWO).rows
     assert (low[0], wmt[0]) == ("mini-low: Accuracy, n\u00a0=\u00a01,500", "mini-wmt: BLEU, n\u00a0=\u00a01,000")
@@ -130,6 +143,10 @@ def test_cells():
     assert low[3:] == ["30.0\u00a0%", "30.0\u00a0%", "70.0\u00a0%"]
     assert shown.cells_table(TWO, "One is missing.").note.startswith("One is missing. S trained by Xent")
     assert shown.cells_table([], "All are missing.").note == "All are missing."
+    other = TWO[1] | {"methods": dict(reversed(TWO[1]["methods"].items()))}  # a cell that begins with another method
+    last = list(other["methods"])[0]
+    said = f"S trained by Xent in mini-low; by {name(last)} in mini-wmt. "
+    assert said in shown.cells_table([TWO[0], other]).note
 
 
 def test_mass_points_hold_cells_and_tasks():

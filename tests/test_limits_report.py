@@ -5,6 +5,7 @@ import pytest
 from small_study import STUDY, recorded_cells
 
 from cat_core import figures, limits, limits_report, results, shift_report
+from cat_core.claims import task_of
 from cat_core.configs import parse_size
 from cat_core.flops import request_flops
 from cat_core.limits_report import cell_cost, shape_config
@@ -55,6 +56,20 @@ def test_task_points_are_the_recorded_numbers_in_points(cells):
     rho, p, tasks = limits_report.trend(points, ("cat-dist", "dist"))
     assert -1 <= rho <= 1 and 0 < p <= 1 and tasks == 6
     assert isinstance(limits_report.trend(points[:2], ("cat-dist", "dist")), Undefined)
+
+
+def test_translations_are_no_points(cells):
+    task = {"metric": "bleu"}
+    assert limits_report.task_points([cells[1].metrics() | {"tasks": {"a": task, "b": task}}]) == []
+
+
+def test_chosen_tasks_are_shown_with_their_shares_on_test_items(cells):
+    said, m = limits_report.chosen_text(cells), cells[1].metrics()
+    easy, hard = (next(task_of(r["measure"]) for r in m["claims"] if r["claim"] == c) for c in ("C5", "C6"))
+    shares = {task: 100 * t["answers"][3] for task, t in m["tasks"].items()}
+    assert f"low: easiest {easy} with {shares[easy]:.1f} %, hardest {hard} with {shares[hard]:.1f} %, of " in said
+    assert f"{min(shares.values()):.1f} to {max(shares.values()):.1f} %" in said and "wmt" not in said
+    assert limits_report.chosen_text([]).startswith("No recorded cell")
 
 
 def test_trend_is_above_0_where_the_claims_hold():

@@ -106,6 +106,18 @@ def test_grid_figure_draws_the_numbers(cells):
         rules_report.dots_figure(["r"], rows, x_label="points")
 
 
+def test_choices_are_counted_in_words(cells):
+    said = rules_report.best_rules(cells)
+    chosen = [rule for cell in cells for rule in cell.metrics()["rule_grid"]["best_on_calibration"].values()]
+    first = max(sorted(set(map(rules_report.rule_name, chosen))),
+                key=[rules_report.rule_name(r) for r in chosen].count)  # fmt: skip
+    assert said.startswith(f"{first} (")
+    regrets = [x["chow_average"] for cell in cells for x in cell.metrics()["rule_grid"]["regret"].values()]
+    better, worse = sum(x["low"] > 0 for x in regrets), sum(x["high"] < 0 for x in regrets)
+    assert said.endswith(f"better than Chow-Average in {better} and worse in {worse} of {len(chosen)} cases")
+    assert rules_report.best_rules([]) == "none, as nothing is recorded"
+
+
 def test_choice_is_read_from_the_regrets(cells):
     shown = rules_report.choice_table(cells)
     assert len(shown.rows) == 6

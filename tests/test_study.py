@@ -13,7 +13,7 @@ from small_study import STUDY, project
 from cat_core import recording
 from cat_core import study as studies
 from cat_core.recording import EVERY_RULE, run_cell, slim
-from cat_core.study import load_study, open_cell
+from cat_core.study import load_study, open_cell, study_names
 
 
 @pytest.fixture(scope="module")
@@ -180,3 +180,13 @@ def test_rules_that_few_methods_are_asked_for_are_kept_for_these_alone(recorded)
         assert (
             found.loc[~kept, f"confidence_{rule}"].isna().all() and found.loc[kept, f"confidence_{rule}"].notna().all()
         )
+
+
+def test_the_list_says_what_a_cell_took_where_all_of_it_was_timed(capsys):
+    assert studies.main(["list"]) == 0
+    printed = capsys.readouterr().out
+    assert {line.split(":")[0] for line in printed.splitlines() if not line.startswith(" ")} == set(study_names())
+    took = load_study("real").cell("flan").record["work"]
+    assert f"flan                         recorded; {took['cpu_seconds'] / 3600:.2f} core-hours\n" in printed
+    untimed = [cell.name for cell in load_study("reference").cells.values() if "work" not in cell.record]
+    assert untimed and all(f"  {name:<28} recorded\n" in printed for name in untimed)
