@@ -48,7 +48,9 @@ def kept(metrics: Mapping) -> dict[tuple, Bootstrap | OperatingPoint | Undefined
     The first bootstrap is that of the tasks which decide, as are the operating points and the differences to the coin.
     """
     bootstraps = metrics.get("bootstraps", ())
-    found = {_key("bootstrap", b): _bootstrap(b) for b in bootstraps}
+    found: dict[tuple, Bootstrap | OperatingPoint | Undefined] = {}
+    for b in bootstraps:  # of one key, the first is that of the tasks which decide, with its bands
+        found.setdefault(_key("bootstrap", b), _bootstrap(b))
     if not found:
         return {}
     for method, band in metrics["over_coin"].items():
@@ -64,7 +66,8 @@ def kept(metrics: Mapping) -> dict[tuple, Bootstrap | OperatingPoint | Undefined
 
 
 def _key(kind: str, where: Mapping) -> tuple:
-    return kind, where["metric"], tuple(sorted(where["tasks"])), where["rule"]
+    drawn = (where["n_seeds"], where["resamples"], where["level"])
+    return kind, where["metric"], tuple(sorted(where["tasks"])), where["rule"], *drawn
 
 
 def _ends(band: CurveBand) -> list[Interval]:

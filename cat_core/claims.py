@@ -38,7 +38,8 @@ CAVEAT_RULE = (
 RULES = (
     f"Rules: interval above or below 0 as claimed, {SAME!r}; interval includes 0, {UNDECIDED!r}; interval on "
     f"the other side of 0, {OPPOSITE!r}; claimed to be no difference: {NO_DIFFERENCE!r}, else {DIFFERENCE!r} where it "
-    f"excludes 0, else {UNDECIDED!r}; with fewer than two training seeds the verdict adds that {ONE_SEED}."
+    f"excludes 0, else {UNDECIDED!r}; claimed to be bounded by a share: {WITHIN!r}, or {ABOVE!r} where the whole "
+    f"interval lies beyond it; with fewer than two training seeds the verdict adds that {ONE_SEED}."
 )
 
 
@@ -76,7 +77,8 @@ class ClaimRow:
         """The verdict by `RULES`."""
         if self.mass is not None and isinstance(self.number, Interval):
             points, low = 100 * self.mass, max(self.number.low, -self.number.high, 0.0)
-            return WITHIN if self.unit.scale * low <= points else ABOVE
+            text = WITHIN if self.unit.scale * low <= points else ABOVE
+            return text if self.seeds > 1 else f"{text}; {ONE_SEED}"
         return verdict(self.number, self.direction, self.seeds, MARGIN / self.unit.scale)
 
     @property
@@ -236,10 +238,9 @@ CONTROL = (("cat-dist", "random-dist"), ("cat-xent", "random-xent"))
 """The random mask keeps as many tokens as CAT does: what it does as well is not the effect of *which* are kept."""
 
 
-def _pairs(c: Comparison, always: int) -> list[tuple[str, str, str]]:
-    """(a, b, role) of the pairs that decide a claim; those beyond the first `always` only where they were run."""
-    pairs = [(*pair, "primary") for pair in PRIMARY] + [(*pair, "control") for pair in CONTROL]
-    return [p for i, p in enumerate(pairs) if i < always or p[:2] in c.pairs]
+def _pairs() -> list[tuple[str, str, str]]:
+    """(a, b, role) of the pairs that decide a claim: a control that was not run has to be seen, too."""
+    return [(*pair, "primary") for pair in PRIMARY] + [(*pair, "control") for pair in CONTROL]
 
 
 def cascade_claims(c: Comparison, claim: str) -> list[ClaimRow]:
@@ -253,7 +254,7 @@ def cascade_claims(c: Comparison, claim: str) -> list[ClaimRow]:
             claim, _audc_measure(c.label, a, b), 1, c.difference(a, b),
             role=role if decides else "secondary", **on(c),
         )
-        for a, b, role in _pairs(c, always=3)
+        for a, b, role in _pairs()
     ]  # fmt: skip
 
 
@@ -313,7 +314,7 @@ def alone_claims(c: Comparison) -> list[ClaimRow]:
     the random mask."""
     chosen, rows = easy_and_hard(c), []
     for claim, direction, place in (("C5", 1, 0), ("C6", -1, 1)):
-        for a, b, role in _pairs(c, always=2):
+        for a, b, role in _pairs():
             if isinstance(chosen, Undefined):
                 where, measure, number = on(c), f"S alone, {name(a)} − {name(b)}", chosen
             else:

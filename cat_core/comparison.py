@@ -25,6 +25,7 @@ from cat_core.outcomes import OutcomeError, Pairing, paired, validate
 from cat_core.ranking import DeferralCurve, Interval, rank
 from cat_core.resampling import Bootstrap, cluster_numbers, draw_blocks, paired_bootstrap
 from cat_core.results import publish
+from cat_core.saving import iso_thresholds
 from cat_core.tables import Undefined
 
 __all__ = ["PAIRS", "RULES", "Comparison", "OperatingPoint", "publish", "with_confidence"]
@@ -41,6 +42,7 @@ PAIRS = (
 mask.
 """
 BUDGETS = (0.10, 0.25, 0.50)
+CALIBRATION = 1  # seed of the draws of calibration rows; those of test rows have 0
 RANDOM = "random deferral: "  # prefix of the name of a method's S and L under random deferral
 
 
@@ -86,7 +88,7 @@ class Comparison:
     resamples: int = 2_000
     level: float = 0.95
     kept: Mapping[tuple, object] = field(default_factory=dict, repr=False)
-    _cache: dict = field(default_factory=dict, repr=False)
+    _cache: dict = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self):
         frame = validate(self.frame)
@@ -190,13 +192,13 @@ class Comparison:
         def chosen():
             rows = self.frame[self.frame["task"] == task]  # checking the other rows again takes longer than all else
             metric = self.metric if self.is_corpus else ""  # a mixture of shares is one metric, each task has its own
-            return replace(self, frame=rows if len(rows) else self.frame, task=task, metric=metric, _cache={})
+            return replace(self, frame=rows if len(rows) else self.frame, task=task, metric=metric)
 
         return self._once(("task", task), chosen)
 
     def with_metric(self, metric: str) -> Comparison:
         """The same comparison by another metric."""
-        return replace(self, metric=metric, right_at=None, _cache={})
+        return replace(self, metric=metric, right_at=None)
 
     # ---------------------------------------------------------------- runs and curves
 
@@ -290,9 +292,12 @@ class Comparison:
 
     # ---------------------------------------------------------------- intervals
 
-    def bootstrap(self, rule: str = "chow_average") -> Bootstrap:
+    def bootstrap(self, rule: str = "chow_average", whole: bool = False) -> Bootstrap:
         """Paired bootstrap of all methods, of random deferral for each, and of `pairs` and (method,
         random deferral).
+
+        One that was `kept` may hold no more of a curve than its two ends. whole: the differences of `pairs` are asked
+        for along all deferral rates, and drawn if need be.
         """
 
         def draw():
@@ -304,6 +309,8 @@ class Comparison:
 
         found = self.read("bootstrap", rule)
         known = found is not None and set(self.methods) <= set(found.curve)
+        if known and whole:
+            known = all(len(found.difference_curve[pair].deferral_rate) > 2 for pair in self.pairs)
         return found if known else self._once(("bootstrap", rule), draw)
 
     def audc(self, method: str, rule: str = "chow_average") -> Interval:
@@ -335,8 +342,9 @@ class Comparison:
         return _ends(self.bootstrap().curve[self.methods[0]])[1]
 
     def read(self, kind: str, rule: str, *more):
-        """What `kept` holds of that kind for these items, metric and rule; None if it was not drawn before."""
-        return self.kept.get((kind, self.metric, tuple(sorted(self.tasks)), rule, *more)) if self.kept else None
+        """What `kept` holds of that kind for these items, metric, rule and draws; None if it was not drawn before."""
+        drawn = (len(self.seeds), self.resamples, self.level)
+        return self.kept.get((kind, self.metric, tuple(sorted(self.tasks)), rule, *drawn, *more)) if self.kept else None
 
     def _pair(self, method, baseline, read, rule="chow_average"):
         missing = [m for m in (method, baseline) if m not in self.methods]
@@ -389,12 +397,12 @@ class Comparison:
     def iso_quality(self, method: str, rule: str = "chow_average") -> OperatingPoint:
         """FLOPs saved at the quality of L: each seed's least deferral rate that reaches L's quality on
         the calibration rows (as `curves.iso_quality_saving`), its threshold then applied to the test
-        rows.
+        rows. Intervals: calibration rows are drawn anew as well, and with them the thresholds.
         """
         if (found := self.read("iso_quality", rule, method)) is not None:
             return found
         taus, rates = self._iso_taus(method, rule)
-        return self.at_thresholds(method, taus, rule, float(np.mean(rates)))
+        return OperatingPoint(taus, float(np.mean(rates)), *self._intervals(*self._iso_draws(method, rule)))
 
     def _iso_taus(self, method: str, rule: str) -> tuple[dict[int, float], list[float]]:
         """Each seed's threshold for L's quality on the calibration rows, and the deferral rates there."""
@@ -403,9 +411,20 @@ class Comparison:
             curve = self.seed_curve(method, seed, "calibration", rule)
             reached = curve.realisable & (curve.quality >= curve.quality[-1] - curves.ROUNDING)
             k = int(np.flatnonzero(reached)[0])  # always there: deferring everything gives L's quality
-            taus[seed] = float(curve.threshold[k])
+            taus[seed] = float(curve.threshold[k]) if k + 1 < len(curve.quality) else math.inf
             rates.append(curve.deferral_rate[k])
         return taus, rates
+
+    def _iso_draws(self, method: str, rule: str) -> tuple[np.ndarray, np.ndarray]:
+        """`_threshold_draws` of the iso-quality thresholds, which are chosen anew on every resample."""
+        parts = {seed: self._parts(method, seed, "calibration", rule) for seed in self.seeds}
+        labels = cluster_numbers(self.pairing(method, self.seeds[0], "calibration", rule).cluster_ids)
+        chosen = {seed: [] for seed in self.seeds}
+        for _, counts, _ in draw_blocks(labels, len(self.seeds), self.resamples, CALIBRATION):
+            for seed, (confidence, small, large) in parts.items():
+                chosen[seed].append(iso_thresholds(confidence, small, large, counts, self._mean_score(method, seed)))
+        drawn = {seed: np.concatenate(taus) for seed, taus in chosen.items()}
+        return self._threshold_draws(method, self._iso_taus(method, rule)[0], rule, drawn)
 
     def calibrated(self, method: str, budget: float, rule: str = "chow_average") -> OperatingPoint | Undefined:
         """Each seed's threshold for a deferral-rate budget (`router.calibrate` on calibration rows),
@@ -442,20 +461,38 @@ class Comparison:
 
     def saving_difference(self, method: str, baseline: str, rule: str = "chow_average") -> Interval:
         """Iso-quality saving (see `iso_quality`) of `method` less that of `baseline`, on the same draws."""
-        parts = [self._threshold_draws(m, self._iso_taus(m, rule)[0], rule) for m in (method, baseline)]
+        parts = [self._iso_draws(m, rule) for m in (method, baseline)]
         return self._intervals(parts[0][0] - parts[1][0], parts[0][1] - parts[1][1])[3]
 
-    def _threshold_draws(self, method: str, taus: Mapping[int, float], rule: str) -> tuple[np.ndarray, np.ndarray]:
-        """[4] rate, quality, gap and saving on the test rows, and the same on every resample [b, 4]."""
-        columns = [self._columns(method, seed, taus[seed], rule) for seed in self.seeds]
-        labels, draws = cluster_numbers(self.pairing(method, self.seeds[0]).cluster_ids), []
-        for _, counts, w in draw_blocks(labels, len(self.seeds), self.resamples, groups=self.groups):
-            counts = counts.astype(np.float64)
-            parts = [self._summary(counts @ c, counts.sum(axis=1), method, seed, fast_scores)
-                     for c, seed in zip(columns, self.seeds)]  # fmt: skip
+    def _threshold_draws(
+        self, method: str, taus: Mapping[int, float], rule: str, drawn: Mapping[int, np.ndarray] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """[4] rate, quality, gap and saving on the test rows, and the same on every resample [b, 4].
+
+        drawn: [b] thresholds of each seed, one for every resample, where they are not the same for all.
+        """
+        kept = {seed: self._columns(method, seed, rule) for seed in self.seeds}
+        fixed = {seed: base + router.route(rows.confidence, taus[seed])[:, None] * more
+                 for seed, (rows, base, more) in kept.items()}  # fmt: skip
+        first, draws = self.pairing(self.methods[0], self.seeds[0]), []
+        for seed, (rows, _, _) in kept.items():
+            if not np.array_equal(rows.item_ids, first.item_ids):
+                raise OutcomeError(
+                    f"{method} of seed {seed} has other test items than {self.methods[0]} of seed {self.seeds[0]}: "
+                    "let all answer the same"
+                )
+        labels = cluster_numbers(first.cluster_ids)
+        for block, counts, w in draw_blocks(labels, len(self.seeds), self.resamples, groups=self.groups):
+            counts, parts = counts.astype(np.float64), []
+            for seed, (rows, base, more) in kept.items():
+                if drawn is None:
+                    sums = counts @ fixed[seed]
+                else:
+                    sums = counts @ base + (counts * (rows.confidence <= drawn[seed][block, None])) @ more
+                parts.append(self._summary(sums, counts.sum(axis=1), method, seed, fast_scores))
             draws.append(np.einsum("bs,sbq->bq", w, np.stack(parts)))
         once = [self._summary(c.sum(axis=0)[None], np.array([len(c)]), method, seed, exact_scores)[0]
-                for c, seed in zip(columns, self.seeds)]  # fmt: skip
+                for seed, c in fixed.items()]  # fmt: skip
         return np.mean(once, axis=0), np.concatenate(draws)
 
     def _intervals(self, once: np.ndarray, draws: np.ndarray) -> list[Interval]:
@@ -463,18 +500,29 @@ class Comparison:
         ends = np.quantile(draws, [(1 - self.level) / 2, (1 + self.level) / 2], axis=0)
         return [Interval(*map(float, triple)) for triple in zip(once, *ends)]
 
-    def _columns(self, method, seed, tau, rule) -> np.ndarray:
-        """[n, q] of the test rows: deferred, cost, cost of L, then quality (or counts) mixed, then of L."""
-        rows = self.pairing(method, seed, "test", rule)
-        deferred = router.route(rows.confidence, tau)
-        cost = rows.small_flops + np.where(deferred, rows.large_flops, 0)
+    def _parts(self, method, seed, split, rule) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Confidence [n], and what is summed to score S's and L's answers [n, q]: quality, or counts."""
+        rows = self.pairing(method, seed, split, rule)
         if self.is_corpus:
-            run = self.run(method, seed, "test", rule)
-            small, large = run.small, run.large
-        else:
-            small, large = rows.small_quality[:, None], rows.large_quality[:, None]
-        mixed = np.where(deferred[:, None], large, small)
-        return np.column_stack([deferred, cost, rows.large_flops, mixed, large]).astype(np.float64)
+            run = self.run(method, seed, split, rule)
+            return rows.confidence, run.small.astype(np.float64), run.large.astype(np.float64)
+        return rows.confidence, rows.small_quality[:, None], rows.large_quality[:, None]
+
+    def _columns(self, method, seed, rule) -> tuple[Pairing, np.ndarray, np.ndarray]:
+        """The test rows; [n, q] if S answers: deferred, cost, cost of L, quality (or counts) of the cascade, then of L;
+        and what deferring a row adds to that."""
+        rows, (_, small, large) = self.pairing(method, seed, "test", rule), self._parts(method, seed, "test", rule)
+        none = np.zeros(len(rows))
+        base = [none, rows.small_flops, rows.large_flops, small, large]
+        more = [none + 1, rows.large_flops, none, large - small, np.zeros_like(large)]
+        return rows, *(np.column_stack(part).astype(np.float64) for part in (base, more))
+
+    def _mean_score(self, method, seed) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+        """Quality [b, k] of summed `_parts` [b, k, q] of n [b, 1] rows."""
+        if not self.is_corpus:
+            return lambda sums, n: sums[..., 0] / n
+        metric = self.run(method, seed).metric
+        return lambda sums, n: fast_scores(metric, np.rint(sums))
 
     def _summary(self, sums, n, method, seed, score) -> np.ndarray:
         """[b, 4] deferral rate, quality, gap to L, saving, from summed columns [b, q] of n [b] items."""

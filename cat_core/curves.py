@@ -14,6 +14,7 @@ Corpus metrics (`bleu_curve`, `chrf_curve`) and the paired bootstrap live in mod
 offered here.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -276,7 +277,8 @@ def iso_quality_saving(calibration, test, target: float | None = None) -> IsoQua
             f"{curve.quality.max():g}): lower the target"
         )
     k = int(reached[0])
-    tau = float(curve.threshold[k])
+    last = k + 1 == len(curve.quality)  # then everything is deferred, as `router.calibrate` has it
+    tau = math.inf if last else float(curve.threshold[k])
 
     deferred = check_confidence(test.confidence) <= tau
     n = len(deferred)

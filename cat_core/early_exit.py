@@ -13,9 +13,9 @@ from torch import Tensor
 
 EXACT_RULES = ("chow_sum", "chow_quantile_0")
 
-# Added up in another order, a sum just below the threshold may end above it. One that is lower by this share of the
-# threshold cannot: float64 would have to round millions of times.
-ROUNDING = 1e-9
+# Added up in another order, or rounded to float32 in the end, a sum just below the threshold may come to lie above it.
+# One that is lower by this share of the threshold cannot.
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)

@@ -178,12 +178,12 @@ def deciding(cell: Cell, c: Comparison) -> Comparison:
 
 def of_tasks(c: Comparison, tasks: Sequence[str]) -> Comparison:
     """The same comparison on some of its tasks."""
-    return replace(c, frame=c.frame[c.frame["task"].isin(list(tasks))], right_at=None, metric="", _cache={})
+    return replace(c, frame=c.frame[c.frame["task"].isin(list(tasks))], right_at=None, metric="")
 
 
 def of_methods(c: Comparison, methods: Sequence[str] = MAIN) -> Comparison:
     """The same comparison of those of `methods` that it holds."""
-    return replace(c, methods=tuple(m for m in methods if m in c.methods), _cache={})
+    return replace(c, methods=tuple(m for m in methods if m in c.methods))
 
 
 def by_other_metrics(c: Comparison) -> list[Comparison]:

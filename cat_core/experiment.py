@@ -34,8 +34,8 @@ ANSWERING_MODULES = (
     "architectures",
     "tokens",
 )
-RULE_MODULES = ("features", "deferral", "posthoc", "edge", "joint", *ANSWERING_MODULES)
-SIGNAL_MODULES = ("signals", "tokens", "models", "architectures")
+RULE_MODULES = ("features", "deferral", "posthoc", "edge", "joint", "tasks", *ANSWERING_MODULES)
+SIGNAL_MODULES = ("signals", "confidence", "tokens", "models", "architectures")
 SECOND_STAGE = 4  # Gatekeeper: a quarter of the steps again, at a tenth of the peak learning rate (our choice)
 EVALUATED = ("calibration", "test")
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from cat_core import figures, forest
-from cat_core.evidence_report import caption, gain, numbers, scale, value
+from cat_core.evidence_report import caption, gain, nothing, numbers, scale, value
 from cat_core.ranking import Interval
-from cat_core.rules_report import NOT_RUN, nothing
+from cat_core.rules_report import NOT_RUN
 from cat_core.study import Cell
 from cat_core.tables import Table, show_number
 from cat_core.training_report import name

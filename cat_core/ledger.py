@@ -35,7 +35,7 @@ REPRODUCED, DIRECTION_ONLY, NOT_REPRODUCED, CONTRADICTED, NOT_TESTABLE = VERDICT
     "not testable here",
 )
 CELLS = 5
-"""Fewest suites for the rule on a bound: of 4, no order is rarer than 1 in 24."""
+"""Fewest cells for the rule on a bound: of 4, no order is rarer than 1 in 24."""
 ALPHA = 0.05
 
 CLAIMS = {
@@ -66,11 +66,12 @@ RULES = {
         "interval excludes 0 and reaches beyond them. Not reproduced: anything else (too wide to say)."
     ),
     "bound": (
-        "A cell is a suite of an edition: the mean size of its primary differences, and its share of target tokens "
-        "that neither model gets right, in points. Contradicted: an interval lies wholly beyond its share (for a share "
-        f"of 0: excludes 0). Reproduced: else, over at least {CELLS} cells the difference grows with the share "
-        f"(Spearman's correlation above 0, one-sided permutation p at most {ALPHA:g}). Direction only: correlation "
-        "above 0, p larger. Not reproduced: anything else. Beware: with few items differences are larger by chance."
+        "A point is a recorded cell, or a suite on a page that was run: the mean size of its primary differences, and "
+        "its share of training tokens that neither model gets right, in points. Contradicted: an interval lies wholly "
+        f"beyond its share (for a share of 0: excludes 0). Reproduced: else, over at least {CELLS} points the "
+        "difference grows with the share (Spearman's correlation above 0, one-sided permutation p at most "
+        f"{ALPHA:g}). Direction only: correlation above 0, p larger. Not reproduced: anything else. Beware: with few "
+        "items differences are larger by chance."
     ),
 }
 """The rules by kind, as the book prints them. "Not testable here": no primary number with two or more seeds."""
@@ -209,7 +210,7 @@ def verdict_of(entries: Iterable[Entry]) -> Verdict:
         raise ValueError(f"entries of {', '.join(names)}: give those of one claim of {', '.join(CLAIMS)}")
     asked = [e for e in entries if e.role == "primary"]
     primary = [e for e in asked if e.heard]
-    control = [e for e in entries if e.role == "control" and e.heard]
+    control = [e for e in entries if e.role == "control"]
     if not primary:
         return Verdict(NOT_TESTABLE, _silent(asked))
     kind = CLAIMS[names[0]][1]
@@ -248,9 +249,9 @@ def _direction(primary, control, kind) -> tuple[str, str]:
         return NOT_REPRODUCED, f"{tally}; " + ("the suites disagree" if against else "the estimates differ in sign")
     if kind == "direction":
         return REPRODUCED, tally
-    if not control:
+    if not any(e.heard for e in control):
         return DIRECTION_ONLY, f"{tally}, but no random mask was run: the effect may be that of any mask"
-    right = sum(e.side == 1 for e in control)
+    right = sum(e.heard and e.side == 1 for e in control)
     against_random = f"{right} of {len(control)} intervals against the random mask as well"
     if right < len(control):
         return DIRECTION_ONLY, f"{tally}; {against_random}: not shown to be the effect of this mask"
@@ -279,7 +280,7 @@ def _bound(primary, _control, _kind) -> tuple[str, str]:
         what = f"{beyond[0].measure}, {beyond[0].suite or beyond[0].page}"
         return CONTRADICTED, f"{len(beyond)} of {len(primary)} intervals lie beyond their share, first: {what}"
     cells: dict[tuple, list[Entry]] = {}
-    for e in primary:  # the pairs of a suite share models and items: they are one cell
+    for e in primary:  # the pairs of a cell share models and items: they are one point
         cells.setdefault((e.edition, e.page, e.suite), []).append(e)
     if len(cells) < CELLS:
         return NOT_REPRODUCED, f"within the bound, but {len(cells)} cells are too few to see growth ({CELLS} needed)"

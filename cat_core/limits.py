@@ -131,19 +131,6 @@ def needed_auroc(shares: Sequence[float], rate: float, wanted: float) -> float |
     return _NORMAL.cdf(separation / math.sqrt(2))
 
 
-def binormal_curve(shares: Sequence[float], auroc: float, points: int = 201) -> tuple[np.ndarray, np.ndarray]:
-    """Deferral rates and quality [points] of a confidence with that AUROC under the assumptions of `needed_auroc`."""
-    right, repaired, spared = _rates(shares)
-    if not 0 < auroc < 1:
-        raise ValueError(f"auroc is {auroc}, expected a number strictly between 0 and 1")
-    separation = math.sqrt(2) * _NORMAL.inv_cdf(auroc)
-    ends = sorted((0.0, separation))
-    taus = np.linspace(ends[0] - 4, ends[1] + 4, points - 2)
-    errors = (1 - right) * np.array([0.0, *map(_NORMAL.cdf, taus), 1.0])  # deferred with each threshold
-    spent = right * np.array([0.0, *map(_NORMAL.cdf, taus - separation), 1.0])
-    return errors + spent, right + repaired * errors - (1 - spared) * spent
-
-
 def _rates(shares) -> tuple[float, float, float]:
     """P(S right), P(L right | S wrong), P(L right | S right) from the 2x2 ledger."""
     both, only_small, only_large, neither = (float(s) for s in shares)
@@ -317,12 +304,12 @@ def shift(
 def of_method(c: Comparison, method: str) -> Comparison:
     """The same comparison of one method: a smaller table where the tasks of one method are looked at one by one."""
     rows = c.frame[(c.frame["model"] == "large") | (c.frame["method"] == method)]
-    return replace(c, frame=rows, methods=(method,), _cache={})
+    return replace(c, frame=rows, methods=(method,))
 
 
 def without_task(c: Comparison, task: str) -> Comparison:
     """The same comparison on all tasks but one."""
-    return replace(c, frame=c.frame[c.frame["task"] != task], task=None, _cache={})
+    return replace(c, frame=c.frame[c.frame["task"] != task], task=None)
 
 
 def rate_interval(n: int, budget: float, test: int, level: float = 0.95) -> Interval:

@@ -265,17 +265,18 @@ def shape_config(model: str, context: int, vocab_size: int):
     )  # fmt: skip
 
 
-def training_examples(config: Mapping) -> tuple[int, str]:
-    """How many training examples a cell has, and how that is known: of a built-in suite by its configuration, else at
-    most as many as were drawn."""
+def training_examples(cell: Cell) -> int:
+    """How many training examples a cell has: exactly for a built-in suite, else at most, as many as were drawn."""
     from cat_core import mini_flan, synthetic
 
-    drawn = config["steps"] * config.get("batch_size", 128)
+    config = cell.config
     kinds = {"mini-superglue": synthetic.MiniSuperGlue, "mini-wmt": synthetic.MiniWmt, "mini-flan": mini_flan.MiniFlan}
     kind = kinds.get(config["suite"])
-    if kind is None or config.get("train_limit") or config.get("mixing_cap"):
-        return drawn, "at most as many as were drawn"
-    return kind(**config.get("suite_options", {})).train, "the suite's configuration"
+    if kind is None:
+        return config["steps"] * config.get("batch_size", 128)
+    if config.get("train_limit") or config.get("mixing_cap"):  # mixing and limits have to be done to be counted
+        return len(cell.experiment.data.load().split("train"))
+    return kind(**config.get("suite_options", {})).train
 
 
 def item_lengths(cell: Cell, c: Comparison) -> list[tuple[int, int]]:
@@ -304,7 +305,7 @@ def cell_cost(cell: Cell, c: Comparison, method: str) -> TrainingCost | Undefine
     return limits.training_cost(
         small, large, item_lengths(cell, c), method=method, steps=config["steps"],
         batch_size=config.get("batch_size", 128), large_steps=config["large_steps"],
-        large_batch_size=config.get("large_batch_size", 128), examples=training_examples(config)[0],
+        large_batch_size=config.get("large_batch_size", 128), examples=training_examples(cell),
     )  # fmt: skip
 
 

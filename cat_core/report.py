@@ -95,7 +95,8 @@ def budgets_table(c: Comparison, rule: str = "chow_average") -> Table:
     right = f" Right: sentence-level score of at least {100 * c.right_at:g} (our choice)." if c.is_corpus else ""
     note = (
         "Iso-quality saving: the threshold that reaches L's quality on calibration items, used on test "
-        f"items, which need not reach it: hence the distance.{right} {intervals(c)}{caveat_note(rows)}"
+        "items, which need not reach it: hence the distance. For its interval calibration items are drawn anew, too."
+        f"{right} {intervals(c)}{caveat_note(rows)}"
     )
     return Table(columns, rows, f"Quality at a budget of FLOPs, {measured_in(c)}, {label(rule)}", note)
 
@@ -108,11 +109,12 @@ def threshold_table(c: Comparison, budget: float, rule: str = "chow_average") ->
         if isinstance(point, Undefined):
             rows.append((name(m), f"none: {point.reason}", "", "", "", ""))
             continue
-        taus = ", ".join(show_number(t, Unit(1, 3)) for t in point.taus.values() if np.isfinite(t))
+        ends = {-np.inf: "never defer", np.inf: "always defer"}
+        taus = ", ".join(ends.get(t) or show_number(t, Unit(1, 3)) for t in point.taus.values())
         shown = (point.promised_rate, point.deferral_rate)
         rates = [show_number(v, PERCENT) for v in shown]
         quality, saved = show_number(point.quality, quality_unit(c)), show_number(point.saving, PERCENT)
-        rows.append((name(m), taus or "never defer", *rates, quality, saved))
+        rows.append((name(m), taus, *rates, quality, saved))
     columns = (
         "Method",
         "threshold (by seed)",
@@ -181,7 +183,7 @@ def quality_figure(c: Comparison, setting: Setting, number: str, axis: str = "fl
 
 def difference_figure(c: Comparison, setting: Setting, number: str, rule: str = "chow_average") -> figures.Shown:
     """The primary difference curves with their bands, one panel for each pair."""
-    boot, panels = c.bootstrap(rule), {}
+    boot, panels = c.bootstrap(rule, whole=True), {}
     for a, b in c.pairs:
         band = boot.difference_curve[a, b]
         line = figures.Curve(a, band.deferral_rate, band.estimate, band.low, band.high)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from cat_core import figures
 from cat_core.contrasts import CAT, UNMASKED, Effect
 from cat_core.evidence import BASELINE_RULES, CURIOUS, EMBED, LEARNED
-from cat_core.evidence_report import NOT_THERE, caption, gain, labels, numbers, scale, value
+from cat_core.evidence_report import NOT_THERE, caption, gain, labels, nothing, numbers, scale, value
 from cat_core.ledger import read_entries, verdict_of
 from cat_core.ranking import Interval
 from cat_core.study import Cell
@@ -187,11 +187,6 @@ def choice_table(cells) -> Table:
         f"[ ]: 95 % intervals, {drawn} paired resamples."
     )
     return Table(columns, rows, title, caption(note, found))
-
-
-def nothing(title: str) -> Table:
-    """In place of a table of which no cell is there."""
-    return Table(("Cell", ""), [("none", "nothing is recorded yet")], title)
 
 
 # ---------------------------------------------------------------- C7

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from cat_core.architectures import MODEL_INPUTS, check_prompts, target_outputs
 from cat_core.confidence import chosen_logprob
+from cat_core.curves import expected_calibration_error
 from cat_core.loss import is_right
 from cat_core.tokens import plan_batches
 from cat_core.training_set import IGNORE, collate
@@ -68,9 +69,7 @@ def token_signals(model, examples, batch_tokens: int = 16_384) -> TokenSignals:
 
 def calibration_error(signals: TokenSignals, bins: int = ECE_BINS) -> float:
     """Expected calibration error of S's most probable token (Guo et al. 2017; equal-width bins), in [0, 1]."""
-    which = np.minimum((signals.top_probability * bins).astype(int), bins - 1)
-    gap = np.bincount(which, weights=signals.right - signals.top_probability, minlength=bins)
-    return float(np.abs(gap).sum() / len(which))
+    return expected_calibration_error(signals.top_probability, signals.right, bins)
 
 
 def summary(small: TokenSignals, large: TokenSignals) -> dict:

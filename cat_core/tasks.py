@@ -102,6 +102,14 @@ class Suite:
                 f"suite {self.name!r}: {leaked} of {len(tested)} test prompts also occur in train",
                 stacklevel=5,
             )
+        elsewhere = {(e.task, e.cluster_id) for e in self.examples if e.split != "test" and e.cluster_id}
+        shared = sum((e.task, e.cluster_id) in elsewhere for e in self.examples if e.split == "test")
+        if shared:
+            warnings.warn(
+                f"suite {self.name!r}: {shared} of {len(tested)} test items share a cluster (such as a passage) with "
+                "items of train or calibration",
+                stacklevel=5,
+            )
 
     def split(self, name: str) -> list[Example]:
         """The examples of "train", "calibration" or "test", in the suite's order."""

@@ -1,6 +1,7 @@
 """Comparisons of methods: numbers against known answers and against a naive second computation."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,9 +10,10 @@ import sacrebleu
 
 from cat_core import curves, router
 from cat_core.comparison import PAIRS, Comparison, publish, with_confidence
+from cat_core.corpus import exact_scores
 from cat_core.outcomes import OutcomeError, drop_text, paired, read_outcomes, write_outcomes
 from cat_core.ranking import Interval
-from cat_core.resampling import paired_bootstrap
+from cat_core.resampling import cluster_numbers, draw_blocks, paired_bootstrap
 from cat_core.tables import Undefined
 
 WORDS = "the cat a dog sat ran on by mat house blue red old new tree river".split()
@@ -229,6 +231,68 @@ def test_iso_quality_is_that_of_curves_for_one_seed():
             point.saving.estimate,
         )
         assert found == pytest.approx((wanted.deferral_rate, wanted.quality, wanted.quality_gap, wanted.saving))
+
+
+def test_only_deferring_everything_is_an_infinite_threshold():
+    frame = table(methods=("xent",), seeds=(0,))
+    wrong = (frame["method"] == "xent").to_numpy()
+    frame.loc[:, "quality"] = np.where(wrong, 0.0, 1.0)  # every row has to be deferred for L's quality
+    point = Comparison(frame, resamples=20).iso_quality("xent")
+    assert point.taus == {0: np.inf} and point.deferral_rate.estimate == point.quality.estimate == 1
+
+
+def shares() -> Comparison:
+    deal = {seed: (3, 7)[seed % 2] for seed in range(4)}
+    return Comparison(table(methods=("dist", "cat-dist"), large_seeds=(3, 7), seeds=tuple(deal)), deal, resamples=12)
+
+
+@pytest.mark.parametrize("made", [shares, lambda: Comparison(text_table(), resamples=12)])
+def test_the_interval_of_a_saving_draws_calibration_items_as_well(made):
+    c = made()
+    a, b = c.methods[:2]
+    labels = cluster_numbers(c.pairing(a, c.seeds[0], "calibration").cluster_ids)
+    calibration = np.concatenate([x for _, x, _ in draw_blocks(labels, len(c.seeds), 12, seed=1)])
+    tests = list(draw_blocks(cluster_numbers(c.pairing(a, c.seeds[0]).cluster_ids), len(c.seeds), 12, groups=c.groups))
+
+    def quality(method, seed, split, counts, tau):
+        rows = c.pairing(method, seed, split)
+        deferred = rows.confidence <= tau
+        if not c.is_corpus:
+            return np.average(np.where(deferred, rows.large_quality, rows.small_quality), weights=counts)
+        run = c.run(method, seed, split)
+        return exact_scores(run.metric, (counts @ np.where(deferred[:, None], run.large, run.small))[None])[0]
+
+    def saving(method, seed, counts, weights):
+        rows = c.pairing(method, seed, "calibration")
+        taus = [-np.inf, *np.unique(rows.confidence)[:-1], np.inf]
+        goal = quality(method, seed, "calibration", weights, np.inf) - 1e-9
+        tau = next(t for t in taus if quality(method, seed, "calibration", weights, t) >= goal)
+        test = c.pairing(method, seed)
+        spent = test.small_flops + np.where(test.confidence <= tau, test.large_flops, 0)
+        return 1 - (counts @ spent) / (counts @ test.large_flops)
+
+    counts, seeds = (np.concatenate([draw[i] for draw in tests]) for i in (1, 2))
+    drawn = [sum(w * (saving(a, s, k, m) - saving(b, s, k, m)) for w, s in zip(ws, c.seeds))
+             for k, ws, m in zip(counts, seeds, calibration)]  # fmt: skip
+    found = c.saving_difference(a, b)
+    assert (found.low, found.high) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=1e-9)
+    assert found.estimate == pytest.approx(c.iso_quality(a).saving.estimate - c.iso_quality(b).saving.estimate)
+
+
+def test_savings_of_other_items_are_not_paired():
+    frame = table(methods=("dist", "cat-dist"), seeds=(0,))
+    other = frame["method"] == "cat-dist"
+    frame.loc[other, "item_id"] = frame["item_id"][other] + "b"
+    twice = frame[frame["method"] == "large"].assign(item_id=lambda f: f["item_id"] + "b")
+    c = Comparison(pd.concat([frame, twice], ignore_index=True), resamples=10)
+    with pytest.raises(OutcomeError, match="cat-dist of seed 0 has other test items than dist of seed 0"):
+        c.saving_difference("cat-dist", "dist")
+
+
+def test_what_was_drawn_is_not_shared_with_a_changed_comparison():
+    a = Comparison(table(seeds=(0, 1)), resamples=20)
+    both, one = a.audc("xent"), replace(a, seeds=(1,)).audc("xent")
+    assert one.estimate == pytest.approx(np.mean(a.seed_curve("xent", 1).quality), abs=0.02) and one != both
 
 
 def test_calibrated_threshold_is_that_of_the_router():

@@ -48,7 +48,7 @@ def test_across_comparisons_it_is_the_paired_bootstrap_of_all_runs(accuracy):
                            change.items()) for seed in accuracy.seeds])  # fmt: skip
     assert found["change"].estimate == pytest.approx(by_hand, abs=1e-12)
     assert found["change"].low < found["change"].estimate < found["change"].high
-    same = contrasts({"x": Arm(accuracy, "dist"), "y": Arm(replace(accuracy, _cache={}), "dist")},
+    same = contrasts({"x": Arm(accuracy, "dist"), "y": Arm(replace(accuracy), "dist")},
                      {"nothing": {"x": 1, "y": -1}})  # fmt: skip
     assert set(vars(same["nothing"]).values()) == {0.0}
 
@@ -64,7 +64,7 @@ def _retrained(frame):
 
 def test_what_cannot_be_paired_is_refused(accuracy):
     arm = Arm(accuracy, "dist")
-    fewer = Arm(replace(accuracy, seeds=(0, 1), _cache={}), "dist")
+    fewer = Arm(replace(accuracy, seeds=(0, 1)), "dist")
     with pytest.raises(ValueError, match=r"arm 'b' has seeds \(0, 1\), the first one \(0, 1, 2\)"):
         contrasts({"a": arm, "b": fewer}, {"d": {"a": 1, "b": -1}})
     with pytest.raises(ValueError, match="contrast 'd' is made of"):

@@ -105,6 +105,10 @@ def test_what_is_heard():
     found = verdict_of([entry(UP), entry(UP, "control"), one_seed, entry(Undefined("x")), entry(DOWN, "secondary")])
     assert found.word == "reproduced" and found.reason.endswith("(2 more could not be tested)")
     assert verdict_of([entry(UP), entry(DOWN, "control", seeds=1)]).reason.count("no random mask was run") == 1
+    silent = [entry(Undefined("not run"), "control"), entry(UP, "control", seeds=1)]
+    for other in silent:  # a control that was not run, or with one seed, does not bear the claim out
+        found = verdict_of([entry(UP), entry(UP, "control"), other])
+        assert found.word == "direction only" and "1 of 2 intervals against the random mask" in found.reason
     with pytest.raises(ValueError, match="entries of C1, C2: give those of one claim"):
         verdict_of([entry(), entry(claim="C2")])
     with pytest.raises(ValueError, match="entries of C99"):
@@ -221,7 +225,7 @@ def test_entries_are_the_rows_that_pages_published(tmp_path):
     assert (first.seeds, first.large_seeds, first.scale, first.level) == (2, 2, 100, 0.95)
     assert [e.mass for e in entries if e.claim == "C10"] == [0.9, 0.9]
     second = [e for e in entries if e.claim == "C2"]
-    assert [e.role for e in second] == ["primary", "primary", "control"] + ["secondary"] * 3
+    assert [e.role for e in second] == ["primary", "primary", "control", "control"] + ["secondary"] * 4
     assert second[0].number == bleu.difference("cat-dist", "dist") and second[0].scale == 1
     assert isinstance(second[1].number, Undefined) and "cat-xent" in second[1].number.reason
     both = read_entries(folder, edition(tmp_path, "other")[0])
@@ -286,13 +290,13 @@ def test_tables_show_every_claim_with_its_verdict(tmp_path):
         assert text in rules_text() and text in repr(short)
     full = claims_ledger(entries)
     mine = [row for row in full.rows if row[0].partition(":")[0] == "C1"]
-    assert len(mine) == 3 and mine[0][0] == f"C1: {verdict_of(e for e in entries if e.claim == 'C1').word}"
+    assert len(mine) == 4 and mine[0][0] == f"C1: {verdict_of(e for e in entries if e.claim == 'C1').word}"
     assert mine[1][0] == "C1" and mine[0][1] == "reference/04_superglue" and mine[0][4] == "60; 2/2"
     wanted = 100 * c.difference("cat-dist", "dist").estimate
     assert mine[0][3].startswith(f"{wanted:+.2f}".replace("-", "\u2212"))
     assert mine[0][5] and mine[2][5] == "" and mine[2][2].startswith("control: ")
     assert "share 90.0\u00a0%" in next(row for row in full.rows if row[0].startswith("C10"))[3]
     assert [row[0] for row in full.rows if row[0].startswith("C9")] == ["C9: not testable here"]
-    assert "3 secondary entries decide nothing" in full.note
+    assert "4 secondary entries decide nothing" in full.note
     with pytest.raises(ValueError, match="page 04_superglue of edition reference has claim 'C77': add it"):
         summary([entry(claim="C77")])

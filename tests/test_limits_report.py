@@ -1,5 +1,8 @@
 """Tables and figures of the page on limits from a small study: its numbers are those of its table and metrics."""
 
+from collections import Counter
+from pathlib import Path
+
 import numpy as np
 import pytest
 from small_study import STUDY, recorded_cells
@@ -11,9 +14,12 @@ from cat_core.flops import request_flops
 from cat_core.limits_report import cell_cost, shape_config
 from cat_core.models import build_model, train_tokenizer
 from cat_core.ranking import Interval
+from cat_core.study import load_study
 from cat_core.tables import Table, Undefined
+from cat_core.tasks import load_suite
 from cat_core.trained import tokenizer_of, training_set_of
 
+ROOT = Path(__file__).resolve().parent.parent
 METHODS = "methods: [xent, dist, cat-xent, cat-dist]"
 CELLS = """
   low: &superglue
@@ -133,9 +139,13 @@ def test_cost_of_a_cell_is_near_that_of_its_training_set(cells, tables):
 
 
 def test_training_examples_are_known_for_built_in_suites(cells):
-    assert limits_report.training_examples(cells[0].config) == (300, "the suite's configuration")
-    drawn, how = limits_report.training_examples(cells[0].config | {"suite": "trec"})
-    assert drawn == 12 * 16 and how.startswith("at most")
+    assert limits_report.training_examples(cells[0]) == 300
+    mixed = load_study("reference", ROOT).cell("mini-flan")
+    by_task = Counter(e.task for e in load_suite("mini-flan").split("train"))
+    rounds, cap = mixed.config["mixing_rounds"], mixed.config["mixing_cap"]
+    assert limits_report.training_examples(mixed) == rounds * sum(min(n, cap) for n in by_task.values())
+    real = type("Cell", (), {"config": cells[0].config | {"suite": "trec"}})()
+    assert limits_report.training_examples(real) == 12 * 16  # at most
     named = cells[0].config | {"small": "some/model", "large": "some/model"}
     other = type("Cell", (), {"config": named})()
     assert isinstance(cell_cost(other, None, "dist"), Undefined)

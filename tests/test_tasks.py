@@ -148,6 +148,15 @@ def test_test_prompts_in_train_are_counted_in_a_warning(tmp_path):
     assert record[0].filename == __file__  # the warning points at the caller of load_suite
 
 
+def test_test_items_of_a_cluster_that_is_elsewhere_too_are_counted_in_a_warning():
+    passage = {"cluster_id": "passage"}
+    with pytest.warns(UserWarning, match="2 of 6 test items share a cluster .* with items of train or calibration"):
+        suite_of(*(item(n, "test", **passage) for n in (7, 8)), item(9, "calibration", **passage))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        suite_of(*(item(n, "test", **passage) for n in (7, 8)), item(9, "train", cluster_id="another"))
+
+
 # score
 
 
