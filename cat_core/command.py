@@ -10,6 +10,7 @@ after an interruption and gives the same file. The output is written whole, when
 import argparse
 import hashlib
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from filelock import FileLock, Timeout
 
 from cat_core.artifacts import write_text
 from cat_core.cascade import CascadeRunner
+from cat_core.confidence import OPTION_RULES, confidence_rules, quantile_rules
+from cat_core.configs import resolve_device
 from cat_core.engines import Engine, EngineCascade, EngineError, TransformersEngine, VllmEngine
 from cat_core.models import check_same_tokenizer, check_vocabulary, load_model, load_tokenizer
-from cat_core.queries import PREDICTIONS, CascadeResult, Request
+from cat_core.queries import PREDICTIONS, CascadeResult, Request, check_requests
 from cat_core.router import rate_threshold
 from cat_core.server import ServerEngine
 from cat_core.sources import FIELDS, json_lines
@@ -28,6 +31,7 @@ from cat_core.tasks import brief, nearest, text_problem
 
 SIDES = ("small", "large")
 VLLM = "vllm:"
+RULES = (*confidence_rules, *quantile_rules, "token_margin", "token_entropy", *OPTION_RULES)
 IGNORED = ("concurrency", "timeout", "output", "prompts", "device")
 """Arguments that change no answer, or that the configuration states in another way."""
 
@@ -45,7 +49,8 @@ def read_requests(path: str | Path) -> list[Request]:
                 raise ValueError(f"{where}, field {brief(name)}: unknown field{nearest(name, FIELDS)}")
         if row.get("prompt") is None:
             raise ValueError(f"{where}, field 'prompt': missing; every row needs a prompt")
-        options = row.get("options") or []
+        options = row.get("options")
+        options = [] if options is None else options
         if not isinstance(options, list):
             raise ValueError(f"{where}, field 'options': must be a list of texts, not {brief(options)}")
         item_id = row.get("item_id")
@@ -145,6 +150,7 @@ def rows(result: CascadeResult) -> list[dict]:
 def run(given: argparse.Namespace) -> str:
     """Answer the file's queries and write the output; returns a line that says what was done."""
     requests = read_requests(given.prompts)
+    _check(given, requests)
     output = Path(given.output)
     if not output.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {output.parent} for the output: make it, or give another --output")
@@ -154,8 +160,14 @@ def run(given: argparse.Namespace) -> str:
     folder.mkdir(exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
+            begun = (folder / "plan.json").is_file()
             _claim(folder, output, configuration(given, requests))
-            cascade = EngineCascade(*engines(given))
+            try:
+                cascade = EngineCascade(*engines(given))
+            except BaseException:
+                if not begun:  # nothing was answered: a corrected command may have the output
+                    (folder / "plan.json").unlink(missing_ok=True)
+                raise
             progress = sys.stderr.isatty() or given.progress
             tau = given.tau
             if tau is None:
@@ -167,6 +179,22 @@ def run(given: argparse.Namespace) -> str:
         raise ValueError(f"{folder} is in use: another process writes {output}") from None
     deferred = int(result.deferred.sum())
     return f"{len(requests)} answers, {deferred} of them by the large model (tau {tau:.6g}): {output}"
+
+
+def _check(given: argparse.Namespace, requests: list[Request]) -> None:
+    """A one-line ValueError for what would be refused after S has answered everything."""
+    if given.rule not in RULES:
+        raise ValueError(f"unknown --rule {brief(given.rule)}{nearest(given.rule, RULES)}")
+    if given.tau is not None and math.isnan(given.tau):
+        raise ValueError("--tau is not a number: give a confidence, or --tau=-inf or --tau=inf")
+    rate = given.deferral_rate
+    if rate is not None and not (rate == 0 or 1 / len(requests) <= rate <= 1):
+        raise ValueError(
+            f"--deferral-rate {rate:g}: expected 0, or a share up to 1 that defers at least one of {len(requests)} "
+            "queries"
+        )
+    resolve_device(given.device or "auto")
+    check_requests(requests)
 
 
 def configuration(given: argparse.Namespace, requests: list[Request]) -> dict:

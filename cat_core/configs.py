@@ -184,6 +184,8 @@ def resolve_device(device: str) -> torch.device:
         resolved = torch.device(device)
     except RuntimeError:
         raise ValueError(f"unknown device {brief(device)}; expected auto, cpu, cuda or cuda:<number>") from None
+    if resolved.type not in ("cpu", "cuda"):
+        raise ValueError(f"unknown device {brief(device)}; expected auto, cpu, cuda or cuda:<number>")
     if resolved.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {device!r} was asked for, but torch sees no GPU; use auto or cpu")
     return resolved

@@ -119,6 +119,8 @@ def read_yaml(path):
 
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader)
+    except UnicodeDecodeError:
+        raise EditionError(f"{path.name}: not UTF-8: save it as UTF-8") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""

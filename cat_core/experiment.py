@@ -16,6 +16,7 @@ import numpy as np
 from cat_core import artifacts, joint
 from cat_core.cascade import CascadeRunner, Request
 from cat_core.configs import DataConfig, TrainConfig, describes_size, parse_size, resolve_device
+from cat_core.engines import check_settings
 from cat_core.loss import METHODS
 from cat_core.models import load_model, load_tokenizer
 from cat_core.signals import TokenSignals, token_signals
@@ -74,8 +75,8 @@ class Experiment:
             if not isinstance(method, str) or method not in METHODS:
                 raise ValueError(f"unknown method {brief(method)}; expected one of {', '.join(METHODS)}")
         for seed in (*self.seeds, *self.large_seeds):
-            if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-                raise ValueError(f"seed {brief(seed)} is not a whole number >= 0")
+            if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+                raise ValueError(f"seed {brief(seed)} is not a whole number from 0 to 2**32 - 1")
         for name in ("methods", "seeds", "large_seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):
@@ -85,6 +86,9 @@ class Experiment:
                 f"small {brief(self.small)} and large {brief(self.large)}: build both from scratch or name both, "
                 "as they must share one tokenizer"
             )
+        check_settings(self.max_new_tokens, self.prediction)
+        if not isinstance(self.batch_tokens, int) or isinstance(self.batch_tokens, bool) or self.batch_tokens < 1:
+            raise ValueError(f"batch_tokens is {brief(self.batch_tokens)}; expected a whole number >= 1")
         resolve_device(self.device)
         for model in (self.small, self.large):
             if describes_size(model):

@@ -148,7 +148,14 @@ def fused_linear_cat_loss(
     Raises ValueError as `cascade_aware_loss`, and for shapes that do not fit; RuntimeError in backward with
     `create_graph`.
     """
-    _check_shapes(input, linear_weight, linear_bias, target, teacher_input, teacher_linear_weight, teacher_logits)
+    teacher_head = (teacher_input, teacher_linear_weight, teacher_linear_bias)
+    _check_shapes(input, linear_weight, linear_bias, target, *teacher_head, teacher_logits)
+    if logit_softcap is not None and not 0 < logit_softcap < float("inf"):
+        raise ValueError(f"logit_softcap is {logit_softcap!r}; expected None or a finite number > 0")
+    if isinstance(mask, torch.Tensor):
+        if token_mask is not None:
+            raise ValueError("mask is a tensor and token_mask was given as well: give one of them")
+        token_mask = mask
     has_logits = teacher_logits is not None or teacher_input is not None
     check_top(teacher_top, target, linear_weight.shape[0], has_logits)
     if teacher_cache is not None and (has_logits or teacher_top is not None or teacher_correct is not None):
@@ -365,7 +372,7 @@ def _refuse_create_graph():
         )
 
 
-def _check_shapes(input, weight, bias, target, teacher_input, teacher_weight, teacher_logits):
+def _check_shapes(input, weight, bias, target, teacher_input, teacher_weight, teacher_bias, teacher_logits):
     if not input.is_floating_point() or input.shape[:-1] != target.shape:
         raise ValueError(
             f"input {tuple(input.shape)} ({input.dtype}) does not fit target {tuple(target.shape)}: expected floating "
@@ -377,6 +384,19 @@ def _check_shapes(input, weight, bias, target, teacher_input, teacher_weight, te
         raise ValueError(f"linear_bias {tuple(bias.shape)} does not fit linear_weight {tuple(weight.shape)}")
     if (teacher_input is None) != (teacher_weight is None):
         raise ValueError("teacher_input and teacher_linear_weight belong together: give both or neither")
+    if teacher_input is not None:
+        if teacher_input.shape[:-1] != target.shape:
+            raise ValueError(f"teacher_input {tuple(teacher_input.shape)} does not fit target {tuple(target.shape)}")
+        if teacher_weight.dim() != 2 or teacher_weight.shape[1] != teacher_input.shape[-1]:
+            raise ValueError(
+                f"teacher_linear_weight {tuple(teacher_weight.shape)} does not fit teacher_input "
+                f"{tuple(teacher_input.shape)}: it is [V, H]"
+            )
+        if teacher_bias is not None and teacher_bias.shape != teacher_weight.shape[:1]:
+            raise ValueError(
+                f"teacher_linear_bias {tuple(teacher_bias.shape)} does not fit teacher_linear_weight "
+                f"{tuple(teacher_weight.shape)}"
+            )
     if teacher_input is not None and teacher_logits is not None:
         raise ValueError("teacher_logits and teacher_input were both given: one of them says what L's logits are")
     if teacher_logits is not None and teacher_logits.shape[:-1] != target.shape:

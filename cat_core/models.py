@@ -155,10 +155,25 @@ def load_pair(small: str, large: str) -> tuple[PreTrainedModel, PreTrainedModel,
     return *pair, small_tokenizer
 
 
+PROBE = "The answer, in 2 words: hello world.\nÄpfel & naïve 漢字\t  (don't)"
+
+
 def check_same_tokenizer(small, large, small_name: str = "small", large_name: str = "large") -> None:
-    """Raise ValueError unless both tokenizers give every token the same id: the loss compares id by id."""
+    """Raise ValueError unless both tokenizers give every token the same id, end answers with the same one, and cut a
+    probe into the same tokens: the loss compares id by id, and both models read one row of ids."""
     a, b = small.get_vocab(), large.get_vocab()
     if a == b:
+        if small.eos_token_id != large.eos_token_id:
+            raise ValueError(
+                f"the tokenizers of S ({small_name}) and L ({large_name}) end answers with other tokens: "
+                f"{small.eos_token!r} against {large.eos_token!r}; set eos_token alike in both, as one of the models "
+                "would never stop"
+            )
+        if small(PROBE).input_ids != large(PROBE).input_ids:
+            raise ValueError(
+                f"the tokenizers of S ({small_name}) and L ({large_name}) have the same tokens and cut a text into "
+                "others (merges, normalizer, or tokens at the beginning); give both models one tokenizer"
+            )
         return
     differing = [t for t in a.keys() | b.keys() if a.get(t) != b.get(t)]
     differing.sort(key=lambda t: (a.get(t, -1), t))

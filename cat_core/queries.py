@@ -106,8 +106,8 @@ def check_requests(requests: Sequence) -> list:
             raise ValueError(f"item {name!r} has one option: give two or more, or none for free generation")
         if not all(option.strip() for option in options):
             raise ValueError(f"item {name!r} has an empty option")
-        if len(set(options)) < len(options):
-            raise ValueError(f"item {name!r} has the same option twice")
+        if len({" ".join(option.split()) for option in options}) < len(options):
+            raise ValueError(f"item {name!r} has the same option twice (white space is no difference)")
     return requests
 
 

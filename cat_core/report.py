@@ -181,15 +181,18 @@ def quality_figure(c: Comparison, setting: Setting, number: str, axis: str = "fl
     return figures.show(fig, alt, setting.caption(text, c.n, c.seeds))
 
 
-def difference_figure(c: Comparison, setting: Setting, number: str, rule: str = "chow_average") -> figures.Shown:
-    """The primary difference curves with their bands, one panel for each pair."""
+def difference_figure(
+    c: Comparison, setting: Setting, number: str, rule: str = "chow_average"
+) -> figures.Shown | Table:
+    """The primary difference curves with their bands, one panel for each pair; without a pair, a table that says so."""
+    if not c.pairs:
+        title = f"{number}: difference between two training methods"
+        return Table(("Pair", "Difference"), [("none", "this run has no CAT method with its counterpart")], title)
     boot, panels = c.bootstrap(rule, whole=True), {}
     for a, b in c.pairs:
         band = boot.difference_curve[a, b]
         line = figures.Curve(a, band.deferral_rate, band.estimate, band.low, band.high)
         panels[f"{name(a)} − {name(b)}"] = [line]
-    if not panels:
-        raise ValueError("no pair of methods to compare: run a CAT method and its unmasked counterpart")
     fig = figures.difference_figure(
         panels, baseline=c.pairs[0][1], quality_label=f"points of {c.label}", quality_scale=c.scale
     )

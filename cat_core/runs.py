@@ -199,7 +199,7 @@ def main(arguments=None):
                 return 1
             build(root, edition, strict=given.strict, out=given.out, force=given.force)
             print(f"Took {minutes(time.monotonic() - started)} in all.", flush=True)
-    except (EditionError, FileNotFoundError) as error:
+    except (EditionError, OSError) as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         return 2

@@ -64,10 +64,14 @@ class ServerEngine(Engine):
         check_settings(max_new_tokens, prediction)
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"a server's address begins with http:// or https://, got {url!r}")
-        if concurrency < 1 or attempts < 1 or not timeout > 0:
+        if concurrency < 1 or attempts < 1 or not 0 < timeout <= threading.TIMEOUT_MAX:
             raise ValueError(
-                f"concurrency, attempts and timeout must be positive, got {concurrency}, {attempts}, {timeout}"
+                "concurrency, attempts and timeout must be positive, and the timeout at most "
+                f"{threading.TIMEOUT_MAX:g} seconds, got {concurrency}, {attempts}, {timeout}"
             )
+        key = os.environ.get(KEY_VARIABLE, "")
+        if not (key.isascii() and key.isprintable()):
+            raise ValueError(f"{KEY_VARIABLE} holds a character that no key has (a line end, perhaps): set it again")
         self.url, self.tokenizer, self.config = url.rstrip("/"), tokenizer, known_config(config)
         self.max_new_tokens, self.prediction = max_new_tokens, prediction
         self.concurrency, self.timeout, self.attempts = concurrency, timeout, attempts
@@ -236,7 +240,7 @@ class ServerEngine(Engine):
                     raise EngineError(f"the server {self.url} refuses: {reason}{hint}") from None
             except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
                 reason = str(getattr(error, "reason", error)) or type(error).__name__
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise EngineError(f"{self.url}{path} did not answer JSON ({error}): is it a completions API?") from None
             if attempt < self.attempts:
                 time.sleep(pause(attempt, asked))

@@ -159,6 +159,9 @@ class Cell:
             tables = dict(found.get("tables", {}))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{self.metrics_path} cannot be read ({type(error).__name__}): {again}") from None
+        mine = {self.place: self.tables.get(self.place)}
+        if (found.get("study"), found.get("cell")) != (self.study, self.name) or not mine.items() <= tables.items():
+            raise ValueError(f"{self.metrics_path} holds no numbers of the recorded table of {self.place}: {again}")
         for place, digest in tables.items():
             if digest != self.tables.get(place, digest):
                 raise ValueError(f"{self.metrics_path} was made from another table of {place} than recorded: {again}")
@@ -393,7 +396,7 @@ def main(arguments=None) -> int:
         from cat_core import work  # imports torch, which `list` and `metrics` need not wait for
 
         work.run(cells, options.jobs, _say)
-    except (ValueError, FileNotFoundError, EditionError) as error:
+    except (ValueError, OSError, EditionError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -160,8 +160,10 @@ def find_problem(example: Example) -> tuple[str, str] | None:
     for option in options:
         if problem := text_problem(option):
             return "options", f"options: one of them {problem}"
-    if len(options) < 2 or len(set(options)) < len(options):
-        return "options", f"options must be two or more different texts, got {brief(list(options))}"
+    if len(options) < 2 or len({" ".join(o.split()) for o in options}) < len(options):
+        return "options", (
+            f"options must be two or more different texts (white space is no difference), got {brief(list(options))}"
+        )
     if example.target not in options:
         return "target", f"target {brief(example.target)} is not one of the options {brief(list(options))}"
     return None

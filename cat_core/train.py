@@ -85,6 +85,11 @@ class TrainSettings:
                 raise ValueError(
                     f"{name} is {brief(value)}; expected a number >= 0 (in YAML write 1.0e-3, as 1e-3 is text)"
                 )
+        if self.label_weight > 1 or self.temperature == 0:
+            raise ValueError(
+                f"label_weight is {self.label_weight} and temperature {self.temperature}; expected a weight in [0, 1] "
+                "and a temperature above 0"
+            )
         if self.batch_size % self.gradient_accumulation:
             raise ValueError(
                 f"batch_size {self.batch_size} must be a multiple of gradient_accumulation {self.gradient_accumulation}"

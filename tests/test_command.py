@@ -201,3 +201,34 @@ def test_killed_and_started_again(folders, tmp_path):
     assert output.read_bytes() == whole.read_bytes()
     assert {path: path.stat().st_mtime_ns for path in kept} == kept  # finished batches were not computed again
     assert not list(tmp_path.glob(".answers*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--deferral-rate", "30"], "--deferral-rate 30: expected 0, or a share up to 1"),
+        (["--deferral-rate", "0.001"], "defers at least one of 24 queries"),
+        (["--tau", "nan"], "--tau is not a number"),
+        (["--tau", "-1", "--rule", "chow_avrage"], "unknown --rule 'chow_avrage'; did you mean 'chow_average'"),
+        (["--tau", "-1", "--device", "mps"], "unknown device 'mps'"),
+        (["--tau", "-1", "--small", "nowhere/at/all"], "nowhere/at/all"),
+    ],
+)
+def test_a_refused_command_answers_nothing_and_leaves_the_output_free(folders, tmp_path, capsys, change, message):
+    prompts, output = write_prompts(tmp_path / "prompts.jsonl"), tmp_path / "answers.jsonl"
+    arguments = [prompts, "--small", folders[0], "--large", folders[1], "--output", str(output), *COMMON]
+    assert main([*arguments, *change]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: ") and message in line and line.count("\n") == 1
+    assert not list(tmp_path.rglob("plan.json")) and not output.exists()
+    assert main([*arguments, "--tau", "-2.5"]) == 0
+
+
+def test_options_that_are_no_list_are_refused(tmp_path):
+    path = tmp_path / "p.jsonl"
+    for options in ("false", "0", "{}", '""'):
+        path.write_text(f'{{"prompt": "a", "options": {options}}}\n')
+        with pytest.raises(ValueError, match="line 1, field 'options': must be a list of texts"):
+            read_requests(path)
+    path.write_text('{"prompt": "a", "options": null}\n')
+    assert read_requests(path)[0].options == ()

@@ -355,3 +355,31 @@ def test_errors_name_what_was_given():
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_a_mask_given_as_a_tensor_is_the_token_mask():
+    x, w = torch.randn(2, 3, 4), torch.randn(7, 4)
+    target = torch.tensor([[-100, 1, 2], [-100, 4, 5]])
+    keep = torch.tensor([[False, True, False], [False, True, False]])
+    given = {"label_weight": 1.0, "return_stats": True}
+    loss, stats = fused_linear_cat_loss(x, w, target, mask=keep, **given)
+    wanted, _ = cascade_aware_loss(x @ w.T, target, mask=keep, **given)
+    assert int(stats.kept) == 2 and torch.allclose(loss, wanted)
+    with pytest.raises(ValueError, match="mask is a tensor and token_mask was given as well"):
+        fused_linear_cat_loss(x, w, target, mask=keep, token_mask=keep, **given)
+    with pytest.raises(ValueError, match="expected torch.bool"):
+        fused_linear_cat_loss(x, w, target, mask=keep.long(), **given)
+
+
+def test_the_teacher_has_to_fit_row_by_row():
+    x, w, target = torch.randn(3, 5, 4), torch.randn(7, 4), torch.randint(7, (3, 5))
+    states, head = torch.randn(3, 5, 6), torch.randn(7, 6)
+    for wrong, message in (
+        ({"teacher_input": states.transpose(0, 1)}, "teacher_input .* does not fit target"),
+        ({"teacher_linear_weight": torch.randn(7, 5)}, "teacher_linear_weight .* does not fit teacher_input"),
+        ({"teacher_linear_bias": torch.randn(1)}, "teacher_linear_bias .* does not fit teacher_linear_weight"),
+        ({"logit_softcap": 0.0}, "logit_softcap is 0.0; expected None or a finite number > 0"),
+        ({"logit_softcap": -3.0}, "logit_softcap is -3.0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fused_linear_cat_loss(x, w, target, **{"teacher_input": states, "teacher_linear_weight": head} | wrong)

@@ -8,6 +8,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -435,4 +436,18 @@ def test_a_pair_whose_tokenizer_is_too_large_is_refused(saved, tmp_path):
     save_model(build_model(SMALLER, train_tokenizer(TEXTS, 259), seed=0), tokenizer, tmp_path / "narrow")
     with pytest.raises(ValueError, match=r"narrow has 259 output columns but its tokenizer has") as caught:
         load_pair(str(tmp_path / "narrow"), str(saved))
+    one_line(caught)
+
+
+def test_tokenizers_with_other_ends_or_other_cuts_are_a_mismatch():
+    a, b = train_tokenizer(TEXTS, 320), train_tokenizer(TEXTS, 320)
+    b.eos_token = a.pad_token or a.convert_ids_to_tokens(0)
+    assert a.get_vocab() == b.get_vocab()
+    with pytest.raises(ValueError, match="end answers with other tokens: .*would never stop") as caught:
+        check_same_tokenizer(a, b)
+    one_line(caught)
+    b = train_tokenizer(TEXTS, 320)
+    b.backend_tokenizer.normalizer = tokenizers.normalizers.Lowercase()
+    with pytest.raises(ValueError, match="have the same tokens and cut a text into others") as caught:
+        check_same_tokenizer(a, b)
     one_line(caught)

@@ -178,3 +178,8 @@ def test_setting_states_where_a_run_was_made():
     assert here.edition == "none (run by hand)" and here.threads >= 1 and set(here.versions) >= {"python", "torch"}
     text = repr(Setting("quick", "cpu", 1, "0123456789+", {"torch": "2.13"}).table())
     assert "commit | 0123456789+" in text and "files were changed after it" in text
+
+
+def test_a_run_without_a_pair_has_no_difference_figure_and_says_so():
+    c = Comparison(table(methods=("xent", "cat-dist")), resamples=10)
+    assert "no CAT method with its counterpart" in repr(report.difference_figure(c, SETTING, "Figure 5"))

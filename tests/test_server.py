@@ -244,3 +244,13 @@ def test_pauses_grow_and_heed_the_server():
         assert all(most / 2 <= pause(attempt) <= most for _ in range(20))
     assert pause(1, "7") == 7 and pause(1, "100000") == 60
     assert pause(2, "Wed, 21 Oct 2026 07:28:00 GMT") <= 2  # a date is not waited for
+
+
+def test_a_key_with_a_line_end_is_refused_and_not_shown(server, monkeypatch):
+    monkeypatch.setenv(KEY_VARIABLE, "secret\r")
+    with pytest.raises(ValueError, match=f"{KEY_VARIABLE} holds a character that no key has") as caught:
+        ServerEngine(server.listening_address + "/v1")
+    assert "secret" not in str(caught.value)
+    monkeypatch.delenv(KEY_VARIABLE)
+    with pytest.raises(ValueError, match="the timeout at most"):
+        ServerEngine(server.listening_address + "/v1", timeout=float("inf"))

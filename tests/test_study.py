@@ -182,7 +182,8 @@ def test_rules_that_few_methods_are_asked_for_are_kept_for_these_alone(recorded)
         )
 
 
-def test_the_list_says_what_a_cell_took_where_all_of_it_was_timed(capsys):
+def test_the_list_says_what_a_cell_took_where_all_of_it_was_timed(capsys, monkeypatch):
+    monkeypatch.chdir(Path(__file__).resolve().parent.parent)
     assert studies.main(["list"]) == 0
     printed = capsys.readouterr().out
     assert {line.split(":")[0] for line in printed.splitlines() if not line.startswith(" ")} == set(study_names())
@@ -190,3 +191,20 @@ def test_the_list_says_what_a_cell_took_where_all_of_it_was_timed(capsys):
     assert f"flan                         recorded; {took['cpu_seconds'] / 3600:.2f} core-hours\n" in printed
     untimed = [cell.name for cell in load_study("reference").cells.values() if "work" not in cell.record]
     assert untimed and all(f"  {name:<28} recorded\n" in printed for name in untimed)
+
+
+def test_metrics_of_another_cell_are_refused(recorded):
+    root, _, _ = recorded
+    cell = open_cell("tiny/wmt", root)
+    recording.write_metrics(cell)
+    right = cell.metrics_path.read_text()
+    content = json.loads(right)
+    tables = content["metrics"]["tables"]
+    try:
+        for change in ({"cell": "other"}, {"study": "real"}, {"tables": {}}, {"tables": tables | {"tiny/wmt": "0"}}):
+            cell.metrics_path.write_text(json.dumps(content | {"metrics": content["metrics"] | change}))
+            with pytest.raises(ValueError, match="study metrics tiny --cell wmt"):
+                cell.metrics()
+    finally:
+        cell.metrics_path.write_text(right)
+    assert cell.metrics()["cell"] == "wmt"

@@ -1102,3 +1102,8 @@ def test_mirror_mixed_as_in_flan():
     counts = counts_of(suite)
     assert [counts[name, "train"] for name in suite.tasks] == [900, 3 * 225, 900]
     assert len({e.prompt for e in suite.split("train") if e.task == "rte"}) == 500
+
+
+def test_options_that_differ_in_white_space_alone_are_refused():
+    with pytest.raises(ValueError, match="two or more different texts .white space is no difference."):
+        suite_of(item(9, "train", options=("a b", "a  b"), target="a b"))
