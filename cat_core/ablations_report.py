@@ -42,7 +42,7 @@ def shifts_table(found: Sequence[Ablation], shifts: Mapping[str, Shift]) -> Tabl
     for a in found:
         unit, s = gain(a.cell.metrics()), shifts[a.cell.name]
         parts = [show_number(x, unit) for x in (s.before, s.after, s.change)]
-        rows.append((f"{a.reference.name}: {a.label}", str(a.old), *parts))
+        rows.append((f"{a.reference.name}: {a.label}", "no" if a.old is False else str(a.old), *parts))
     if not rows:
         return nothing(title)
     columns = ("Cell: changed setting", "reference", "CAT-Dist − Dist, reference", "CAT-Dist − Dist, changed", "change")

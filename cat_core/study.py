@@ -95,6 +95,15 @@ class Cell:
         found = read_record(self.folder)["cells"].get(self.name)
         if found is None:
             return None
+        files = {self.outcomes_path, self.training_path}
+        if not (
+            isinstance(found, dict)
+            and all(isinstance(found.get(key), dict) for key in ("config", "files"))
+            and files <= {self.folder / name for name in found["files"]}
+        ):
+            raise ValueError(
+                f"{self.folder / 'study.json'}: the entry of {self.name!r} is damaged: restore it from git"
+            )
         keys = self.config.keys() | found["config"].keys()
         changed = sorted(k for k in keys.difference(SPEED) if self.config.get(k) != found["config"].get(k))
         if changed:
@@ -353,6 +362,26 @@ def _say(cell: str, line: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {cell}: {line}", flush=True)
 
 
+def _check(cell: Cell) -> None:
+    """A one-line ValueError for data that are not there, and for keys that name what does not exist."""
+    from cat_core.ledger import CLAIMS
+    from cat_core.loss import METHODS
+
+    tasks = cell.experiment.data.load().tasks
+    named = {
+        "claim_tasks": (cell.claim_tasks, tasks), "generative": (cell.generative, tasks),
+        "learned_rules": (cell.learned_rules, METHODS), "claim": ([cell.claim] if cell.claim else [], CLAIMS),
+    }  # fmt: skip
+    for key, (values, known) in named.items():
+        if unknown := [str(value) for value in values if value not in known]:
+            raise ValueError(
+                f"cell {cell.place}: {key} names {', '.join(unknown)}; expected some of {', '.join(known)}"
+            )
+    for key in ("beside", "differs_from"):
+        if (place := getattr(cell, key)) and cell.named(place).place == cell.place:
+            raise ValueError(f"cell {cell.place}: {key} names the cell itself; expected another one")
+
+
 def _state(cell: Cell) -> str:
     """Whether a cell is recorded, and what it took, where all its parts were timed."""
     if cell.record is None:
@@ -392,7 +421,7 @@ def main(arguments=None) -> int:
                     print(write_metrics(cell))
             return 0
         for cell in cells:
-            cell.experiment.data.load()  # a missing data set or a wrong parameter is refused before hours are spent
+            _check(cell)  # what is wrong is refused before hours are spent
         from cat_core import work  # imports torch, which `list` and `metrics` need not wait for
 
         work.run(cells, options.jobs, _say)

@@ -97,6 +97,10 @@ def run(cells: Sequence[Cell], jobs: int = 1, say: Say | None = None) -> None:
     for cell in cells:
         if cell.record is None:
             todo |= {part.name: part for part in parts(cell) if part.name not in todo}
+        elif not cell.metrics_path.is_file():  # it was stopped between its record and its numbers
+            from cat_core.recording import write_metrics
+
+            write_metrics(cell)
         elif say is not None:
             say(cell.name, f"is recorded in {cell.folder}")
     root = cells[0].folder.parents[2] if cells else None

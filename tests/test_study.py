@@ -208,3 +208,45 @@ def test_metrics_of_another_cell_are_refused(recorded):
     finally:
         cell.metrics_path.write_text(right)
     assert cell.metrics()["cell"] == "wmt"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("claim_tasks: [nope]", "claim_tasks names nope; expected some of"),
+        ("generative: [nope]", "generative names nope; expected some of"),
+        ("claim: C99", "claim names C99; expected some of C1"),
+        ("learned_rules: [cat-dst]", "learned_rules names cat-dst; expected some of xent"),
+        ("beside: nope/b", "unknown study 'nope'"),
+        ("beside: tiny/wmt", "beside names the cell itself"),
+    ],
+)
+def test_keys_that_name_nothing_are_refused_before_anything_is_trained(tmp_path, monkeypatch, capsys, line, message):
+    text = STUDY.replace("  wmt: &wmt\n", f"  wmt: &wmt\n    {line}\n") if "learned" not in line else f"{line}\n{STUDY}"
+    root = project(tmp_path, text=text)
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("CAT_ARTIFACTS", str(root / "artifacts"))
+    assert studies.main(["run", "tiny", "--cell", "wmt"]) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and not (root / "artifacts").exists()
+
+
+def test_a_damaged_entry_is_refused_and_lost_numbers_are_computed_again(recorded, monkeypatch):
+    root, _, _ = recorded
+    monkeypatch.chdir(root)
+    cell = open_cell("tiny/wmt", root)
+    recording.write_metrics(cell)
+    right = cell.metrics_path.read_bytes()
+    cell.metrics_path.unlink()
+    assert studies.main(["run", "tiny", "--cell", "wmt"]) == 0 and cell.metrics_path.read_bytes() == right
+    path = cell.folder / "study.json"
+    record = path.read_text()
+    try:
+        for key in ("config", "files"):
+            content = json.loads(record)
+            content["cells"]["wmt"][key] = {} if key == "files" else None
+            path.write_text(json.dumps(content))
+            with pytest.raises(ValueError, match="the entry of 'wmt' is damaged: restore it from git"):
+                _ = open_cell("tiny/wmt", root).record
+    finally:
+        path.write_text(record)
