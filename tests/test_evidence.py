@@ -60,7 +60,7 @@ def test_claims_of_a_cell_reach_the_ledger(cell):
     entries = [e for e in read_entries(cell.folder) if e.page == "superglue"]
     by_claim = {claim: [e for e in entries if e.claim == claim] for claim in {e.claim for e in entries}}
     assert set(by_claim) == {"C1", "C4", "C5", "C6", "C7", "C8", "C10"}
-    assert [e.role for e in by_claim["C1"]] == ["primary", "primary", "control"]
+    assert [e.role for e in by_claim["C1"]] == ["primary", "primary", "control", "control"]
     assert by_claim["C1"][0].n == 30  # the generative task is C4's
     assert len(by_claim["C4"]) == 6 and all(e.n == 15 for e in by_claim["C4"])
     assert all(e.seeds == 3 and e.large_seeds == 2 for e in entries)

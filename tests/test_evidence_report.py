@@ -197,6 +197,7 @@ def record(cell, found):
     path.write_text(json.dumps(whole))
     if found:
         cell.metrics_path.parent.mkdir(exist_ok=True)
+        found = found | {"tables": {cell.place: file_sha256(cell.outcomes_path)}}
         cell.metrics_path.write_text(json.dumps({"page": cell.name, "metrics": found}))
 
 

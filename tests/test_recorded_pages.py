@@ -119,7 +119,7 @@ def test_metrics_made_from_another_table_are_refused(root, monkeypatch):
         path.write_text(json.dumps(record))
         with pytest.raises(ValueError, match="another table of tiny/wmt than recorded: .* metrics changed --cell one"):
             load_study("changed", root).cell("one").metrics()
-        with pytest.raises(ValueError, match="another table of tiny/wmt than recorded: .* metrics tiny --cell wmt"):
+        with pytest.raises(ValueError, match="numbers of the recorded table of tiny/wmt: .* metrics tiny --cell wmt"):
             load_study("tiny", root).cell("wmt").metrics()
     finally:
         path.write_bytes(before)
