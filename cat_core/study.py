@@ -168,8 +168,8 @@ class Cell:
             tables = dict(found.get("tables", {}))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{self.metrics_path} cannot be read ({type(error).__name__}): {again}") from None
-        mine = {self.place: self.tables.get(self.place)}
-        if (found.get("study"), found.get("cell")) != (self.study, self.name) or not mine.items() <= tables.items():
+        whose = (found.get("study"), found.get("cell"), tables.get(self.place))
+        if whose != (self.study, self.name, self.tables[self.place]):
             raise ValueError(f"{self.metrics_path} holds no numbers of the recorded table of {self.place}: {again}")
         for place, digest in tables.items():
             if digest != self.tables.get(place, digest):

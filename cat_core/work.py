@@ -62,13 +62,9 @@ def parts(cell: Cell) -> list[Part]:
     if experiment.out_of_fold:
         teachers = {s: [add("large", (s, half), (), digests["large", s], half) for half in (0, 1)] for s in large}
     asked, small = {}, {}
-    groups = experiment.groups()
-    second = {seed for group in groups for method, seed in group if METHODS[method].second_stage}
-    first = {seed for group in groups for method, seed in group if method == "xent"}
-    extra = [("xent", seed) for seed in sorted(second - first)]  # a second stage goes on from Xent, asked for or not
-    digests |= {each: experiment.small_config(*each).digest() for each in extra}
-    for group in [*([each] for each in extra), *groups]:
-        before = [small["xent", seed] for method, seed in group if METHODS[method].second_stage]
+    for group in experiment.groups():
+        first = [("xent", seed) for method, seed in group if METHODS[method].second_stage]
+        before = [small[each] for each in first if each in small]  # where Xent is not asked for, the part trains it
         for method, seed in group:
             if METHODS[method].compares and (teacher := experiment.large_seed(seed)) not in asked:
                 how = _teacher_settings(configs[method, seed])
@@ -78,7 +74,7 @@ def parts(cell: Cell) -> list[Part]:
         name = add("small", (tuple(group),), before, [digests[each] for each in group])
         small |= dict.fromkeys(group, name)
     answered = {s: add("answers", ("large", s), [large[s]], digests["large", s]) for s in large}
-    for method, seed in (each for each in small if each not in extra):
+    for method, seed in small:
         its_large = experiment.large_seed(seed)
         needs, pair = (small[method, seed], answered[its_large]), (digests[method, seed], digests["large", its_large])
         answered[method, seed] = add("answers", (method, seed), needs, *pair, method in cell.learned_rules)

@@ -160,3 +160,13 @@ def test_costs_are_of_the_parts_of_the_cell(root):
     cut = '{"part": "small 01'
     (artifacts.root() / work.COSTS).write_text("".join(json.dumps(line) + "\n" for line in lines) + cut)
     assert work.costs(cell) == {"parts": 25, "timed": 1, "wall_seconds": 3.5, "cpu_seconds": 5.0}
+
+
+def test_a_second_stage_whose_first_is_not_asked_for_is_run(tmp_path, monkeypatch):
+    text = STUDY.replace("[xent, cat-dist, gatekeeper]", "[gatekeeper]").split("  other:")[0]
+    root = project(tmp_path / "project", text=text.replace("seeds: [1, 2, 3]", "seeds: [1, 2]"))
+    monkeypatch.setenv("CAT_ARTIFACTS", str(tmp_path / "artifacts"))
+    monkeypatch.chdir(root)
+    work.run([open_cell("tiny/wmt", root)])
+    table = open_cell("tiny/wmt", root).outcomes()
+    assert set(table["method"]) == {"gatekeeper", "large"} and open_cell("tiny/wmt", root).metrics()
