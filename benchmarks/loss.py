@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import importlib.util
 import statistics
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from benchmarks.measure import command, manifest, peak_bytes, seconds, write
+from benchmarks.measure import check_gradients, clock, in_turns, peak_bytes, run, speedup
 from cat_core.fused import fused_linear_cat_loss
 from cat_core.loss import cascade_aware_loss
-from cat_core.manifest import now
 
 PART = 256  # rows of a part of the checkpointed loss
 
@@ -160,70 +159,51 @@ def floor(inputs: Inputs, teacher: bool) -> Callable[[], None]:
 def compare(case: Case, device: str, dtype: torch.dtype, repeats: int) -> list[dict]:
     """One row for each way of the case; ValueError for one whose gradient is another."""
     inputs, rows = Inputs(case, device, dtype), []
+
+    def gradients(way):
+        way(inputs).backward()
+        found = [inputs.x.grad, inputs.w.grad]
+        inputs.x.grad = inputs.w.grad = None
+        return found
+
     for number, group in enumerate(ways(case, device)):
-        plain = next(iter(group))
-        memory, times, expected = {}, {name: [] for name in (*group, "floor")}, None
-        for name, way in group.items():  # the first call of each, whose time is not counted
-            inputs.x.grad = inputs.w.grad = None
-            memory[name] = peak_bytes(lambda way=way: way(inputs).backward(), device)
-            found = [t.grad.float() for t in (inputs.x, inputs.w)]
-            expected = expected or found
-            error = max(float((a - b).norm() / b.norm()) for a, b in zip(found, expected))
-            if not error < (1e-4 if dtype == torch.float32 else 0.05):
-                raise ValueError(f"{name} has another gradient than {plain}: relative difference {error:.1e}")
-        del expected, found
+        plain, memory, found = next(iter(group)), {}, {}
+        steps = {name: partial(gradients, way) for name, way in group.items()}
+        for name, step in steps.items():  # the first call of each, whose time is not counted
+            memory[name] = peak_bytes(lambda: found.update({name: step()}), device)  # noqa: B023 - called here
+            check_gradients(name, found[name], plain, found[plain], dtype)
+        found.clear()
         bare = floor(inputs, teacher=number == 0)
         bare()
-        for _ in range(repeats):
-            times["floor"].append(seconds(bare, device))
-            for name, way in group.items():
-                inputs.x.grad = inputs.w.grad = None
-                times[name].append(seconds(lambda way=way: way(inputs).backward(), device))
+        turns = in_turns({"floor": bare, **steps}, repeats, device)
+        times = {name: both[:, clock(device)] for name, both in turns.items()}
         for name in group:
-            ratios = [a / b for a, b in zip(times[plain], times[name])]
             rows.append(
-                asdict(case)
-                | {
-                    "way": name,
-                    "seconds": [round(value, 4) for value in times[name]],
-                    "speedup": statistics.median(ratios),
-                    "speedup_range": [min(ratios), max(ratios)],
-                    "floor_share": statistics.median(a / b for a, b in zip(times["floor"], times[name])),
-                    "memory": memory[name],
-                    "memory_share": memory[name] / memory[plain],
-                }
+                {**asdict(case), "way": name}
+                | speedup(times[name], times[plain])
+                | {"floor_share": statistics.median(times["floor"] / times[name]), "memory": memory[name]}
+                | {"memory_share": memory[name] / memory[plain]}
             )
     return rows
 
 
-def table(rows: list[dict]) -> str:
-    """The rows as Markdown."""
-    lines = [
-        "| V | N | H, H_t | rho | way | times as fast as naive (range) | MiB | MiB of naive's | floor's time of its |",
-        "|--:|--:|--:|--:|---|--:|--:|--:|--:|",
-    ]
-    for row in rows:
-        low, high = row["speedup_range"]
-        lines.append(
-            f"| {row['vocabulary']:,} | {row['tokens']:,} | {row['hidden']}, {row['teacher_hidden']} | {row['rho']} "
-            f"| {row['way']} | {row['speedup']:.2f} ({low:.2f} to {high:.2f}) | {row['memory'] / 2**20:,.0f} "
-            f"| {row['memory_share']:.3f} | {row['floor_share']:.0%} |"
-        )
-    return "\n".join(lines)
+TABLE = """
+| V | N | H, H_t | rho | way | times as fast as naive (range) | MiB | MiB of naive's | floor's time of its |
+|--:|--:|--:|--:|---|--:|--:|--:|--:|
+| {vocabulary:,} | {tokens:,} | {hidden}, {teacher_hidden} | {rho} | {way} \
+| {speedup:.2f} ({speedup_range[0]:.2f} to {speedup_range[1]:.2f}) \
+| {memory!m:,.0f} | {memory_share:.3f} | {floor_share:.0%} |
+"""
+
+
+def cases(size: str) -> list[Case]:
+    """Every size with every rho."""
+    return [Case(*sizes, rho) for sizes in SIZES[size] for rho in RHOS]
 
 
 def main(arguments: list[str] | None = None) -> list[dict]:
     """Measure, print the table, and write `benchmarks/results/loss-<device>.json` unless `--quick`."""
-    given = command("loss", __doc__.splitlines()[0], 3, arguments)
-    start, about, rows = now(), manifest(given.device, given.dtype, given.note), []
-    for sizes in SIZES["quick" if given.quick else given.device]:
-        for rho in RHOS:
-            case = Case(*sizes, rho)
-            rows += compare(case, given.device, given.dtype, given.repeats)
-            print(f"{now()} {case}", file=sys.stderr, flush=True)
-    print(table(rows))
-    write(given.out, about, start, {"rows": rows})
-    return rows
+    return run("loss", __doc__.splitlines()[0], 3, arguments, cases, compare, TABLE)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import copy
 import statistics
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,18 +20,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from cat_book.build.manifest import now
+from torch.nn.utils.rnn import pad_sequence
 
-from benchmarks.measure import command, manifest, peak_bytes, write
+from benchmarks.measure import clock, command, in_turns, manifest, markdown, peak_bytes, say, write
 from cat_core import inference
 from cat_core.cascade import CascadeRunner, Request
-from cat_core.early_exit import EXACT_RULES, EarlyExit
-from cat_core.fingerprints import versions
-from cat_core.manifest import now
-from cat_core.models import ModelSize, build_model, train_tokenizer
+from cat_core.inference import EXACT_RULES, EarlyExit
 from cat_core.router import route
-from cat_core.synthetic import MiniSuperGlue, MiniWmt, mini_superglue, mini_wmt
-from cat_core.train import TrainSettings, train
-from cat_core.training_set import TrainingSet
+from cat_core.tasks.synthetic import MiniSuperGlue, MiniWmt, mini_superglue, mini_wmt
+from cat_core.training.models import ModelSize, build_model, train_tokenizer
+from cat_core.training.provenance import versions
+from cat_core.training.train import TrainSettings, train
+from cat_core.training.training_set import TrainingSet
 
 RATES = (0.1, 0.3, 0.6)
 TOKENS = 360  # of the tokenizer: few, so that a translation takes many of them
@@ -96,34 +95,6 @@ class Inputs:
         width = max(len(item.prompt) for item in runner.items(self.requests["generated"]))
         runner.batch_tokens = self.sizes.batch * (width + longest)
         return runner
-
-
-# ---------------------------------------------------------------------- clocks
-
-
-def timed(run: Callable[[], object], device: str) -> tuple[float, float]:
-    """Seconds of one call: CPU time of the process, and wall time."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.process_time(), time.perf_counter()
-    run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.process_time() - start[0], time.perf_counter() - start[1]
-
-
-def in_turns(ways: dict[str, Callable], rounds: int, device: str) -> dict[str, np.ndarray]:
-    """[rounds, 2] times of each way: CPU time and wall time. Every way has run once before."""
-    found = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, way in ways.items():
-            found[name].append(timed(way, device))
-    return {name: np.array(values) for name, values in found.items()}
-
-
-def clock(device: str) -> int:
-    """Which of the two times counts."""
-    return 0 if device == "cpu" and torch.get_num_threads() == 1 else 1
 
 
 def ratio(times: np.ndarray, base: np.ndarray, device: str) -> dict:
@@ -200,9 +171,9 @@ def cascade_rows(inputs: Inputs, vocabulary: int, kind: str, rounds: int) -> tup
 
 def left_padded(rows: list[list[int]], pad: int, device: str) -> dict[str, torch.Tensor]:
     """Prompts as transformers' generate() takes them."""
-    width = max(map(len, rows))
-    ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+    join = partial(pad_sequence, batch_first=True, padding_side="left")
+    ids = join([torch.tensor(row) for row in rows], padding_value=pad).to(device)
+    mask = join([torch.ones(len(row), dtype=torch.int64) for row in rows]).to(device)
     return {"input_ids": ids, "attention_mask": mask}
 
 
@@ -267,26 +238,20 @@ def batch_rows(inputs: Inputs, vocabulary: int, which: str, rounds: int) -> list
     same_answers: how many have the runner's tokens; error: the most by which a log-probability of these is off.
     """
     runner, requests = inputs.runner(vocabulary), inputs.requests["generated"][: inputs.sizes.batch]
-    ways, memory, same, error = batch_ways(runner, which, requests, inputs.device), {}, {}, {}
+    ways, rows = batch_ways(runner, which, requests, inputs.device), {}
     expected = ways["runner"]()
+    lengths = [len(tokens) for tokens, _ in expected]
+    common = {"vocabulary": vocabulary, "model": which, "queries": len(requests)}
+    common |= {"mean_tokens": statistics.mean(lengths), "longest": max(lengths)}
     prompts = [item.prompt for item in runner.items(requests)]
     right = [reference(runner.models[which], prompt, tokens) for prompt, (tokens, _) in zip(prompts, expected)]
     for name, way in ways.items():
         alike = [(b, c) for (a, b), (tokens, _), c in zip(way(), expected, right, strict=True) if a == tokens]
-        same[name] = len(alike)
-        error[name] = max((np.abs(np.subtract(b, c)).max() for b, c in alike), default=None)
-        if not name.endswith("one by one"):
-            memory[name] = peak_bytes(way, inputs.device)
+        error = max((np.abs(np.subtract(b, c)).max() for b, c in alike), default=None)
+        memory = None if name.endswith("one by one") else peak_bytes(way, inputs.device)
+        rows[name] = common | {"way": name, "same_answers": len(alike), "error": error, "memory": memory}
     times = in_turns(ways, rounds, inputs.device)
-    lengths = [len(tokens) for tokens, _ in expected]
-    common = {"vocabulary": vocabulary, "model": which, "queries": len(requests)}
-    common |= {"mean_tokens": statistics.mean(lengths), "longest": max(lengths)}
-    return [
-        common
-        | {"way": name, "same_answers": same[name], "error": error[name], "memory": memory.get(name)}
-        | ratio(times[name], times["runner"], inputs.device)
-        for name in ways
-    ]
+    return [row | ratio(times[name], times["runner"], inputs.device) for name, row in rows.items()]
 
 
 def memory_rows(inputs: Inputs, vocabulary: int) -> list[dict]:
@@ -295,78 +260,60 @@ def memory_rows(inputs: Inputs, vocabulary: int) -> list[dict]:
     model, pad, batch = runner.models["small"], runner.pad, inputs.sizes.batch
     prompts = [item.prompt for item in runner.items(inputs.requests["generated"][:batch])]
     padded, never = left_padded(prompts, pad, inputs.device), vocabulary  # an id that is not there
-    rows = []
+
+    def own(count):
+        with inference.answering(model):
+            return inference.generate_batch(model, prompts, eos=never, pad=pad, vocab=vocabulary, max_new_tokens=count)
+
+    ways, rows = {"runner": own, "generate": partial(generate, model, padded, never, pad)}, []
     for count in (steps // 4, steps // 2, steps):
-        special = {"eos": never, "pad": pad, "vocab": vocabulary, "max_new_tokens": count}
-
-        def own(special=special):
-            with inference.answering(model):
-                return inference.generate_batch(model, prompts, **special)
-
-        ways = {"runner": own, "generate": lambda count=count: generate(model, padded, never, pad, count)}
         for name, way in ways.items():
-            way()
-            row = {"vocabulary": vocabulary, "rows": batch, "steps": count, "way": name}
-            peak = peak_bytes(way, inputs.device)
-            row |= {"memory": peak, "of_one_step": peak / (batch * vocabulary * inputs.dtype.itemsize)}
-            rows.append(row)
+            way(count)
+            peak = peak_bytes(partial(way, count), inputs.device)
+            row = {"vocabulary": vocabulary, "rows": batch, "steps": count, "way": name, "memory": peak}
+            rows.append(row | {"of_one_step": peak / (batch * vocabulary * inputs.dtype.itemsize)})
     return rows
 
 
 # --------------------------------------------------------------------- results
 
 
-def tables(results: dict) -> str:
-    """All rows as Markdown."""
-
-    def spread(row):
-        return f"{row['ratio']:.2f} ({row['ratio_range'][0]:.2f} to {row['ratio_range'][1]:.2f})"
-
-    lines = ["| V | queries | d | L's FLOPs | T_L / T_S | time / (T_S + d T_L) (range) | by L's FLOPs |"]
-    lines.append("|--:|---|--:|--:|--:|--:|--:|")
-    for row in results["cascade"]:
-        kind = f"{row['queries']} {row['kind']}"
-        lines.append(
-            f"| {row['vocabulary']:,} | {kind} | {row['deferral_rate']:.2f} | {row['large_flops_share']:.2f} "
-            f"| {row['large_against_small']:.1f} | {spread(row)} | {row['ratio_by_flops']:.2f} |"
-        )
-    lines += ["", "| V | early exit by | d | S's tokens saved | S's FLOPs saved | time / S's without (range) |"]
-    lines.append("|--:|---|--:|--:|--:|--:|")
-    for row in results["early_exit"]:
-        lines.append(
-            f"| {row['vocabulary']:,} | {row['rule']} | {row['deferral_rate']:.2f} | {row['tokens_saved']:.0%} "
-            f"| {row['flops_saved']:.0%} | {spread(row)} |"
-        )
-    lines += ["", "| V | model | one batch by | same answers | error | time / runner's (range) | MiB |"]
-    lines.append("|--:|---|---|--:|--:|--:|--:|")
-    for row in results["batch"]:
-        peak = "" if row["memory"] is None else f"{row['memory'] / 2**20:,.1f}"
-        lines.append(
-            f"| {row['vocabulary']:,} | {row['model']} | {row['way']} | {row['same_answers']} of {row['queries']} "
-            f"| {row['error']:.0e} | {spread(row)} | {peak} |"
-        )
-    lines += ["", "| V | steps | way | MiB | of one step's logits |", "|--:|--:|---|--:|--:|"]
-    for row in results["memory"]:
-        lines.append(
-            f"| {row['vocabulary']:,} | {row['steps']} | {row['way']} | {row['memory'] / 2**20:,.1f} "
-            f"| {row['of_one_step']:.1f} |"
-        )
-    return "\n".join(lines)
+RATIO = "{ratio:.2f} ({ratio_range[0]:.2f} to {ratio_range[1]:.2f})"
+TABLES = {
+    "cascade": f"""
+| V | queries | d | L's FLOPs | T_L / T_S | time / (T_S + d T_L) (range) | by L's FLOPs |
+|--:|---|--:|--:|--:|--:|--:|
+| {{vocabulary:,}} | {{queries}} {{kind}} | {{deferral_rate:.2f}} | {{large_flops_share:.2f}} \
+| {{large_against_small:.1f}} | {RATIO} | {{ratio_by_flops:.2f}} |
+""",
+    "early_exit": f"""
+| V | early exit by | d | S's tokens saved | S's FLOPs saved | time / S's without (range) |
+|--:|---|--:|--:|--:|--:|
+| {{vocabulary:,}} | {{rule}} | {{deferral_rate:.2f}} | {{tokens_saved:.0%}} | {{flops_saved:.0%}} | {RATIO} |
+""",
+    "batch": f"""
+| V | model | one batch by | same answers | error | time / runner's (range) | MiB |
+|--:|---|---|--:|--:|--:|--:|
+| {{vocabulary:,}} | {{model}} | {{way}} | {{same_answers}} of {{queries}} | {{error:.0e}} | {RATIO} \
+| {{memory!m:,.1f}} |
+""",
+    "memory": """
+| V | steps | way | MiB | of one step's logits |
+|--:|--:|---|--:|--:|
+| {vocabulary:,} | {steps} | {way} | {memory!m:,.1f} | {of_one_step:.1f} |
+""",
+}
 
 
 def main(arguments: list[str] | None = None) -> dict:
     """Measure, print the tables, and write `benchmarks/results/runner-<device>.json` unless `--quick`."""
     given = command("runner", __doc__.splitlines()[0], 3, arguments)
-    sizes, rounds = SIZES["quick" if given.quick else given.device], given.repeats
-    start, about = now(), manifest(given.device, given.dtype, given.note)
+    sizes, rounds = SIZES[given.size], given.repeats
+    start, about = now(), manifest(given)
     about["versions"] |= versions("transformers")
-
-    def say(what: str) -> None:
-        print(f"{now()} {what}", file=sys.stderr, flush=True)
-
     inputs = Inputs(sizes, given.device, given.dtype)
     say("trained")
-    results = {"cascade": [], "early_exit": [], "batch": [], "memory": []}
+    results = {part: [] for part in TABLES}
     for vocabulary in sizes.vocabularies:
         results["memory"] += memory_rows(inputs, vocabulary)
         say(f"memory, V {vocabulary:,}")
@@ -379,7 +326,7 @@ def main(arguments: list[str] | None = None) -> dict:
             results["cascade"] += rows
             results["early_exit"] += saved
             say(f"cascade, {kind}, V {vocabulary:,}")
-    print(tables(results))
+    print("\n\n".join(markdown(table, results[part]) for part, table in TABLES.items()))
     write(given.out, about, start, {"rounds": rounds, "sizes": asdict(sizes), **results})
     return results
 

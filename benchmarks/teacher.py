@@ -9,24 +9,22 @@ Targets are L's own greedy answers with their last quarter replaced at random: a
 from __future__ import annotations
 
 import statistics
-import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks.measure import command, manifest, peak_bytes, seconds, write
+from benchmarks.measure import check_gradients, clock, in_turns, peak_bytes, run, speedup, timed
 from cat_core.architectures import MODEL_INPUTS
 from cat_core.inference import answering, generate_batch
-from cat_core.manifest import now
-from cat_core.models import parameter_count
-from cat_core.teacher import TeacherCache, run_teacher
-from cat_core.train import TrainSettings, training_loss
-from cat_core.training_set import TrainingSet, collate
+from cat_core.training.models import parameter_count
+from cat_core.training.teacher import TeacherCache, run_teacher
+from cat_core.training.train import TrainSettings, training_loss
+from cat_core.training.training_set import TrainingSet, collate
 
 
 @dataclass(frozen=True)
@@ -119,26 +117,24 @@ class Online:
         return {"teacher_input": self.states, "teacher_linear_weight": self.head}
 
 
-def compare(case: Case, device: str, repeats: int) -> list[dict]:
+def compare(case: Case, device: str, dtype: torch.dtype, repeats: int) -> list[dict]:
     """One row for each way; ValueError where a way that keeps all of L has another gradient than with L beside it."""
-    dtype = torch.float32 if device == "cpu" else torch.bfloat16
     large = llama(case.vocabulary, case.teacher_hidden, case.teacher_layers, 2).to(device, dtype).eval()
     data = Sequences(case, large)
     batch = collate([data[i] for i in range(case.batch)], data.pad)
     labels = batch["labels"][batch["labels"] != -100].to(device)
-    rows, times, found = [], {name: [] for name in WAYS}, {}
+    rows, steps, found = [], {}, {}
     with tempfile.TemporaryDirectory() as folder:
-        steps = {}
-        for number, (name, (method, mode, k)) in enumerate(WAYS.items()):
-            cache, begun = None, time.process_time() if device == "cpu" else time.perf_counter()
+        for name, (method, mode, k) in WAYS.items():
+            cache, made, rates = None, [], []
             if mode is not None:
-                cache = run_teacher(large, data, Path(folder) / str(number), mode=mode, k=max(k, 1))
-            passed = (time.process_time() if device == "cpu" else time.perf_counter()) - begun
-            steps[name], model, stats = step_of(case, method, mode, cache, large, batch, labels, device, dtype)
-            memory = peak_bytes(steps[name], device)
-            gradient = torch.cat([p.grad.float().flatten() for p in model.parameters()])
+                fill = partial(run_teacher, large, data, Path(folder) / str(len(rows)), mode=mode, k=max(k, 1))
+                passed = timed(lambda: made.append(fill()), device)[clock(device)]  # noqa: B023 - called here
+                (cache,) = made
+            steps[name], model = step_of(case, method, mode, cache, large, batch, labels)
+            memory = peak_bytes(lambda: rates.append(steps[name]()), device)  # noqa: B023 - called here
+            found[name] = torch.cat([p.grad.float().flatten() for p in model.parameters()])
             head = cache.head.nbytes if mode == "hidden" else 0
-            found[name] = gradient
             rows.append(
                 asdict(case)
                 | {
@@ -150,41 +146,27 @@ def compare(case: Case, device: str, repeats: int) -> list[dict]:
                     "pass_seconds": None if cache is None else round(passed, 4),
                     "pass_tokens": None if cache is None else len(cache.correct),
                     "step_tokens": len(labels),
-                    "keep_rate": float(stats["keep_rate"]),
+                    "keep_rate": float(rates[0]),
                 }
             )
         for exact, online in (("hidden", "online"), ("argmax, CAT-Xent", "online, CAT-Xent")):
-            error = float((found[exact] - found[online]).norm() / found[online].norm())
-            if not error < (1e-4 if dtype == torch.float32 else 0.05):
-                raise ValueError(f"{exact} has another gradient than {online}: relative difference {error:.1e}")
-        for _ in range(repeats):
-            for name, step in steps.items():
-                times[name].append(seconds(step, device))
+            check_gradients(exact, [found[exact]], online, [found[online]], dtype)
+        times = {name: both[:, clock(device)] for name, both in in_turns(steps, repeats, device).items()}
     for row in rows:
-        plain = "online" if row["method"] == DISTIL else "online, CAT-Xent"
-        ratios = [a / b for a, b in zip(times[plain], times[row["way"]])]
-        row["seconds"] = [round(value, 4) for value in times[row["way"]]]
-        row["speedup"], row["speedup_range"] = statistics.median(ratios), [min(ratios), max(ratios)]
+        plain = times["online" if row["method"] == DISTIL else "online, CAT-Xent"]
+        row |= speedup(times[row["way"]], plain) | {"epochs_to_pay": None}
         if row["pass_seconds"] is not None:  # how many passes over the data pay for the one of L
-            saved = (statistics.median(times[plain]) - statistics.median(row["seconds"])) / row["step_tokens"]
+            saved = (statistics.median(plain) - statistics.median(row["seconds"])) / row["step_tokens"]
             row["epochs_to_pay"] = row["pass_seconds"] / row["pass_tokens"] / saved if saved > 0 else None
     return rows
 
 
 def step_of(
-    case: Case,
-    method: str,
-    mode: str | None,
-    cache: TeacherCache | None,
-    large,
-    batch: dict,
-    labels,
-    device: str,
-    dtype,
-) -> tuple[Callable[[], None], LlamaForCausalLM, dict]:
-    """(one training step of a new S by one way, that S, the keep-rate of its last step)."""
+    case: Case, method: str, mode: str | None, cache: TeacherCache | None, large, batch: dict, labels
+) -> tuple[Callable[[], torch.Tensor], LlamaForCausalLM]:
+    """(one training step of a new S by one way, which returns the keep-rate; that S)."""
     settings = TrainSettings(method=method, **({} if mode is None else {"teacher": mode}))
-    model = llama(case.vocabulary, case.hidden, case.layers, 1).to(device, dtype)
+    model = llama(case.vocabulary, case.hidden, case.layers, 1).to(large.device, large.dtype)
     # A rate of 0: every repeat then takes the same step.
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
 
@@ -196,42 +178,24 @@ def step_of(
         loss, counts = training_loss(states, model.lm_head, labels, settings, told, which)
         loss.backward()
         optimizer.step()
-        seen["keep_rate"] = counts.keep_rate
+        return counts.keep_rate
 
-    seen: dict[str, torch.Tensor] = {}
-    return step, model, seen
+    return step, model
 
 
-def table(rows: list[dict]) -> str:
-    """The rows as Markdown."""
-    lines = [
-        "| V | S | L | way | steps in the time of one with L beside it (range) | MiB of a step | MiB of L in memory "
-        "| bytes a token | passes over the data that pay for the cache |",
-        "|--:|---|---|---|--:|--:|--:|--:|--:|",
-    ]
-    for row in rows:
-        low, high = row["speedup_range"]
-        kept = "" if row["bytes_per_token"] is None else f"{row['bytes_per_token']:,.0f}"
-        pays = row.get("epochs_to_pay")
-        lines.append(
-            f"| {row['vocabulary']:,} | {row['hidden']} x {row['layers']} | {row['teacher_hidden']} x "
-            f"{row['teacher_layers']} | {row['way']} | {row['speedup']:.2f} ({low:.2f} to {high:.2f}) "
-            f"| {row['memory'] / 2**20:,.0f} | {row['resident'] / 2**20:,.1f} | {kept} "
-            f"| {'' if pays is None else f'{pays:.2f}'} |"
-        )
-    return "\n".join(lines)
+TABLE = """
+| V | S | L | way | steps in the time of one with L beside it (range) | MiB of a step | MiB of L in memory \
+| bytes a token | passes over the data that pay for the cache |
+|--:|---|---|---|--:|--:|--:|--:|--:|
+| {vocabulary:,} | {hidden} x {layers} | {teacher_hidden} x {teacher_layers} | {way} \
+| {speedup:.2f} ({speedup_range[0]:.2f} to {speedup_range[1]:.2f}) | {memory!m:,.0f} | {resident!m:,.1f} \
+| {bytes_per_token:,.0f} | {epochs_to_pay:.2f} |
+"""
 
 
 def main(arguments: list[str] | None = None) -> list[dict]:
     """Measure, print the table, and write `benchmarks/results/teacher-<device>.json` unless `--quick`."""
-    given = command("teacher", __doc__.splitlines()[0], 5, arguments)
-    start, about, rows = now(), manifest(given.device, given.dtype, given.note), []
-    for case in CASES["quick" if given.quick else given.device]:
-        rows += compare(case, given.device, given.repeats)
-        print(f"{now()} {case}", file=sys.stderr, flush=True)
-    print(table(rows))
-    write(given.out, about, start, {"rows": rows})
-    return rows
+    return run("teacher", __doc__.splitlines()[0], 5, arguments, CASES.get, compare, TABLE)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Two transformers language models of one kind, causal or encoder-decoder, that share a tokenizer. Queries are
 answered by greedy generation, those with answer options by scoring the options. `inference` does either for one
-batch; this module checks the queries, plans the batches, keeps finished ones (`store`), and turns raw
+batch; this module checks the queries, plans the batches, keeps finished ones (`files.Store`), and turns raw
 log-probabilities into answers with their confidences and costs.
 """
 
@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,24 +20,23 @@ from torch import Tensor
 
 from cat_core.architectures import check_one_kind, has_encoder
 from cat_core.confidence import answer_confidence, option_confidence
-from cat_core.early_exit import EXACT_RULES, EarlyExit
+from cat_core.files import Store
 from cat_core.flops import option_flops, request_flops, shape_of
-from cat_core.inference import answering, generate_batch, score_batch
+from cat_core.inference import EXACT_RULES, EarlyExit, answering, generate_batch, model_fingerprint, score_batch
 from cat_core.queries import (
-    PREDICTIONS,
     CascadeResult,
     Item,
     Response,
     best_option,
     check_requests,
-    progress_line,
+    check_settings,
+    encode_prompts,
+    encode_targets,
+    plan_batches,
+    run_batches,
 )
 from cat_core.queries import Request as Request
 from cat_core.router import route
-from cat_core.store import Store, model_fingerprint
-from cat_core.tokens import encode_prompt as encode_prompt
-from cat_core.tokens import encode_prompts, encode_targets, plan_batches
-from cat_core.tokens import encode_target as encode_target
 
 RECORDS = "2: log-probability, margin and entropy of each token"
 """What the stored batches hold. Folders of another version are refused, so change it with the records."""
@@ -52,7 +52,7 @@ class CascadeRunner:
     max_new_tokens: longest generated answer, EOS included;
     prediction: "sum" takes the option with the best summed log-probability, "average" the best mean a token;
     truncate_prompts: cut prompts beyond the context on the left, keeping BOS, instead of refusing them;
-    encode: own function text -> prompt ids, instead of `tokens.encode_prompt`;
+    encode: own function text -> prompt ids, instead of `queries.encode_prompt`;
     fingerprint: {"small": ..., "large": ...}, names of the weights for `store` (default: their sha256).
 
     Logits beyond the smaller of the two vocabularies (padding of the output matrix) are cut off. Raises
@@ -74,11 +74,7 @@ class CascadeRunner:
         encode: Callable[[str], list[int]] | None = None,
         fingerprint: Mapping[str, str] | None = None,
     ):
-        for name, value in (("batch_tokens", batch_tokens), ("max_new_tokens", max_new_tokens)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
-        if prediction not in PREDICTIONS:
-            raise ValueError(f"unknown prediction rule {prediction!r}: choose {' or '.join(PREDICTIONS)}")
+        check_settings(max_new_tokens, prediction, batch_tokens)
         if tokenizer.eos_token_id is None:
             raise ValueError("the tokenizer has no eos_token: set one, as every answer ends with it")
         self.models = {"small": small, "large": large}
@@ -114,7 +110,7 @@ class CascadeRunner:
     ) -> list[Response]:
         """Answers of one model ("small" or "large") to every request, in request order.
 
-        requests: `Request`s or anything with item_id, prompt and options, such as `tasks.Example`;
+        requests: `Request`s or anything with item_id, prompt and options, such as `tasks.example.Example`;
         progress: True for a bar, or a function of (items done, items in all);
         store: folder of finished batches; a killed run goes on from there and ends with the same bits;
         early_exit: leave generated answers unfinished where it is certain; never in a folder of whole ones.
@@ -122,29 +118,15 @@ class CascadeRunner:
         """
         if which not in self.models:
             raise ValueError(f"unknown model {which!r}: choose 'small' or 'large'")
-        items = self.items(requests)
-        model = self.models[which]
-        batches = self._plan(items)
+        items, model = self.items(requests), self.models[which]
         kept = None if store is None else Store(store, self._description(items, which, early_exit))
-        show, close = progress_line(progress, f"{which} model", len(items))
-        responses: list[Response | None] = [None] * len(items)
-        finished = 0
-        try:
-            with answering(model):
-                for number, batch in enumerate(batches):
-                    members = [items[i] for i in batch]
-                    records = kept.load(number) if kept else None
-                    if records is None:
-                        records = self._compute(model, members, which, early_exit)
-                        if kept:
-                            kept.save(number, records)
-                    for i, response in zip(batch, self._responses(model, members, records)):
-                        responses[i] = response
-                    finished += len(batch)
-                    show(finished)
-        finally:
-            close()
-        return responses
+        read = partial(self._responses, model)
+
+        def compute(members):
+            return self._compute(model, members, which, early_exit)
+
+        with answering(model):
+            return run_batches(items, self._plan(items), compute, read, kept, progress, f"{which} model")
 
     def run(
         self,
@@ -159,14 +141,16 @@ class CascadeRunner:
 
         rule: a key of `Response.confidences`. store: folder as in `answer`, in it one for S and one for each
         deferred set of L, so that another threshold finds S's answers again.
-        early_exit: stop S's answer as soon as its deferral is certain (`early_exit.EarlyExit`: rules "chow_sum" and
+        early_exit: stop S's answer as soon as its deferral is certain (`inference.EarlyExit`: rules "chow_sum" and
         "chow_quantile_0"). Decisions and final answers stay the same, as far as a batch of other rows rounds alike (see
         `inference`), and `flops` holds what was spent. Queries with options are scored whole. In the store S then has a
         folder for each rule and tau.
         """
         requests = list(requests)
         exits = EarlyExit(rule, tau) if early_exit else None
-        folder = None if store is None else Path(store) / _small_folder(exits)
+        # whole answers of S in one folder, unfinished ones by rule and threshold
+        name = "small" if exits is None else f"small-{hashlib.sha256(repr(exits).encode()).hexdigest()[:16]}"
+        folder = None if store is None else Path(store) / name
         small = self.answer(requests, "small", progress, folder, exits)
         for response in small:
             if rule not in response.confidences:
@@ -190,12 +174,9 @@ class CascadeRunner:
     def scores(self, requests: Sequence, which: str = "small") -> list[list[list[list[float]]]]:
         """Of every option of every request: [log-probabilities, margins, entropies], one of each a token."""
         items, model = self.items(requests), self.models[which]
-        found: list = [None] * len(items)
+        compute = partial(self._compute, model, which=which)
         with answering(model):
-            for batch in self._plan(items):
-                for i, rows in zip(batch, self._compute(model, [items[i] for i in batch], which)):
-                    found[i] = rows
-        return found
+            return run_batches(items, self._plan(items), compute, lambda _, rows: rows)
 
     def items(self, requests: Sequence) -> list[Item]:
         """Requests as token ids, as the models read them, after every check that needs no model."""
@@ -349,13 +330,6 @@ class CascadeRunner:
         return texts, answers, costs, sums, {name: value.tolist() for name, value in rules.items()}
 
 
-def _small_folder(early_exit: EarlyExit | None) -> str:
-    """Name of S's folder in the store of a cascade: whole answers in one, unfinished ones by rule and threshold."""
-    if early_exit is None:
-        return "small"
-    return f"small-{hashlib.sha256(repr(early_exit).encode()).hexdigest()[:16]}"
-
-
 def _right_padded(rows: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:
     """Ragged rows as float64 [B, T] with their boolean mask."""
     lengths = torch.tensor([len(row) for row in rows])
@@ -366,6 +340,6 @@ def _right_padded(rows: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:
 
 
 if __name__ == "__main__":
-    from cat_core.command import main  # the command line has a module of its own
+    import runpy  # a door: the command line is in a room above, which nothing here may import
 
-    raise SystemExit(main())
+    runpy.run_module("cat_core.engines.command", run_name="__main__")

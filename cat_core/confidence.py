@@ -31,9 +31,10 @@ def chosen_logprob(logits: Tensor, token: Tensor) -> Tensor:
         )
     scores = logits if logits.dtype == torch.float64 else logits.float()
     index = token.unsqueeze(-1)
-    own = scores.gather(-1, index)
+    own = scores.gather(-1, index)  # [..., 1]
     # an impossible token (-inf) would give inf - inf: the lowest finite number stands in for it
     others = scores - own.clamp_min(torch.finfo(scores.dtype).min)
+    # others [..., V]: s_v - s_token, then -inf at the token, in place; then [...], their log sum of exp
     others = others.scatter_(-1, index, float("-inf")).logsumexp(-1)
     own = own.squeeze(-1)
     logprob = -torch.logaddexp(others, torch.zeros_like(others))
@@ -51,13 +52,14 @@ def margin_and_entropy(logits: Tensor) -> tuple[Tensor, Tensor]:
     and +inf where no other token is possible; NaN logits give NaN.
     """
     scores = logits if logits.dtype == torch.float64 else logits.float()
-    top, index = scores.max(-1, keepdim=True)
-    gaps = (top - scores).scatter_(-1, index, float("inf"))
+    # Two [..., V] of its own, written over in place: gaps and weights. `scores` may be the caller's and is only read.
+    top, index = scores.max(-1, keepdim=True)  # [..., 1] each
+    gaps = (top - scores).scatter_(-1, index, float("inf"))  # g_v; inf takes the most probable token out
     margin = gaps.amin(-1)
     gaps.clamp_max_(800.0)  # exp(-800) is 0 even in float64, while inf * 0 would be NaN
-    weights = gaps.neg().exp_()
-    rest = weights.sum(-1)
-    entropy = rest.log1p() + gaps.mul_(weights).sum(-1) / (1 + rest)
+    weights = gaps.neg().exp_()  # exp(-g_v), 0 at the most probable token
+    rest = weights.sum(-1)  # s
+    entropy = rest.log1p() + gaps.mul_(weights).sum(-1) / (1 + rest)  # gaps: g_v exp(-g_v)
     broken = top.squeeze(-1).isnan()
     return margin.masked_fill(broken, float("nan")), entropy.masked_fill(broken, float("nan"))
 

@@ -314,3 +314,10 @@ def decode_bytes(
     matrices = (sum(layer.token_flops for layer in shape.layers) + shape.embedding_flops + shape.head_flops) // 2
     kept = sum(layer.key_numbers * (min(keys, layer.window or keys) + source) for layer in shape.layers)
     return Traffic(matrices * weights.itemsize, kept * (cache or weights).itemsize)
+
+
+def first_layer_flops(config, prompt_tokens: int) -> int:
+    """FLOPs of the first layer that reads a prompt: no other layer and no output head runs. Counted as in `flops`."""
+    shape, prompt = shape_of(config), _whole("prompt_tokens", prompt_tokens)
+    layer = (shape.encoder or shape).layers[0]
+    return layer.token_flops * prompt + layer.key_flops * prompt**2

@@ -1,12 +1,8 @@
 """The loss of `loss.cascade_aware_loss` straight from hidden states: the [N, V] logits are never kept.
 
-For row i with logits s_i = W x_i the gradient of the loss is known in closed form (arXiv 2406.00060, the losses in
-`loss`), with p_S = softmax(s), T the temperature:
-
-    dloss_i / ds_i = alpha_i [ w (p_S - e_y) + (1 - w) T (p_S^(1/T) - p_L^(1/T)) ]
-
-so each chunk of rows is read once in forward: logits, alpha, then gradient, dX and dW, and the chunk is dropped. Rows
-with alpha = 0 need no softmax, no dX and no dW; ignored rows are dropped before the first matrix product.
+The gradient of a row's loss by its logits s = W x is known in closed form (`closed_form`); alpha times it is that of
+the masked loss. So each chunk of rows is read once in forward: logits, alpha, then gradient, dX and dW, and the chunk
+is dropped. Rows with alpha = 0 need no softmax, no dX and no dW; ignored rows go before the first matrix product.
 Matrix products: N V (2 H + 4 rho H + 2 H_t) FLOPs, rho the share of kept rows. Memory: dX, dW, one chunk.
 
 Right is decided on the logits as the head gives them, and a tie of the highest counts as right, for S and L alike. In
@@ -17,7 +13,7 @@ float32. `loss.cascade_aware_loss` of the same logits decides alike.
 from __future__ import annotations
 
 from functools import reduce
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -34,8 +30,18 @@ from cat_core.loss import (
     target_rows,
 )
 
-if TYPE_CHECKING:
-    from cat_core.teacher import TeacherCache
+
+class TargetCache(Protocol):
+    """What L said of the target tokens of a training set, kept: `training.teacher.TeacherCache`."""
+
+    correct: torch.Tensor  # [tokens] bool: L's most probable token is the label
+
+    def rows(self, examples: torch.Tensor) -> torch.Tensor:
+        """[n] numbers of the target tokens of examples [B], in their order."""
+
+    def distribution(self, rows: torch.Tensor, temperature: float, device: torch.device) -> dict:
+        """L's distributions at these tokens, as arguments of `fused_linear_cat_loss`."""
+
 
 # Memory for a chunk's logits and gradients, and the rows it has at least. Each chunk reads W and writes dW once: a GPU
 # needs many rows to hide that, while on a CPU few rows do, and small chunks stay in or near the caches.
@@ -103,7 +109,7 @@ def fused_linear_cat_loss(
     teacher_logits: torch.Tensor | None = None,
     teacher_top: TopK | None = None,
     teacher_correct: torch.Tensor | None = None,
-    teacher_cache: TeacherCache | None = None,
+    teacher_cache: TargetCache | None = None,
     examples: torch.Tensor | None = None,
     token_mask: torch.Tensor | None = None,
     label_weight: float = 0.5,
@@ -130,8 +136,8 @@ def fused_linear_cat_loss(
         teacher_top: L's distribution as its k most probable tokens and a tail, [..., k] and [...], in their place; the
             soft term is the cross entropy of k + 1 events. Give `teacher_correct` for the mask.
         teacher_correct: bool [...], whether L is right on each token; enough where w = 1.
-        teacher_cache, examples: a `teacher.TeacherCache` that says all of this, of any mode, and int64 [B], the numbers
-            of the examples in its training set whose target tokens are those of `target`, one after another.
+        teacher_cache, examples: a `training.teacher.TeacherCache` that says all of this, of any mode, and int64 [B],
+            numbers of the examples in its training set whose target tokens are those of `target`, one after another.
         token_mask: bool [...], alpha given from outside, in place of `mask`.
         logit_softcap: c of c tanh(logits / c) (Gemma 2), for S; L's logits are taken as they come.
         chunk_bytes: memory for one chunk's logits and gradients, by default 64 MiB on a CPU and 512 MiB elsewhere; a
@@ -228,7 +234,7 @@ class _Summed(torch.autograd.Function):
     def forward(ctx, rows, weight, bias, labels, given):
         found, grads = _run(rows, weight, bias, labels, given, given.wanted)
         loss, *flags = found
-        ctx.save_for_backward(*grads)
+        ctx.save_for_backward(*grads)  # dX [N, H], dW [V, H], db [V] of the sum: no logits, no inputs
         ctx.dtypes = [None if t is None else t.dtype for t in (rows, weight, bias)]
         ctx.mark_non_differentiable(*flags)
         return loss.sum(), *flags
@@ -236,7 +242,8 @@ class _Summed(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad, *_):
         _refuse_create_graph()
-        # In the loss's dtype: 1 / N rounded to bfloat16 would be one error in every gradient.
+        # Not in place: what is saved serves again under retain_graph. In the loss's dtype: 1 / N rounded to bfloat16
+        # would be one error in every gradient.
         scaled = (None if g is None else g.to(grad.dtype) * grad for g in ctx.saved_tensors)
         return *(None if g is None else g.to(dtype) for g, dtype in zip(scaled, ctx.dtypes)), None, None
 
@@ -249,7 +256,7 @@ class _PerToken(torch.autograd.Function):
         found, _ = _run(rows, weight, bias, labels, given, (False, False, False))
         loss, *flags = found
         ctx.save_for_backward(rows, weight, bias, labels)
-        ctx.given = given._replace(mask=flags[0], generator=None)
+        ctx.given = given._replace(mask=flags[0], generator=None)  # the mask as it was drawn
         ctx.mark_non_differentiable(*flags)
         return loss, *flags
 
@@ -268,6 +275,7 @@ def _run(rows, weight, bias, labels, given: _Given, wanted, row_weight=None):
     wanted: which of the three gradients; row_weight: [N] factor of each row's loss in the gradient, else 1.
     """
     count, kind = len(labels), given.kind
+    # What outlives a chunk: four numbers a row, and the gradients. Rows that are not kept stay 0.
     loss = torch.zeros(count, dtype=kind, device=rows.device)
     keep, small, large = (torch.zeros(count, dtype=torch.bool, device=rows.device) for _ in range(3))
     d_rows = torch.zeros_like(rows) if wanted[0] else None
@@ -275,7 +283,8 @@ def _run(rows, weight, bias, labels, given: _Given, wanted, row_weight=None):
     d_bias = torch.zeros_like(bias, dtype=kind) if wanted[2] else None
     rows, weight, bias = (None if t is None else t.to(given.dtype) for t in (rows, weight, bias))
     chunks = [slice(first, min(first + given.chunk_rows, count)) for first in range(0, count, given.chunk_rows)]
-    # Memory that is asked for anew for every chunk costs more on a CPU than a pass over it.
+    # [c, V] each: S's logits, which become their gradient; L's, where they are read; one to spare. Once for all chunks:
+    # memory that is asked for anew for every chunk costs more on a CPU than a pass over it.
     shape = (3 if given.reads_teacher else 2, min(count, given.chunk_rows), weight.shape[0])
     buffers = torch.empty(shape, dtype=kind, device=rows.device)
     mask = given.mask
@@ -284,6 +293,7 @@ def _run(rows, weight, bias, labels, given: _Given, wanted, row_weight=None):
             rights = [_rights(rows, weight, bias, labels, given, chunk, buffers)[4:] for chunk in chunks]
             mask = keep_mask("random", *map(torch.cat, zip(*rights)), given.generator)
         for chunk in chunks:
+            # logits [c, V] in buffer 0, teacher [c, V] or None in buffer 1
             logits, teacher, top, at_label, small[chunk], large[chunk] = _rights(
                 rows, weight, bias, labels, given, chunk, buffers
             )
@@ -294,9 +304,10 @@ def _run(rows, weight, bias, labels, given: _Given, wanted, row_weight=None):
             x, y = rows[chunk], labels[chunk]
             kept = alpha.nonzero().squeeze(-1)
             skip = given.skip is True or (given.skip == "auto" and len(kept) <= SKIP_BELOW * len(y))
-            where = kept + chunk.start if skip else chunk
-            if skip:
+            where = kept + chunk.start if skip else chunk  # the rows of this chunk among all N
+            if skip:  # from here on c is the number of kept rows
                 x, y, top, at_label = x[kept], y[kept], top[kept], at_label[kept]
+                # S's kept rows go from buffer 0 to the last one, then L's from 1 to 0: what is left is the spare one
                 free, spare = buffers[0, : len(kept)], buffers[-1, : len(kept)]
                 logits, spare = torch.index_select(logits, 0, kept, out=spare), free
                 if given.label_weight < 1 and teacher is not None:
@@ -310,6 +321,7 @@ def _run(rows, weight, bias, labels, given: _Given, wanted, row_weight=None):
                 token_loss = top_loss_and_gradient(logits, y, at_label, events, spare, **how)
             else:
                 token_loss = loss_and_gradient(logits, y, top, at_label, teacher, spare, **how)
+            # logits [c, V] are the gradient now, teacher and spare are used up
             if not skip and len(kept) < len(y):
                 token_loss.masked_fill_(~alpha, 0.0)
                 logits.masked_fill_(~alpha.unsqueeze(-1), 0.0)
@@ -318,7 +330,7 @@ def _run(rows, weight, bias, labels, given: _Given, wanted, row_weight=None):
                 continue
             if row_weight is not None:
                 logits *= row_weight[where].unsqueeze(-1)
-            gradient = logits.to(given.dtype)  # the logits have become it
+            gradient = logits.to(given.dtype)  # a copy only under autocast, or where the factors are half precision
             if d_rows is not None:
                 d_rows[where] = (gradient @ weight).to(d_rows.dtype)
             if d_weight is not None and d_weight.dtype == gradient.dtype:
@@ -373,35 +385,30 @@ def _refuse_create_graph():
 
 
 def _check_shapes(input, weight, bias, target, teacher_input, teacher_weight, teacher_bias, teacher_logits):
-    if not input.is_floating_point() or input.shape[:-1] != target.shape:
-        raise ValueError(
-            f"input {tuple(input.shape)} ({input.dtype}) does not fit target {tuple(target.shape)}: expected floating "
-            "point [..., H] and [...], aligned so that row i predicts target[i]"
-        )
-    if weight.dim() != 2 or weight.shape[1] != input.shape[-1]:
-        raise ValueError(f"linear_weight {tuple(weight.shape)} does not fit input {tuple(input.shape)}: it is [V, H]")
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"linear_bias {tuple(bias.shape)} does not fit linear_weight {tuple(weight.shape)}")
+    _check_head("", input, weight, bias, target)
     if (teacher_input is None) != (teacher_weight is None):
         raise ValueError("teacher_input and teacher_linear_weight belong together: give both or neither")
     if teacher_input is not None:
-        if teacher_input.shape[:-1] != target.shape:
-            raise ValueError(f"teacher_input {tuple(teacher_input.shape)} does not fit target {tuple(target.shape)}")
-        if teacher_weight.dim() != 2 or teacher_weight.shape[1] != teacher_input.shape[-1]:
-            raise ValueError(
-                f"teacher_linear_weight {tuple(teacher_weight.shape)} does not fit teacher_input "
-                f"{tuple(teacher_input.shape)}: it is [V, H]"
-            )
-        if teacher_bias is not None and teacher_bias.shape != teacher_weight.shape[:1]:
-            raise ValueError(
-                f"teacher_linear_bias {tuple(teacher_bias.shape)} does not fit teacher_linear_weight "
-                f"{tuple(teacher_weight.shape)}"
-            )
+        _check_head("teacher_", teacher_input, teacher_weight, teacher_bias, target)
     if teacher_input is not None and teacher_logits is not None:
         raise ValueError("teacher_logits and teacher_input were both given: one of them says what L's logits are")
     if teacher_logits is not None and teacher_logits.shape[:-1] != target.shape:
         raise ValueError(f"teacher_logits {tuple(teacher_logits.shape)} do not fit target {tuple(target.shape)}")
     _check_columns(weight, teacher_weight, teacher_logits)
+
+
+def _check_head(whose: str, input, weight, bias, target):
+    """ValueError unless hidden states fit the target, and weight and bias of the head the hidden states."""
+    if not input.is_floating_point() or input.shape[:-1] != target.shape:
+        raise ValueError(
+            f"{whose}input {tuple(input.shape)} ({input.dtype}) does not fit target {tuple(target.shape)}: expected "
+            "floating point [..., H] and [...], aligned so that row i predicts target[i]"
+        )
+    shape = tuple(weight.shape)
+    if weight.dim() != 2 or shape[1] != input.shape[-1]:
+        raise ValueError(f"{whose}linear_weight {shape} does not fit {whose}input {tuple(input.shape)}: it is [V, H]")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"{whose}linear_bias {tuple(bias.shape)} does not fit {whose}linear_weight {shape}")
 
 
 def _check_columns(weight, teacher_weight, teacher_logits):
@@ -415,7 +422,7 @@ def _check_columns(weight, teacher_weight, teacher_logits):
         )
 
 
-def _cached(cache: TeacherCache, examples, labels: torch.Tensor, label_weight: float, temperature: float):
+def _cached(cache: TargetCache, examples, labels: torch.Tensor, label_weight: float, temperature: float):
     """(whether L is right on each target token, what else the cache says of them: `TeacherCache.distribution`)."""
     if not isinstance(examples, torch.Tensor) or examples.dtype != torch.int64 or examples.dim() != 1:
         raise ValueError("teacher_cache needs examples: int64 [B], the examples whose target tokens these are")

@@ -5,12 +5,21 @@ are computed on the fly, so that memory never holds a tensor of steps x batch x 
 are padded on the left, with explicit position ids where the model takes them, so that a query gets the same
 answer in a batch as alone (log-probabilities, margins and entropies within 1e-5 in float32).
 
-Token conventions are those of `tokens`.
+Token conventions are those of `queries`.
+
+Exact early exit: an answer that will be deferred whatever follows is not written to its end. Log-probabilities are
+never above 0, so the sum and the minimum of an answer's can only fall while it grows. Once either is at or below the
+threshold it stays there. Means, higher quantiles, margins and entropies may rise again, and the option rules read whole
+options: there no early exit is exact.
 """
 
+import hashlib
+import json
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,7 +27,59 @@ from torch import Tensor
 
 from cat_core.architectures import Memory, go_on, read_prompts, selected
 from cat_core.confidence import chosen_logprob, margin_and_entropy
-from cat_core.early_exit import EarlyExit
+from cat_core.methods import RULES
+from cat_core.queries import aligned
+
+# ---------------------------------------------------------------- exact early exit
+
+EXACT_RULES = tuple(name for name, rule in RULES.items() if rule.exact_exit)
+
+# Added up in another order, or rounded to float32 in the end, a sum just below the threshold may come to lie above it.
+# One that is lower by this share of the threshold cannot.
+ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class EarlyExit:
+    """When an unfinished answer is deferred for certain: its confidence so far, by `rule`, is <= tau.
+
+    rule: "chow_sum" or "chow_quantile_0", the minimum; tau: a fixed threshold, in nats (-inf never, +inf always).
+    Raises ValueError for a rule that can rise again, and for a tau that no log-probability exceeds, such as a
+    deferral rate.
+    """
+
+    rule: str
+    tau: float
+
+    def __post_init__(self):
+        if self.rule not in EXACT_RULES:
+            raise ValueError(
+                f"early exit is not exact for the rule {self.rule!r}, which may rise while an answer grows: "
+                f"choose {' or '.join(EXACT_RULES)}, or run without early exit"
+            )
+        try:
+            tau = float(self.tau)
+        except (TypeError, ValueError):
+            tau = math.nan
+        if math.isnan(tau) or 0 < tau < math.inf:
+            raise ValueError(
+                f"early exit needs a fixed threshold tau <= 0 on log-probabilities (or +inf), got {self.tau!r}: "
+                "a deferral rate is none, so calibrate one first (router.calibrate)"
+            )
+        object.__setattr__(self, "tau", tau)
+
+    def certain(self, logprobs: Tensor) -> Tensor:
+        """[B] boolean, True where no continuation can bring the confidence above tau.
+
+        logprobs: [B, T] log-probabilities of the tokens so far, all of them real.
+        """
+        if self.rule == "chow_quantile_0":
+            return logprobs.amin(-1).double() <= self.tau
+        slack = ROUNDING * abs(self.tau) if math.isfinite(self.tau) else 0.0
+        return logprobs.sum(-1, dtype=torch.float64) <= self.tau - slack
+
+
+# ---------------------------------------------------------------- batches
 
 # Logits of one option pass: at most this many numbers at once (128 MiB in float32).
 LOGIT_BUDGET = 1 << 25
@@ -39,21 +100,11 @@ def answering(model):
         model.train(training)
 
 
-def _left_padded(rows: Sequence[Sequence[int]], pad: int, device) -> tuple[Tensor, Tensor, Tensor]:
-    """ids, mask and position_ids [B, P] of prompts that all end in the last column."""
-    width = max(map(len, rows))
-    ids = np.full((len(rows), width), pad, dtype=np.int64)
-    mask = np.zeros_like(ids)
-    for i, row in enumerate(rows):
-        ids[i, width - len(row) :] = row
-        mask[i, width - len(row) :] = 1
-    positions = np.maximum(mask.cumsum(-1) - 1, 0)
-    return tuple(torch.from_numpy(array).to(device) for array in (ids, mask, positions))
-
-
 def _prefill(model, prompts, pad: int, vocab: int) -> tuple[Memory, Tensor, Tensor]:
     """What is kept of left-padded prompts, their mask [B, P], and the logits [B, vocab] that follow them."""
-    ids, mask, positions = _left_padded(prompts, pad, model.device)
+    ids, mask, _ = aligned(prompts, [[]] * len(prompts), pad)
+    positions = np.maximum(mask.cumsum(-1) - 1, 0)
+    ids, mask, positions = (torch.from_numpy(array).to(model.device) for array in (ids, mask, positions))
     cache, logits = read_prompts(model, ids, mask, positions)
     return cache, mask, logits[:, :vocab]
 
@@ -78,15 +129,18 @@ def generate_batch(
     cache, mask, logits = _prefill(model, prompts, pad, vocab)
     size, width = mask.shape
     device = mask.device
+    # Of all B rows, to the end: tokens [B, M]; log-probabilities, margins and entropies [3, B, M]; lengths [B].
     tokens = torch.full((size, max_new_tokens), eos, dtype=torch.long, device=device)
     values = torch.zeros((3, size, max_new_tokens), dtype=torch.float32, device=device)
+    counts = torch.zeros(size, dtype=torch.long, device=device)  # a finished row writes on until it is dropped
+    # Of the b <= B rows that are still in the batch, as the cache and the logits [b, V]: their numbers in it, mask
+    # [b, P + M], the position of the next token [b, 1], and whether they are finished.
+    rows = torch.arange(size, device=device)
     mask = torch.cat([mask, mask.new_ones(size, max_new_tokens)], dim=1)
     position = mask[:, :width].sum(-1, keepdim=True)
-    rows = torch.arange(size, device=device)
     done = torch.zeros(size, dtype=torch.bool, device=device)
-    counts = torch.zeros(size, dtype=torch.long, device=device)  # a finished row writes on until it is dropped
     for step in range(max_new_tokens):
-        token = logits.argmax(-1)
+        token = logits.argmax(-1)  # [b]
         tokens[rows, step] = token
         values[:, rows, step] = torch.stack([chosen_logprob(logits, token), *margin_and_entropy(logits)]).float()
         counts[rows] += ~done
@@ -96,7 +150,7 @@ def generate_batch(
         left = len(rows) - int(done.sum())
         if left == 0 or step == max_new_tokens - 1:
             break
-        if left <= BUSY_SHARE * len(rows):
+        if left <= BUSY_SHARE * len(rows):  # b falls to `left`
             kept = (~done).nonzero().squeeze(-1)
             cache.batch_select_indices(kept)
             rows, mask, position, token, done = (x[kept] for x in (rows, mask, position, token, done))
@@ -125,7 +179,8 @@ def score_batch(
     """
     cache, mask, logits = _prefill(model, prompts, pad, vocab)
     width = mask.shape[1]
-    count = mask.sum(-1, keepdim=True)
+    count = mask.sum(-1, keepdim=True)  # [B, 1] tokens of each prompt
+    # option length -> (row of its prompt, number among the row's options)
     groups: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for row, choices in enumerate(options):
         for k, choice in enumerate(choices):
@@ -138,13 +193,25 @@ def score_batch(
             part = places[start : start + step]
             rows = torch.tensor([row for row, _ in part], device=mask.device)
             ids = torch.tensor([options[row][k] for row, k in part], device=mask.device)
+            # [3, n, 1] of the first token of n options, read off the prompt's own logits [B, V]
             values = torch.cat([chosen_logprob(logits[rows], ids[:, 0])[None], first[:, rows]]).unsqueeze(-1)
-            if length > 1:
+            if length > 1:  # all but the last token are fed, on a copy of the cache: [n, length - 1, V] logits
                 seen = torch.cat([mask[rows], mask.new_ones(len(part), length - 1)], dim=1)
                 positions = count[rows] + torch.arange(length - 1, device=mask.device)
                 rest = go_on(model, selected(cache, rows), ids[:, :-1], seen, positions)[..., :vocab]
                 rest = torch.stack([chosen_logprob(rest, ids[:, 1:]), *margin_and_entropy(rest)])
-                values = torch.cat([values, rest], dim=-1)
+                values = torch.cat([values, rest], dim=-1)  # [3, n, length]
             for (row, k), value in zip(part, values.float().transpose(0, 1).tolist(), strict=True):
                 scores[row][k] = value
     return scores
+
+
+def model_fingerprint(model) -> str:
+    """sha256 over a model's configuration and weights: which model a stored answer came from."""
+    ignored = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
+    config = {key: value for key, value in model.config.to_diff_dict().items() if key not in ignored}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -19,48 +19,12 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from cat_core.methods import METHODS as METHODS
+from cat_core.methods import Method as Method
+
 MASKS = ("none", "either", "small", "large", "both", "neither", "random")
 NORMALIZE = ("tokens", "kept")
 REDUCTIONS = ("mean", "sum", "none")
-
-
-@dataclass(frozen=True)
-class Method:
-    """A training method: which tokens count (`mask`), whether L's distribution is a target (`distil`), whether it goes
-    on from a small model that Xent has trained (`second_stage`), and whether a router is trained with S (`router`)."""
-
-    mask: str
-    distil: bool
-    second_stage: bool = False
-    router: bool = False
-
-    @property
-    def compares(self) -> bool:
-        """Whether the loss needs to know anything of L."""
-        return self.distil or self.router or self.mask not in ("none", "small")
-
-    def label_weight(self, weight: float) -> float:
-        """The w of the loss: `weight` where L's distribution is used, else 1 (labels alone)."""
-        return weight if self.distil else 1.0
-
-
-#: The four methods of the paper; for each CAT method the control that keeps as many tokens, at random; CAT-Dist with
-#: other masks; Gatekeeper (arXiv 2502.19335), whose loss is `gatekeeper_loss`; EdgeInference (Kag et al., ICLR 2023) as
-#: a router trained together with S, whose loss is `edge.joint_loss`.
-METHODS = {
-    "xent": Method("none", False),
-    "dist": Method("none", True),
-    "cat-xent": Method("either", False),
-    "cat-dist": Method("either", True),
-    "random-xent": Method("random", False),
-    "random-dist": Method("random", True),
-    "large-dist": Method("large", True),
-    "small-dist": Method("small", True),
-    "both-dist": Method("both", True),
-    "neither-dist": Method("neither", True),
-    "gatekeeper": Method("none", False, second_stage=True),
-    "edge-joint": Method("none", False, router=True),
-}
 
 
 @dataclass(frozen=True)
@@ -160,18 +124,15 @@ def cascade_aware_loss(
     is_target, target = target_rows(labels, ignore_index, logits.shape[-1])
     compute_dtype = torch.promote_types(logits.dtype, torch.float32)
     student = logits[is_target].to(compute_dtype)
-    require_finite(student, target, "logits")
     with torch.no_grad():
-        teacher = None
+        highest, at_label = highest_and_label(student, target, "logits")
+        small_right, large_right, teacher = at_label >= highest, None, None
         if teacher_logits is not None:
             teacher = teacher_logits[is_target].to(compute_dtype)
-            require_finite(teacher, target, "teacher_logits")
-        small_right = is_right(student, target)
-        large_right = None
+            highest, at_label = highest_and_label(teacher, target, "teacher_logits")
+            large_right = at_label >= highest
         if teacher_correct is not None:
             large_right = teacher_correct.to(student.device)[is_target]
-        elif teacher is not None:
-            large_right = is_right(teacher, target)
         if isinstance(mask, torch.Tensor):
             keep = mask.to(is_target.device)[is_target]
         else:
@@ -267,8 +228,8 @@ def gatekeeper_loss(
     _check_tensors(logits, labels, None, None, "none")
     is_target, target = target_rows(labels, ignore_index, logits.shape[-1])
     rows = logits[is_target].to(torch.promote_types(logits.dtype, torch.float32))
-    require_finite(rows, target, "logits")
-    right = is_right(rows.detach(), target)
+    highest, at_label = highest_and_label(rows.detach(), target, "logits")
+    right = at_label >= highest
     log_p = F.log_softmax(rows, -1)
     hard = -log_p.gather(-1, target.unsqueeze(-1)).squeeze(-1)
     probability = log_p.exp()
@@ -307,13 +268,11 @@ def stats_of(kept, tokens: int, small_right, large_right) -> LossStats:
     return LossStats(count, kept, both, only_small, only_large, count - both - only_small - only_large)
 
 
-def require_finite(rows: torch.Tensor, target: torch.Tensor, name: str) -> None:
-    """-inf is legal for a token masked out of the vocabulary; NaN, +inf, and -inf at the label are not."""
-    highest_and_label(rows, target, name)
-
-
 def highest_and_label(rows: torch.Tensor, target: torch.Tensor, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """The highest logit and that of the label of each row of [n, V]; ValueError as `require_finite`."""
+    """The highest logit and that of the label of each row of [n, V]: [n], [n].
+
+    -inf is legal for a token masked out of the vocabulary; ValueError for NaN, +inf, and -inf at the label.
+    """
     top = rows.amax(-1)
     at_label = rows.gather(-1, target.unsqueeze(-1)).squeeze(-1)
     broken = ~(torch.isfinite(top) & torch.isfinite(at_label))

@@ -1,8 +1,14 @@
-"""Queries and answers: what goes into a cascade, what each model gives back, and what comes out."""
+"""Queries and answers: what goes into a cascade, what each model gives back, what comes out; and as token ids.
+
+A prompt is [BOS] + its tokens (BOS where the tokenizer has one), an answer is its tokens + [EOS]; the two are
+tokenised separately and joined. A prompt for an encoder has the special tokens that the tokenizer's own template gives
+a text: T5's ends with EOS, as in its training. A prompt that a causal model goes on from never does.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,7 +38,7 @@ class Response:
     option_logprobs: summed log-probability of every option, in the order given;
     token_margins, token_entropies: log p(top1) - log p(top2) and entropy, in nats, of the distribution at each
     position of the answer; unfinished: early exit stopped the answer, so all of this is of the part that was
-    generated, and confidences has the rules of `early_exit.EXACT_RULES` alone, each an upper bound.
+    generated, and confidences has the rules of `inference.EXACT_RULES` alone, each an upper bound.
     """
 
     item_id: str
@@ -117,13 +123,111 @@ def best_option(sums: Sequence[float], lengths: Iterable[int], prediction: str) 
     return values.index(max(values))
 
 
-def progress_line(progress, what: str, total: int) -> tuple[Callable[[int], None], Callable[[], None]]:
-    """(show, close) of a progress report: nothing, the caller's function, or a bar."""
-    if progress is None or progress is False:
-        return (lambda done: None), (lambda: None)
-    if callable(progress):
-        return (lambda done: progress(done, total)), (lambda: None)
-    from tqdm.auto import tqdm
+# ---------------------------------------------------------------- token ids and batches
 
-    bar = tqdm(total=total, desc=what, unit="item")
-    return (lambda done: bar.update(done - bar.n)), bar.close
+
+def _token_ids(tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of texts without special tokens."""
+    return tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+
+
+def encode_prompts(tokenizer, texts: Sequence[str], encoder: bool = False) -> list[list[int]]:
+    """Token ids of prompts: [BOS] + tokens, with BOS only where the tokenizer defines one.
+
+    encoder: they are read by the encoder of an encoder-decoder model, and follow the tokenizer's own template.
+    """
+    if encoder:
+        return tokenizer(list(texts))["input_ids"] if texts else []
+    head = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    return [head + ids for ids in _token_ids(tokenizer, texts)]
+
+
+def encode_targets(tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of answers: tokens + [EOS]. Raises ValueError when the tokenizer has no EOS."""
+    if tokenizer.eos_token_id is None:
+        raise ValueError("the tokenizer has no eos_token: set one, as every answer ends with it")
+    tail = [tokenizer.eos_token_id]
+    return [ids + tail for ids in _token_ids(tokenizer, texts)]
+
+
+def encode_prompt(tokenizer, text: str, encoder: bool = False) -> list[int]:
+    """Token ids of one prompt; see `encode_prompts`."""
+    return encode_prompts(tokenizer, [text], encoder)[0]
+
+
+def encode_target(tokenizer, text: str) -> list[int]:
+    """Token ids of one answer, EOS included; see `encode_targets`."""
+    return encode_targets(tokenizer, [text])[0]
+
+
+def aligned(
+    prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], pad: int
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Token ids and mask, int64 [B, T], of rows whose prompts end, and whose targets begin, at one column; that column.
+
+    Prompts are padded on the left and targets on the right.
+    """
+    before, after = max(map(len, prompts)), max(map(len, targets))
+    ids = np.full((len(prompts), before + after), pad, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for row, (prompt, target) in enumerate(zip(prompts, targets)):
+        first, last = before - len(prompt), before + len(target)
+        ids[row, first:before], ids[row, before:last] = prompt, target
+        mask[row, first:last] = 1
+    return ids, mask, before
+
+
+def plan_batches(lengths: Sequence[tuple[int, int, int]], batch_tokens: int) -> list[list[int]]:
+    """Indices of the items of each batch; a pure function of its arguments.
+
+    lengths: per item (prompt tokens, tokens that follow, rows: 1, or the number of options). Longest prompts
+    first, so that little is padded and memory runs out in the first minute or never; ties keep their order.
+    Rows x (longest prompt + longest rest) stays within `batch_tokens`; a larger item is a batch by itself.
+    """
+    batches: list[list[int]] = []
+    width = rest = rows = 0
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i][0], i)):
+        prompt, more, count = lengths[index]
+        if batches and (rows + count) * (width + max(rest, more)) <= batch_tokens:
+            batches[-1].append(index)
+            rest, rows = max(rest, more), rows + count
+        else:
+            batches.append([index])
+            width, rest, rows = prompt, more, count
+    return batches
+
+
+def run_batches(items: Sequence, batches, compute, read, store=None, progress=None, what: str = "") -> list:
+    """What `read(members, compute(members))` gives of the items of each batch of indices, in the order of the items.
+
+    store: a `files.Store`, whose finished batches are not computed again; progress: None, a function of (items done,
+    items in all), or True for a bar named `what`.
+    """
+    bar, found = nullcontext(), {}
+    if progress and not callable(progress):
+        from tqdm.auto import tqdm
+
+        bar = tqdm(total=len(items), desc=what, unit="item")
+    with bar:
+        for number, batch in enumerate(batches):
+            members = [items[i] for i in batch]
+            records = store.load(number) if store else None
+            if records is None:
+                records = compute(members)
+                if store:
+                    store.save(number, records)
+            found.update(zip(batch, read(members, records)))
+            if callable(progress):
+                progress(len(found), len(items))
+            elif progress:
+                bar.update(len(batch))
+    return [found[i] for i in range(len(items))]
+
+
+def check_settings(max_new_tokens: int, prediction: str, batch_tokens: int = 1) -> None:
+    """A one-line ValueError for a setting that `CascadeRunner` would refuse."""
+    for name, value in (("batch_tokens", batch_tokens), ("max_new_tokens", max_new_tokens)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
+    if prediction not in PREDICTIONS:
+        raise ValueError(f"unknown prediction rule {prediction!r}: choose {' or '.join(PREDICTIONS)}")

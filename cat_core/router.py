@@ -5,8 +5,8 @@ a threshold as any. (arXiv 2406.00060 writes r(x) >= tau with r = -confidence.) 
 calibration rows and their achievement is reported on test rows; either kind of row is refused in the other's
 place.
 
-Numpy only. Outcomes are anything with small_quality, large_quality, confidence, small_flops, large_flops [n]
-(such as `outcomes.Pairing`), or a whole outcome table, of which the rows of the right split are then read.
+Numpy only. Outcomes are anything with small_quality, large_quality, confidence, small_flops, large_flops [n], such as
+`analysis.outcomes.paired` gives of an outcome table.
 """
 
 import math
@@ -91,12 +91,10 @@ def calibrate(
     quality: float | None = None,
     delta: float = 0.1,
     bound: str = "auto",
-    **selection,
 ) -> Threshold:
     """Choose tau on calibration rows, for a budget or for a quality target (give exactly one).
 
-    outcomes: calibration rows as described at the top of this module; of a table, `selection` (method, seed,
-    confidence, suite, task: see `outcomes.paired`) says which small model.
+    outcomes: calibration rows as described at the top of this module.
     budget: the highest threshold that stays within it on the calibration rows; budget_kind "deferral_rate"
     (share of queries in [0, 1]) or "flops" (mean FLOPs per query of the cascade, S included). No guarantee
     beyond the average. quality: the lowest threshold at which the cascade's expected quality is >= `quality`
@@ -111,7 +109,7 @@ def calibrate(
     Raises ValueError in one line for empty input, NaN, rows of another split, equal confidences throughout,
     and budgets or targets that cannot be met or that defer nothing.
     """
-    rows = _rows(outcomes, "calibration", selection)
+    rows = _rows(outcomes, "calibration")
     n = len(rows.confidence)
     if (budget is None) == (quality is None):
         raise ValueError(f"give either budget= or quality=, got budget={budget} and quality={quality}")
@@ -134,18 +132,8 @@ def calibrate(
     else:
         choice, units, bound = _certified(quality, delta, bound, rows, taus)
         kind, requested = "quality", quality
-    return Threshold(
-        float(taus[choice]),
-        kind,
-        float(requested),
-        float(rates[choice]),
-        float(qualities[choice]),
-        float(costs[choice]),
-        n,
-        units,
-        delta,
-        bound,
-    )
+    given = (float(x[choice]) for x in (rates, qualities, costs))
+    return Threshold(float(taus[choice]), kind, float(requested), *given, n, units, delta, bound)
 
 
 def _within(budget, kind, rates, costs, n) -> int:
@@ -235,16 +223,14 @@ def p_values(losses, n: int, alpha: float, bound: str = "hoeffding_bentkus") -> 
 # ---------------------------------------------------------------- evaluation
 
 
-def evaluate(
-    threshold, outcomes, *, level: float = 0.95, resamples: int = 2000, seed: int = 0, **selection
-) -> Achieved:
+def evaluate(threshold, outcomes, *, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Achieved:
     """What `threshold` (a Threshold or a number) achieves on test rows, with intervals of coverage `level`.
 
-    outcomes, selection: as `calibrate`, but test rows. Shares of independent items (the deferral rate; 0/1
+    outcomes: as `calibrate`, but test rows. Shares of independent items (the deferral rate; 0/1
     quality) get exact Clopper-Pearson intervals; bounded quality, FLOPs and clustered items the percentile
     bootstrap over clusters. Raises ValueError for rows of another split.
     """
-    rows = _rows(outcomes, "test", selection)
+    rows = _rows(outcomes, "test")
     if not 0 < level < 1:
         raise ValueError(f"level must lie strictly between 0 and 1, got {level}")
     tau = float(getattr(threshold, "tau", threshold))
@@ -264,16 +250,9 @@ def evaluate(
             return Interval(mean, *clopper_pearson(int(values.sum()), len(values), level))
         return Interval(mean, float(ends[0, column]), float(ends[1, column]))
 
-    return Achieved(
-        tau,
-        len(deferred),
-        interval(deferred.astype(float), 0),
-        interval(quality, 1),
-        interval(flops, 2),
-        float(rows.small_quality.mean()),
-        float(rows.large_quality.mean()),
-        level,
-    )
+    found = (interval(values, i) for i, values in enumerate((deferred.astype(float), quality, flops)))
+    alone = (float(values.mean()) for values in (rows.small_quality, rows.large_quality))
+    return Achieved(tau, len(deferred), *found, *alone, level)
 
 
 def clopper_pearson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
@@ -314,12 +293,13 @@ class _Rows:
     cluster_ids: np.ndarray
 
 
-def _rows(outcomes, split, selection) -> _Rows:
+def _rows(outcomes, split) -> _Rows:
     """The arrays of `outcomes`, refused unless they are of `split`."""
-    if hasattr(outcomes, "columns"):
-        outcomes = _select(outcomes, split, selection)
-    elif selection:
-        raise TypeError(f"{', '.join(selection)} select rows of an outcome table, but paired rows were given")
+    if not hasattr(outcomes, "confidence"):
+        raise TypeError(
+            f"got {type(outcomes).__name__}, expected the paired rows of one small model: of an outcome table, "
+            f'analysis.outcomes.paired(table, method, seed, "{split}")'
+        )
     given = getattr(outcomes, "split", "") or split
     if given != split:
         purpose = "calibrate on" if split == "calibration" else "evaluate on"
@@ -336,26 +316,6 @@ def _rows(outcomes, split, selection) -> _Rows:
     if len(clusters) != n:
         raise ValueError(f"cluster_ids has {len(clusters)} items where {n} are expected: align all arrays item by item")
     return _Rows(confidence, *quality, *costs, clusters)
-
-
-def _select(frame, split, selection):
-    """The rows of `split` of an outcome table, paired; method and seed may be left out if there is one."""
-    from cat_core.outcomes import paired  # pandas and pyarrow are needed only by those who hold a table
-
-    selection = dict(selection)
-    if not (frame["split"] == split).any():
-        held = ", ".join(sorted(map(str, set(frame["split"])))) or "no rows"
-        raise ValueError(f"the table holds {held}, expected split {split!r}: give a table with {split} rows")
-    small = frame[frame["model"] == "small"]
-    for name in ("method", "seed"):
-        if name in selection:
-            small = small[small[name] == selection[name]]
-            continue
-        found = sorted(set(small[name]))
-        if len(found) != 1:
-            raise ValueError(f"the table holds the {name}s {', '.join(map(str, found)) or '(none)'}: give {name}=")
-        selection[name] = found[0]
-    return paired(frame, split=split, **selection)
 
 
 def _labels(rows) -> np.ndarray:

@@ -30,15 +30,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import yaml
+from cat_book.build import editions
 
-from cat_core import artifacts, editions, features, ledger, outcomes, posthoc, registry, sources, study, teacher
-from cat_core.command import read_requests
-from cat_core.engines import EngineError
-from cat_core.experiment import Experiment
+from cat_core.analysis import outcomes, verdicts
+from cat_core.engines.command import read_requests
+from cat_core.engines.contract import EngineError
+from cat_core.engines.server import ServerEngine
+from cat_core.files import Store
 from cat_core.queries import Request, check_requests
-from cat_core.server import ServerEngine
-from cat_core.store import Store
-from cat_core.tasks import load_suite
+from cat_core.rules import features, posthoc
+from cat_core.studies import study
+from cat_core.studies.record import experiment_of
+from cat_core.tasks import registry, schema, sources
+from cat_core.tasks.suite import load_suite
+from cat_core.training import artifacts, teacher
+from cat_core.training.experiment import Experiment
 
 EXPECTED = (ValueError, FileNotFoundError, EngineError)
 ODD = (
@@ -129,6 +135,11 @@ def as_yaml(value) -> bytes:
         return as_json(value)
 
 
+def lines(rows) -> bytes:
+    """JSON lines of a list, JSON of anything else."""
+    return b"\n".join(as_json(row) for row in rows) if isinstance(rows, list) else as_json(rows)
+
+
 def text_of(written: Callable, value) -> Callable:
     """breaks: half of the time the bytes, else a value."""
 
@@ -164,9 +175,6 @@ def _data_doors(folder: Path) -> dict[str, Door]:
          "split": ("train", "calibration", "test")[i % 3], "item_id": f"q{i}", "cluster_id": f"c{i % 6}"}
         for i in range(18)
     ]  # fmt: skip
-
-    def lines(rows) -> bytes:
-        return b"\n".join(as_json(row) for row in rows) if isinstance(rows, list) else as_json(rows)
 
     spec = {
         "hub_id": "some/set", "splits": {"train": "train", "test": "validation"}, "prompt": "{text}\nIs it?",
@@ -233,14 +241,11 @@ def _setting_doors(folder: Path) -> dict[str, Door]:
     }  # fmt: skip
 
     def read_study(_):
-        return [cell.experiment for cell in study.load_study("s", project).cells.values()]
+        return [experiment_of(cell) for cell in study.load_study("s", project).cells.values()]
 
     def experiment(given):
         if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
             raise ValueError("no parameters")
-        missing = {"suite", "small", "large", "steps", "large_steps", "learning_rate", "large_learning_rate"} - {*given}
-        if missing:  # Python's own complaint
-            raise ValueError(f"missing: {missing}")
         return Experiment.of(**given)
 
     return {
@@ -304,17 +309,17 @@ def _result_doors(folder: Path) -> dict[str, Door]:
     }  # fmt: skip
     page = {"page": "p", "metrics": {"metric": "accuracy", "claims": [claim, claim | {"role": "control"}]}}
     entries = folder / "run" / "metrics" / "p.json"
+    record = {"study": "s", "cells": {"a": {"config": {}, "files": {}}}}
 
     def read_claims(_):
-        found = ledger.read_entries(folder / "run")
-        return [ledger.verdict_of(e for e in found if e.claim == c) for c in {e.claim for e in found}]
+        found = verdicts.read_entries(folder / "run")
+        return [verdicts.verdict_of(e for e in found if e.claim == c) for c in {e.claim for e in found}]
 
     return {
         "outcome table": Door(path.read_bytes(), cells, _file(folder / "table.parquet", outcomes.read_outcomes)),
         "metrics of a page": Door(as_json(page), text_of(as_json, page), _file(entries, read_claims)),
         "record of a study": Door(
-            as_json({"study": "s", "cells": {"a": {"config": {}, "files": {}}}}),
-            text_of(as_json, {"study": "s", "cells": {"a": {"config": {}, "files": {}}}}),
+            as_json(record), text_of(as_json, record),
             _file(folder / "record" / "study.json", lambda p: study.read_record(p.parent)),
         ),
     }  # fmt: skip
@@ -333,22 +338,21 @@ def _same(a, b) -> bool:
 def _cache_doors(folder: Path) -> dict[str, Door]:
     cache = teacher.TeacherCache
     at = folder / "cache"
-    file = teacher.TensorFile(
-        at / teacher.FILE,
+    writer = teacher.CacheWriter(
+        at,
         {"correct": (torch.bool, (40,)), "offsets": (torch.int64, (11,)), "states": (torch.float32, (40, 4)),
          "head": (torch.float32, (30, 4))},
         {"mode": "hidden", "temperature": "1.0", "data": "abc"},
     )  # fmt: skip
     generator = torch.Generator().manual_seed(0)
-    file.tensors["correct"].copy_(torch.rand(40, generator=generator) < 0.5)
-    file.tensors["offsets"].copy_(torch.arange(0, 44, 4))
-    file.tensors["states"].copy_(torch.randn(40, 4, generator=generator))
-    file.tensors["head"].copy_(torch.randn(30, 4, generator=generator))
-    sealed = file.close()
-    artifacts.write_sealed(sealed.with_suffix(".json"), {"mode": "hidden"}, sealed)
+    writer.tensors["correct"].copy_(torch.rand(40, generator=generator) < 0.5)
+    writer.tensors["offsets"].copy_(torch.arange(0, 44, 4))
+    writer.tensors["states"].copy_(torch.randn(40, 4, generator=generator))
+    writer.tensors["head"].copy_(torch.randn(30, 4, generator=generator))
+    made = writer.close()
 
-    def read_cache(path):
-        found = cache.load(path.parent, data="abc")
+    def read_cache(_):
+        found = cache.load(at, data="abc")
         return {name: getattr(found, name).clone() for name in ("correct", "offsets", "states", "head")}
 
     answers = features.AnswerFeatures(
@@ -378,9 +382,9 @@ def _cache_doors(folder: Path) -> dict[str, Door]:
         return Door(good, broken_bytes, _file(path, read), stored=read(path))
 
     rule_file = folder / "rule" / "rule.json"
-    from cat_core.deferral import FitSettings, LearnedRule
+    from cat_core.rules.fitting import FitSettings, LearnedRule
 
-    net = posthoc.Perceptron(1, 11, torch.Generator().manual_seed(0))
+    net = posthoc.Perceptron(11, 1, torch.Generator().manual_seed(0))
     LearnedRule("post_hoc_quantile", net.eval(), -1.0, 11, FitSettings(), 0).save(folder / "rule")
 
     def read_rule(_):
@@ -388,7 +392,8 @@ def _cache_doors(folder: Path) -> dict[str, Door]:
         return {"kind": rule.kind, "sign": rule.sign, "inputs": rule.inputs, **rule.net.state_dict()}
 
     return {
-        "teacher cache": door(at / teacher.FILE, read_cache),
+        "teacher cache": door(made / "states.npy", read_cache),
+        "teacher cache, record": door(made / teacher.RECORD, read_cache),
         "features": door(folder / "features" / "features.safetensors", read_features),
         "features, names": door(folder / "features" / "features.json", read_features),
         "stored answers": door(folder / "store" / "batch_000000.json", read_store),
@@ -420,9 +425,6 @@ def _cascade_doors(folder: Path) -> dict[str, Door]:
     first = {"choices": [{"text": "a b", "finish_reason": "stop", "logprobs": columns}], "usage": usage}
     other = {"choices": [{"text": "a", "finish_reason": "stop", "logprobs": {"content": content}}]}
 
-    def lines(rows) -> bytes:
-        return b"\n".join(as_json(row) for row in rows) if isinstance(rows, list) else as_json(rows)
-
     def answered(reply):
         return Replies(reply).answer([Request("q", "a question")])
 
@@ -443,7 +445,7 @@ def complaint(error: Exception) -> str:
     if not isinstance(error, EXPECTED):
         return f"{type(error).__name__} from the depths: {str(error)[:200]!r}"
     lines = str(error).strip().split("\n")
-    if not lines[0] or (len(lines) > 1 and not isinstance(error, editions.EditionError)):
+    if not lines[0] or (len(lines) > 1 and not isinstance(error, schema.SchemaError)):
         return f"{len(lines)} lines: {str(error)[:200]!r}"
     return f"a line of {len(str(error))} characters" if max(map(len, lines)) > 1_500 else ""
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from small_models import sentences
 
-from cat_core.models import ModelSize, build_model
-from cat_core.teacher import TeacherCache
-from cat_core.train import TrainSettings, train
+from cat_core.training.models import ModelSize, build_model
+from cat_core.training.teacher import TeacherCache
+from cat_core.training.train import TrainSettings, train
 
 
 def main(cache: Path, folder: Path, options: dict) -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cat_core.features import AnswerFeatures
+from cat_core.rules.features import AnswerFeatures
 
 
 def auroc(score, label):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from cat_core.models import train_tokenizer
+from cat_core.training.models import train_tokenizer
 
 WORDS = "the cat sat on mat a dog runs after is sky blue house red zebra yes no".split()
 

@@ -1,7 +1,7 @@
 """A project in miniature for tests of the driver: small notebooks and the real configuration.
 
-The driver's modules are copied, because its digests cover all of cat_core: pages would run again whenever a
-module is edited while the tests run.
+The code is copied, because digests cover what a page imports: pages would run again whenever a module is edited
+while the tests run.
 """
 
 import os
@@ -14,7 +14,7 @@ import nbformat
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = ("driver", "editions", "fingerprints", "manifest", "overlay", "page", "runs")
+IGNORED = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 EDITION = """edition: quick
 description: a small edition
@@ -60,10 +60,7 @@ def make_project(folder, edition=EDITION, first=FIRST, second=SECOND):
     """Write the project into `folder`; returns it."""
     params = folder / "book" / "params"
     params.mkdir(parents=True)
-    (folder / "cat_core").mkdir()
-    (folder / "cat_core" / "__init__.py").write_text("")
-    for module in MODULES:
-        shutil.copy(ROOT / "cat_core" / f"{module}.py", folder / "cat_core")
+    copy_code(folder)
     shutil.copy(ROOT / "_config.yml", folder)
     (folder / "book" / "_toc.yml").write_text(
         "format: jb-book\nroot: intro\nchapters:\n- file: 01_first\n- file: 02_second\n"
@@ -78,10 +75,16 @@ def make_project(folder, edition=EDITION, first=FIRST, second=SECOND):
     return folder
 
 
+def copy_code(folder):
+    """The library and the book's own code, copied into `folder`."""
+    for name in ("cat_core", "book/cat_book"):
+        shutil.copytree(ROOT / name, folder / name, ignore=IGNORED)
+
+
 def copy_project(root):
     """The real book, its library and data, copied into `root`."""
     for name in ("book", "cat_core", "data"):
-        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+        shutil.copytree(ROOT / name, root / name, ignore=IGNORED)
     shutil.copy(ROOT / "_config.yml", root)
 
 

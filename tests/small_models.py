@@ -6,10 +6,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer
 
-from cat_core.models import ModelSize, build_model, train_tokenizer
-from cat_core.synthetic import MiniWmt, mini_wmt
-from cat_core.train import TrainSettings, train
-from cat_core.training_set import TrainingSet
+from cat_core.tasks.synthetic import MiniWmt, mini_wmt
+from cat_core.training.models import ModelSize, build_model, train_tokenizer
+from cat_core.training.train import TrainSettings, train
+from cat_core.training.training_set import TrainingSet
 
 CONTEXT = 48
 

@@ -4,11 +4,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from cat_book.pages import study_report
 
-from cat_core import evidence_report, results
-from cat_core.evidence import cell_metrics
-from cat_core.recording import run_cell
-from cat_core.study import load_study
+from cat_core.analysis import publish
+from cat_core.studies.cell_metrics import cell_metrics
+from cat_core.studies.record import run_cell
+from cat_core.studies.study import load_study
 
 STUDY = """
 study: tiny
@@ -54,5 +55,5 @@ def recorded_cells(folder: Path, text: str, resamples: int):
         patch.chdir(root)
         for cell in load_study("tiny", root).cells.values():
             run_cell(cell)
-            results.publish(cell.folder, cell.name, None, cell_metrics(cell, resamples=resamples))
-        yield evidence_report.recorded("tiny", root=root).cells
+            publish.publish(cell.folder, cell.name, None, cell_metrics(cell, resamples=resamples))
+        yield study_report.recorded("tiny", root=root).cells

@@ -82,7 +82,7 @@ def test_every_way_to_teach_a_step_is_compared(tmp_path, capsys):
 def test_a_cache_that_changes_the_gradient_is_refused(monkeypatch):
     monkeypatch.setitem(teacher.WAYS, "hidden", (teacher.DISTIL, "topk", 3))
     with pytest.raises(ValueError, match="hidden has another gradient than online: relative difference"):
-        teacher.compare(teacher.CASES["quick"][0], "cpu", 1)
+        teacher.compare(teacher.CASES["quick"][0], "cpu", torch.float32, 1)
 
 
 # ------------------------------------------------------------------ the runner

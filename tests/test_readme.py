@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from cat_book.build.editions import declared_parameters, edition_names
+from cat_book.pages import benchmark_report, claims_report, study_report
 
-from cat_core import benchmark_report, evidence_report, ledger
-from cat_core.editions import declared_parameters, edition_names
+from cat_core.analysis import verdicts
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -78,6 +79,15 @@ def test_layout_names_what_exists():
     assert set(pages) == set(toc) - {"glossary", "references"}
 
 
+def test_every_core_module_and_every_room_has_its_line():
+    listed = TEXT.split("## What lies where")[1].split("How to help")[0]
+    doors = {"study", "runs", "bootstrap"}
+    core = {path.stem for path in (ROOT / "cat_core").glob("*.py")} - {"__init__", *doors}
+    rooms = {path.parent.relative_to(ROOT).as_posix() for top in ("cat_core", "book/cat_book")
+             for path in (ROOT / top).glob("*/__init__.py")}  # fmt: skip
+    assert set(re.findall(r"^\| `([a-z_/]+)` \|", listed, re.MULTILINE)) == core | rooms
+
+
 def test_named_edition_exists():
     assert "quick" in edition_names(ROOT)
 
@@ -88,5 +98,7 @@ def test_the_ratios_are_those_of_the_committed_benchmarks():
 
 def test_the_verdicts_are_those_of_the_recorded_studies():
     heard = declared_parameters(ROOT / "book" / "10_claims.ipynb")["studies"].default
-    cells, _ = evidence_report.recorded(heard, root=ROOT)
-    assert made("verdicts") == ledger.markdown(ledger.read_entries(*dict.fromkeys(cell.folder for cell in cells)))
+    cells, _ = study_report.recorded(heard, root=ROOT)
+    assert made("verdicts") == claims_report.markdown(
+        verdicts.read_entries(*dict.fromkeys(cell.folder for cell in cells))
+    )

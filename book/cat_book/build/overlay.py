@@ -1,0 +1,177 @@
+"""The HTML book: executed copies over the sources in `_build/src`, built by Jupyter Book into `_build/html`.
+
+Nothing is executed here. The build is made beside the old one and put in its place when it is complete, and
+is skipped when neither the pages nor the configuration nor the tools have changed.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+from cat_book.build.editions import EditionError, read_notebook, tags, toc_files
+from cat_book.build.fingerprints import sha256
+from cat_core.files import write_text
+from cat_core.training.provenance import versions
+
+TOOLS = ("jupyter-book", "sphinx", "sphinx-book-theme", "myst-nb", "sphinx-exercise", "sphinx-mathjax-offline")
+GLUED = re.compile(r"\{glue:\w+\}`[^`]*`")
+GLUED_FROM = re.compile(r"\{glue(?::\w+)?\}`([^`:]+)\.ipynb::[^`]*`")
+GLUED_BLOCK = re.compile(r"^(`{3,}|:{3,})\{glue(?::\w+)?\}[^\n]*\n(.*?)^\1[ \t]*$", re.MULTILINE | re.DOTALL)
+DOC = re.compile(r"^:doc:\s*(\S+)\.ipynb\s*$", re.MULTILINE)
+NO_PAGES = ("cat_book", "params")  # folders of book/ that are no part of the site
+LARGE_PAGE = 150 * 1024  # bytes of HTML without pictures
+
+
+def clean_notebook(notebook, note=None):
+    """A notebook as the build wants it, as bytes.
+
+    Without widget state and outputs of cells tagged `remove-output`, with the cell of injected parameters
+    folded, and with `note` (one line) as a remark below the title. A page with a note has not been run: the numbers
+    that its prose quotes are replaced by a dash.
+    """
+    metadata = notebook.get("metadata", {})
+    for key in ("widgets", "papermill"):
+        metadata.pop(key, None)
+    for cell in notebook["cells"]:
+        for key in ("papermill", "execution"):
+            cell.get("metadata", {}).pop(key, None)
+        if cell["cell_type"] == "code" and "remove-output" in tags(cell):
+            cell["outputs"] = []
+        if "injected-parameters" in tags(cell) and "hide-input" not in tags(cell):
+            cell["metadata"]["tags"] = [*tags(cell), "hide-input"]
+            cell["metadata"]["mystnb"] = {"code_prompt_show": "Values of this edition"}
+        if note and cell["cell_type"] == "markdown":
+            cell["source"] = GLUED.sub("—", cell["source"])
+    if note:
+        remark = {"cell_type": "markdown", "metadata": {}, "source": f":::{{note}}\n{note}\n:::"}
+        if notebook.get("nbformat_minor", 0) >= 5:
+            remark["id"] = "not-run-note"
+        notebook["cells"].insert(1, remark)
+    return (json.dumps(notebook, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def without_missing_results(text, run):
+    """MyST text in which results quoted from notebooks that are not in `run` (names) give way.
+
+    A number in a line becomes a dash; a table or figure (the directive `glue` with `:doc:`) a line that says which
+    page has not been run, with a link to it.
+    """
+
+    def block(match):
+        page = DOC.search(match[2])
+        if page is None or page[1] in run:
+            return match[0]
+        return f"*Results of the page [{page[1]}]({page[1]}.ipynb) would stand here; it was not run in this edition.*"
+
+    text = GLUED_BLOCK.sub(block, text)
+    return GLUED_FROM.sub(lambda match: match[0] if match[1] in run else "—", text)
+
+
+def overlay(root, copies, notes):
+    """Relative path -> bytes of everything the build reads.
+
+    That is book/ without its code and parameters, with executed `copies` (page -> path) in place of sources and `notes`
+    (page -> line) added; in Markdown pages, results of notebooks without a copy give way to a dash or a line.
+    """
+    book = root / "book"
+    files = {}
+    pages = {path for path in toc_files(root) if path.suffix == ".ipynb"}
+    for path in sorted(book.rglob("*")):
+        relative = path.relative_to(book)
+        hidden = any(part.startswith(".") for part in relative.parts)
+        if not path.is_file() or hidden or relative.parts[0] in NO_PAGES:
+            continue
+        if path in pages:
+            source = copies.get(path.stem, path)
+            files[relative.as_posix()] = clean_notebook(read_notebook(source), notes.get(path.stem))
+        elif path.suffix == ".md":
+            text = without_missing_results(path.read_text(encoding="utf-8"), set(copies))
+            files[relative.as_posix()] = text.encode()
+        else:
+            files[relative.as_posix()] = path.read_bytes()
+    return files
+
+
+def build_digest(root, files):
+    """SHA-256 over all that decides what the HTML looks like."""
+    config = (root / "_config.yml").read_bytes()
+    parts = {"files": {name: sha256(data) for name, data in files.items()}, "config": sha256(config)}
+    parts["tools"] = versions(*TOOLS)
+    return sha256(json.dumps(parts, sort_keys=True).encode())
+
+
+def complaints(log, source, limit=12):
+    """The warnings and errors in Jupyter Book's log, each once, with the pages' paths as in book/."""
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in log.splitlines()]
+    found = [line for line in lines if re.search(r"\b(WARNING|ERROR|CRITICAL)\b|Error: |error:", line)]
+    found = list(dict.fromkeys(line.replace(str(source), "book") for line in found))
+    more = [f"... and {len(found) - limit} more"] if len(found) > limit else []
+    return found[:limit] + more
+
+
+def build(root, folder, files, *, force=False):
+    """Write `files` to folder/src and build folder/html from them, warnings being errors.
+
+    Returns (path of index.html, True if it was built and False if nothing had changed). A build that fails
+    leaves the HTML of the one before, raises EditionError with the complaints, and keeps the log as
+    folder/build.log.
+    """
+    source, html, work, log = folder / "src", folder / "html", folder / ".work", folder / "build.log"
+    stamp, index = folder / "build.json", folder / "html" / "index.html"
+    made_from = json.dumps({"digest": build_digest(root, files)}) + "\n"
+    found = stamp.read_text(encoding="utf-8", errors="replace") if stamp.is_file() else ""
+    if found == made_from and index.is_file() and not force:
+        return index, False
+    for each in (source, work):
+        shutil.rmtree(each, ignore_errors=True)
+    for name, data in files.items():
+        path = source / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    book = "from jupyter_book.cli.main import main; main()"
+    options = ["--path-output", work, "--config", root / "_config.yml", "-W", "-n", "--keep-going"]
+    environment = {**os.environ, "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8", "PYTHONUTF8": "1"}
+    with log.open("wb") as output:
+        streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
+        command = [sys.executable, "-c", book, "build", source, *options]
+        status = subprocess.run(command, cwd=root, env=environment, **streams).returncode
+    made = work / "_build" / "html"
+    if status or not (made / "index.html").is_file():
+        text = log.read_text(encoding="utf-8", errors="replace")
+        lines = complaints(text, source) or text.strip().splitlines()[-5:]
+        raise EditionError("\n".join([*lines, f"Jupyter Book failed (status {status}); whole log: {log}"]))
+    stamp.unlink(missing_ok=True)  # from here until it is written again there is no finished build
+    shutil.rmtree(html, ignore_errors=True)
+    os.replace(made, html)
+    shutil.rmtree(work, ignore_errors=True)
+    write_text(stamp, made_from)
+    return index, True
+
+
+def large_pages(root, html):
+    """(name, bytes) of pages larger than LARGE_PAGE, not counting pictures inside the HTML."""
+    found = []
+    for page in toc_files(root):
+        path = html / page.relative_to(root / "book").with_suffix(".html")
+        if path.is_file():
+            text = re.sub(r"data:image/[^\"')\s]+", "", path.read_text(encoding="utf-8"))
+            if len(text.encode()) > LARGE_PAGE:
+                found.append((path.name, len(text.encode())))
+    return found
+
+
+def remove_build(folder):
+    """Delete what a build made in `folder`; returns the paths that were there."""
+    made = [folder / name for name in ("src", "html", ".work", "build.log", "build.json", "build.lock")]
+    removed = [path for path in made if path.exists()]
+    for path in removed:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+    return removed

@@ -1,0 +1,175 @@
+"""Tables and figures of masks and changed settings, from recorded cells and their shifts (`ablations`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from cat_book.drawing import figures
+from cat_book.drawing.tables import Table
+from cat_book.pages.pieces import by_label, caption, filled, forest_row, forest_shown, numbers, pair_name, tally
+from cat_core.analysis.contrasts import CAT, UNMASKED
+from cat_core.analysis.metrics import SettingChange
+from cat_core.analysis.quantities import PERCENT, Undefined, Unit, show_number
+from cat_core.methods import name
+from cat_core.ranking import Interval
+from cat_core.studies.ablations import Ablation
+from cat_core.studies.study import Cell
+
+KEPT = {
+    **dict.fromkeys(("cat-xent", "cat-dist", "random-xent", "random-dist"), ("both", "only_small", "only_large")),
+    "large-dist": ("both", "only_large"), "small-dist": ("both", "only_small"), "both-dist": ("both",),
+    "neither-dist": ("neither",),
+}  # fmt: skip
+"""The cells of the token ledger that each mask keeps; of random masks, as many tokens as these hold."""
+
+
+def _note(text: str, found: Sequence[Ablation], shifts: Mapping[str, SettingChange]) -> str:
+    if other := max((shifts[a.cell.name].other_large for a in found), default=0):
+        text += f" Beware: the L of two cells score differently on up to {100 * other:.1f} % of the items."
+    return caption(f"{text} [ ]: 95 % intervals, paired across the cells.", [a.cell.metrics() for a in found])
+
+
+def shifts_table(found: Sequence[Ablation], shifts: Mapping[str, SettingChange]) -> Table:
+    """What each changed setting does to CAT-Dist − Dist; shifts: by the cell's name."""
+    title, rows = "What a setting does to the effect of the mask, points of AUDC", []
+    for a in found:
+        unit, s = a.cell.metrics().gain, shifts[a.cell.name]
+        parts = [show_number(x, unit) for x in (s.before, s.after, s.change)]
+        rows.append((f"{a.reference.name}: {a.label}", "no" if a.old is False else str(a.old), *parts))
+    columns = ("Cell: changed setting", "reference", "CAT-Dist − Dist, reference", "CAT-Dist − Dist, changed", "change")
+    return filled(columns, rows, title, _note("The reference has the same seeds as the changed cell.", found, shifts))
+
+
+def methods_table(found: Sequence[Ablation], shifts: Mapping[str, SettingChange]) -> Table:
+    """What each changed setting does to each method by itself."""
+    title, rows = "What a setting does to each method by itself, points of the metric", []
+    for a in found:
+        m, s = a.cell.metrics(), shifts[a.cell.name]
+        for method, moved in s.by_method.items():
+            alone = [show_number(x, Unit(m.scale, 1)) for x in s.small_alone[method]]
+            rows.append((f"{a.reference.name}: {a.label}", name(method), show_number(moved, m.gain), *alone))
+    columns = ("Cell: changed setting", "Method", "AUDC: changed − reference", "S alone, reference", "S alone, changed")
+    return filled(columns, rows, title, _note("", found, shifts))
+
+
+def signals_table(found: Sequence[Ablation]) -> Table:
+    """What each changed setting does to what S says of held-out target tokens: calibration above all."""
+    title, rows = "What a setting does to the calibration of S: held-out target tokens", []
+    units = {"ece": Unit(1, 3), "entropy": Unit(1, 3), "nll": Unit(1, 3), "share_right": Unit(100, 1, "\u00a0%")}
+    for a in found:
+        for method in a.methods:
+            old, new = ([cell.token_signals(method, seed) for seed in a.cell.seeds] for cell in (a.reference, a.cell))
+            ends = [show_number(float(np.mean([row["ece"] for row in side])), Unit(1, 3)) for side in (old, new)]
+            moved = {key: np.array([y[key] - x[key] for x, y in zip(old, new)]) for key in units}
+            shown = [_moved(moved[key], unit) for key, unit in units.items()]
+            rows.append((f"{a.reference.name}: {a.label}", name(method), *ends, *shown))
+    columns = ("Cell: changed setting", "Method", "ECE, reference", "ECE, changed", "change of ECE",
+               "of entropy (nats)", "of NLL (nats)", "of tokens right")  # fmt: skip
+    note = "ECE: of the most probable token. Changes: means of the seeds' own, \u00b1 their standard deviation."
+    return filled(columns, rows, title, caption(note, [a.cell.metrics() for a in found]))
+
+
+def _moved(changes: np.ndarray, unit: Unit) -> str:
+    """The mean of the seeds' changes, and their standard deviation where there are two seeds or more."""
+    mean = show_number(float(changes.mean()), replace(unit, sign=True))
+    return f"{mean} \u00b1{show_number(float(changes.std(ddof=1)), unit)}" if len(changes) > 1 else mean
+
+
+def shifts_figure(
+    found: Sequence[Ablation], shifts: Mapping[str, SettingChange], number: str = ""
+) -> figures.Shown | Table:
+    """CAT-Dist − Dist at the reference and at every changed setting, one panel a reference cell."""
+    panels, said = {}, []
+    for a in found:
+        m, s = a.cell.metrics(), shifts[a.cell.name]
+        if isinstance(s.after, Undefined):
+            continue
+        if a.reference.name not in panels:
+            panels[a.reference.name] = [forest_row("reference", s.before, m.scale, UNMASKED, s.dots[0])]
+            said.append(f"{a.reference.name}, reference: {show_number(s.before, m.gain)}")
+        panels[a.reference.name].append(forest_row(a.label, s.after, m.scale, CAT, s.dots[1]))
+        said.append(f"{a.label}: {show_number(s.after, m.gain)}")
+    text = (
+        "the effect of the mask with one setting changed at a time, against the reference setting with the same seeds; "
+        "95 % intervals, hollow dots: single seeds"
+    )
+    text = caption(text, [a.cell.metrics() for a in found], number=number)
+    what, label = "CAT-Dist − Dist at every changed setting", "CAT-Dist − Dist: AUDC (points)"
+    return forest_shown(what, panels, said, label, text)
+
+
+# ---------------------------------------------------------------- masks
+
+
+def masks_figure(cells, number: str = "") -> figures.Shown | Table:
+    """AUDC of Dist with every mask less that of Dist without one, one panel a cell, with the keep-rates."""
+    panels, said, found_in = {}, [], by_label(cells)
+    for label, m in found_in.items():
+        rows = []
+        for method in (x for x in KEPT if x.endswith("-dist") and x in m.methods):
+            found = m.difference(method, UNMASKED)
+            if isinstance(found, Interval):
+                kept = show_number(m.tokens[method].keep_rate, Unit(100, 0, "\u00a0%"))
+                dots = np.subtract(m.audc_by_seed[method], m.audc_by_seed[UNMASKED])
+                rows.append(forest_row(f"{name(method)} ({kept})", found, m.scale, method, dots))
+                said.append(f"{label}, {name(method)}, keep-rate {kept}: {show_number(found, m.gain)}")
+        if rows:
+            panels[label] = rows
+    text = (
+        "what each mask does to Dist, with the share of target tokens that it kept in training; marks and bars: mean "
+        "over seeds with 95 % intervals, hollow dots: single seeds"
+    )
+    text = caption(text, [found_in[label] for label in panels], number=number)
+    return forest_shown("Dist with every mask less Dist", panels, said, "AUDC less that of Dist (points)", text)
+
+
+def gatekeeper_table(cells) -> Table:
+    """Gatekeeper less its own first stage, Xent, and less CAT-Xent: AUDC and S alone."""
+    title, rows, found = "Gatekeeper, a second stage after Xent, points of the metric", [], by_label(cells)
+    for label, m in found.items():
+        if "gatekeeper" in m.methods:
+            shown = [show_number(m.difference("gatekeeper", base, which), m.gain)
+                     for base in ("xent", "cat-xent") for which in ("audc", "alone")]  # fmt: skip
+            rows.append((label, *shown))
+    pairs = [pair_name("gatekeeper", base) for base in ("xent", "cat-xent")]
+    columns = ("Cell", *(f"{pair}, {what}" for pair in pairs for what in ("AUDC", "S alone")))
+    note = "Gatekeeper has had a quarter more steps than Xent and CAT-Xent. [ ]: 95 % intervals."
+    return filled(columns, rows, title, caption(note, found.values()))
+
+
+def gatekeeper_text(cells) -> str:
+    """In how many cells Gatekeeper's second stage makes the cascade better or worse than its first, in one sentence."""
+    better, worse, all_ = tally(m.difference("gatekeeper", "xent") for m in numbers(cells) if "gatekeeper" in m.methods)
+    if not all_:
+        return "No recorded cell has Gatekeeper yet."
+    return (
+        f"In AUDC it is better than its own first stage in {better} and worse in {worse} of {all_} recorded cells, by "
+        "intervals that exclude 0."
+    )
+
+
+def kept_by_ledger(cell: Cell, method: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(logged keep-rate, share of tokens in the ledger's cells that the mask keeps) at every logged step."""
+    log = cell.logs()[method, seed]
+    parts = np.array([sum(row[part] for part in KEPT[method]) for row in log])
+    return np.array([row["keep_rate"] for row in log]), parts
+
+
+def memory_table(cells: Sequence[Cell], method: str = "xent") -> Table:
+    """How often L is right on the target tokens it was trained on, and on held-out ones; and S beside it."""
+    title, rows = "The mask sees L on its own training examples: tokens it gets right", []
+    for cell in cells:
+        ends = [log[-max(1, len(log) // 10) :] for (m, _), log in cell.logs().items() if m == method]
+        if ends:
+            seen = np.array([[[row["both"], row["only_large"], row["only_small"]] for row in end] for end in ends])
+            both, large, small = seen.mean(axis=(0, 1))
+            held = [cell.token_signals(method, seed) for seed in cell.seeds]
+            new = [float(np.mean([h[k] for h in held])) for k in ("large_right", "share_right")]
+            shown = (both + large, new[0], both + large - new[0], both + small, new[1])
+            rows.append((cell.name, *(show_number(float(x), PERCENT) for x in shown)))
+    columns = ("Cell", "L, training", "L, held-out", "L, difference", "S, training", "S, held-out")
+    note = f"S by {name(method)}; training: the last tenth of the logged steps; held-out: test examples."
+    return filled(columns, rows, title, caption(note, numbers(cells)))

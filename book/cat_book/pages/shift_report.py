@@ -1,0 +1,149 @@
+"""A threshold on other queries than it was chosen on, as tables and figures of recorded cells (see `limits.shift`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import permutations
+
+import numpy as np
+
+from cat_book.drawing import figures
+from cat_book.drawing.tables import Table
+from cat_book.pages.pieces import by_label, caption, forest_row, forest_shown, nothing, numbers, shown
+from cat_core.analysis import limits
+from cat_core.analysis.comparison import Comparison
+from cat_core.analysis.limits import Shift
+from cat_core.analysis.quantities import PERCENT, Undefined, Unit, show_number
+from cat_core.methods import name
+from cat_core.ranking import Interval
+from cat_core.studies.study import Cell
+
+SIZES = (10, 20, 40, 70, 100, 150, 200, 300)
+"""Unlabelled queries from which a threshold is chosen anew."""
+
+
+def shifts(cells: Sequence[Cell], found: Mapping[str, Comparison], method: str, budget: float) -> list[Shift]:
+    """Every shift that the cells can show: each task with a threshold of the other tasks of its cell, and each cell
+    with that of another cell of the same study and suite (another S, too: the worst practice)."""
+    rows, by_name = [], dict(zip(by_label(cells), cells))
+    found = {label: limits.of_method(c, method) for label, c in found.items() if method in c.methods}
+    for label, c in found.items():
+        for task in c.tasks if len(c.tasks) > 1 else ():
+            source = limits.without_task(c, task)
+            if (source.frame["split"] == "calibration").any() and "test" in set(c.of_task(task).frame["split"]):
+                rows.append(limits.shift(source, c.of_task(task), (f"{label}: other tasks", task), method, budget))
+    kind = {label: (by_name[label].study, by_name[label].config["suite"], c.seeds) for label, c in found.items()}
+    for label, other in permutations(found, 2):
+        if kind[label] == kind[other]:
+            rows.append(limits.shift(found[label], found[other], (label, other), method, budget))
+    return [row for row in rows if isinstance(row, Shift)]
+
+
+def shift_table(rows: Sequence[Shift]) -> Table:
+    """Promised and achieved deferral rate and quality, and what choosing the threshold anew gives."""
+    title, lines = "A threshold on other queries: promised and achieved", []
+    if not rows:
+        return nothing(f"{title}: cells of several tasks, or two cells of one suite")
+    for s in rows:
+
+        def both(rate, quality, scale=s.scale):
+            return show_number(rate, PERCENT), show_number(quality, Unit(scale, 1))
+
+        own = ("–", "–") if isinstance(s.again, Undefined) else both(s.again.deferral_rate, s.again.quality)
+        rate, there = both(s.there.deferral_rate, s.there.quality)
+        rates = "; ".join(both(s.promised_rate, s.promised_quality)), show_number(s.here.deferral_rate, PERCENT), rate
+        lines.append((f"{s.source} → {s.target}", *rates, f"{s.inside} of {s.seeds}", there, *own))
+    columns = ("From → to", "promised rate; quality", "rate on its own test", "rate on the others",
+               "seeds in the expected range", "quality there", "rate, chosen anew", "quality, chosen anew")  # fmt: skip
+    first = rows[0]
+    note = (
+        f"S by {name(first.method)}, thresholds for a deferral rate of {100 * first.budget:g} %, one a seed, from "
+        "calibration rows. Expected range: where the rate of exchangeable queries lies in 95 % of cases. Chosen anew: "
+        "on the calibration rows of the target, without labels. [ ]: intervals over large models, seeds and items."
+    )
+    return Table(columns, lines, title, note)
+
+
+def shift_figure(cells: Sequence[Cell], rows: Sequence[Shift], number: str = "") -> figures.Shown | Table:
+    """How far the deferral rate lands from the budget: with a threshold from elsewhere, and with one chosen anew."""
+    if not rows:
+        return nothing("How far the deferral rate lands from its budget")
+    panels, said = {}, []
+    for s in rows:
+        title = s.source if s.source.endswith("other tasks") else f"{s.source}: its threshold elsewhere"
+        off = Interval(*(v - s.budget for v in vars(s.there.deferral_rate).values()))
+        anew = () if isinstance(s.again, Undefined) else (s.again.deferral_rate.estimate - s.budget,)
+        panels.setdefault(title, []).append(forest_row(s.target, off, 100, s.method, anew))
+        told = f"{title}, {s.target}: {100 * off.estimate:+.1f} points"
+        said.append(told + "".join(f", anew {100 * a:+.1f}" for a in anew))
+    text = (
+        f"deferral rate achieved on test items less the budget of {100 * rows[0].budget:g} %, S by "
+        f"{name(rows[0].method)}; marks with intervals: threshold from the calibration items named above each panel; "
+        "hollow dots: chosen anew, from unlabelled calibration items of the same kind as the test items"
+    )
+    text = caption(text, numbers(cells), number=number)
+    return forest_shown("", panels, said, "Deferral rate less its budget (points)", text)
+
+
+def recalibration_figure(
+    cells: Sequence[Cell], found: Mapping[str, Comparison], method: str, budget: float, number: str = ""
+) -> figures.Shown | Table:
+    """Deferral rate on test items of thresholds from n unlabelled queries: found, and by the beta-binomial formula."""
+    panels, said = {}, []
+    for label, c in ((k, v) for k, v in found.items() if method in v.methods):
+        n = len(c.pairing(method, c.seeds[0], "calibration"))
+        sizes = [k for k in SIZES if k <= n // 2]  # the pool is finite
+        if not sizes:
+            continue
+        rates = limits.recalibrated_rates(c, method, budget, sizes)
+        low, high = np.quantile(rates, [0.025, 0.975], axis=1)
+        law = [limits.rate_interval(k, budget, c.n) for k in sizes]
+        seen = [100 * (x - budget) for x in (rates.mean(axis=1), low, high)]
+        told = [[100 * (getattr(x, part) - budget) for x in law] for part in ("estimate", "low", "high")]
+        panels[label] = [
+            figures.Curve(method, sizes, *seen, label="found, mean and central 95 %"),
+            figures.Curve("oracle", sizes, *told, label="by the formula"),
+        ]
+        said.append(f"{label}: with {sizes[-1]} queries from {seen[1][-1]:+.1f} to {seen[2][-1]:+.1f} points, by the "
+                    f"formula from {told[1][-1]:+.1f} to {told[2][-1]:+.1f}")  # fmt: skip
+    if not panels:
+        return nothing("Choosing a threshold anew")
+    fig = figures.difference_figure(
+        panels, baseline="the budget", axis_label="Unlabelled queries", axis_scale=1, quality_label="points",
+        quality_scale=1,
+    )  # fmt: skip
+    text = (
+        f"deferral rate on test items less the budget of {100 * budget:g} %, for thresholds from n "
+        f"unlabelled calibration items, S by {name(method)}: 200 draws of n for every seed, and what the beta-binomial "
+        "formula says of exchangeable queries, whatever the model and the confidence"
+    )
+    used = [m for label, m in by_label(cells).items() if label in panels]
+    return shown(fig, "Line chart", said, caption(text, used, number=number))
+
+
+def headline(rows: Sequence[Shift]) -> dict[str, str]:
+    """What the prose quotes of the shifts, one sentence."""
+    if not rows:
+        return {"shift_text": "No recorded cell shows a shift yet."}
+    low, high = (pick(rows, key=lambda s: s.there.deferral_rate.estimate) for pick in (min, max))
+    ends = [f"{100 * s.there.deferral_rate.estimate:.1f} % ({s.source} → {s.target})" for s in (low, high)]
+    outside = sum(s.inside == 0 for s in rows)
+    return {
+        "shift_text": (
+            f"For a budget of {100 * rows[0].budget:g} % the mean rate over the seeds runs from {ends[0]} to {ends[1]} "
+            f"over {len(rows)} shifts, and in {outside} of them not one seed is in the expected range."
+        )
+    }
+
+
+def as_metrics(rows: Sequence[Shift]) -> list[dict]:
+    """The shifts as `publish.publish` writes them."""
+    plain = ("source", "target", "method", "budget", "promised_rate", "promised_quality", "inside", "seeds",
+             "n_calibration", "n_test", "scale")  # fmt: skip
+    points = ("deferral_rate", "quality", "gap")
+
+    def point(p):
+        return p if isinstance(p, Undefined) else {k: getattr(p, k) for k in points}
+
+    places = ("here", "there", "again")
+    return [{k: getattr(s, k) for k in plain} | {k: point(getattr(s, k)) for k in places} for s in rows]

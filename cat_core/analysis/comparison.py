@@ -1,0 +1,399 @@
+"""Compare training methods from an outcome table: every number that a page on a suite reports.
+
+One `Comparison` is a suite (or one task of it), a metric, the methods and the training seeds of S, each seed
+with the large model that it defers to. Quality of accuracy tasks is the mean over items, in [0, 1]; of
+translation it is the corpus BLEU or chrF of the mixed output, 0 to 100 (`corpus.CorpusRun`). A curve or
+number of a method is the mean over its seeds. Intervals come from the paired bootstrap: large models first (where
+there are several), then the seeds of S that each of them taught, then items (clusters), the same draws for all
+methods. A number that does not exist is `quantities.Undefined`, with the reason.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pandas as pd
+
+from cat_core import curves
+from cat_core.analysis.corpus import METRICS as CORPUS
+from cat_core.analysis.corpus import CorpusRun, scale_of
+from cat_core.analysis.intervals import RANDOM, Intervals
+from cat_core.analysis.outcomes import OutcomeError, Pairing, paired, validate
+from cat_core.analysis.quantities import Undefined, Unit
+from cat_core.analysis.resampling import GRID, Bootstrap, paired_bootstrap
+from cat_core.ranking import DeferralCurve, Interval, rank
+
+METRIC_LABELS = {"accuracy": "Accuracy", "exact_match": "Exact match", "bleu": "BLEU", "chrf": "chrF"}
+PAGE_RULES = ("chow_average", "chow_quantile_0", "option_probability")
+PRIMARY = (("cat-dist", "dist"), ("cat-xent", "xent"))
+CONTROL = (("cat-dist", "random-dist"), ("cat-xent", "random-xent"))
+"""The random mask keeps as many tokens as CAT does: what it does as well is not the effect of *which* are kept."""
+PAIRS = PRIMARY + CONTROL
+"""What is compared where both methods are there: CAT with the same loss unmasked, and with the random mask."""
+
+
+class InPoints:
+    """What has a `metric`, and shows its quality in points, 0 to 100."""
+
+    @property
+    def scale(self) -> float:
+        """What brings quality to points: 100 for shares, 1 for BLEU and chrF."""
+        return scale_of(self.metric)
+
+    @property
+    def gain(self) -> Unit:
+        """Differences of quality or of AUDC, in points, with sign."""
+        return Unit(self.scale, 2, "", True)
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison(InPoints):
+    """Methods compared on the rows of one suite.
+
+    frame: an outcome table (`outcomes.SCHEMA`) with one suite. large_seed: the seed of the large model that
+    goes with a seed of the small one, as a function (`Experiment.large_seed`) or a mapping; not needed when
+    there is one large model. methods, seeds: default all, in order of appearance. task: keep the rows of one
+    task. metric: default that of the rows; "bleu" or "chrf" may be asked for where answers are free text.
+    right_at: an answer counts as right in the ledger and in AUROC when its quality is at least this (default
+    1 for shares, 0.5 for sentence-level BLEU or chrF; the latter is our choice). resamples, level: of the
+    bootstrap. kept: metrics of a recorded cell (`metrics.CellMetrics`): what they have is read, not drawn.
+
+    Raises ValueError (OutcomeError) in one line on tables that do not fit: several suites, metrics that
+    cannot be averaged, methods with different seeds, missing texts.
+    """
+
+    frame: pd.DataFrame
+    large_seed: Callable[[int], int] | Mapping[int, int] | None = None
+    methods: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    task: str | None = None
+    metric: str = ""
+    right_at: float | None = None
+    resamples: int = 2_000
+    level: float = 0.95
+    kept: object | None = field(default=None, repr=False)
+    _cache: dict = field(init=False, default_factory=dict, repr=False)
+
+    def __post_init__(self):
+        frame = validate(self.frame)
+        suites = sorted(frame["suite"].unique())
+        if len(suites) > 1:
+            raise OutcomeError(f"the table holds the suites {', '.join(suites)}: compare one at a time")
+        if self.task is not None:
+            if self.task not in set(frame["task"]):
+                raise OutcomeError(f"no task {self.task!r}: the table holds {', '.join(sorted(set(frame['task'])))}")
+            frame = frame[frame["task"] == self.task]
+        small = frame[frame["model"] == "small"]
+        found = {m: set(rows["seed"]) for m, rows in small.groupby("method", sort=False)}
+        methods = tuple(self.methods) or tuple(found)
+        for method in methods:
+            if method not in found:
+                raise OutcomeError(f"no rows of method {method!r}: the table holds {', '.join(found) or 'none'}")
+        if not methods:
+            raise OutcomeError("the table holds no small model: nothing to compare")
+        seeds = tuple(self.seeds) or tuple(sorted(found[methods[0]]))
+        lacking = [m for m in methods if not set(seeds) <= found[m] or (not self.seeds and set(seeds) != found[m])]
+        if lacking:
+            problem = f"methods {', '.join(lacking)} lack some of the seeds {sorted(seeds)} or have others"
+            raise OutcomeError(f"{problem}: run the same seeds for all")
+        metric = self.metric or _metric_of(small)
+        if metric not in METRIC_LABELS:
+            raise OutcomeError(f"unknown metric {metric!r}: expected one of {', '.join(METRIC_LABELS)}")
+        if metric in CORPUS and not (_has_texts(frame) or _has_counts(frame, metric)):
+            raise OutcomeError(
+                f"{metric} needs the texts or their counts, but the table was written without some: write it again "
+                "with cat_core.analysis.outcomes.drop_text, which keeps the counts"
+            )
+        right_at = self.right_at if self.right_at is not None else (0.5 if metric in CORPUS else 1.0)
+        for name, value in (("frame", frame), ("methods", methods), ("seeds", tuple(map(int, seeds))),
+                            ("metric", metric), ("right_at", right_at)):  # fmt: skip
+            object.__setattr__(self, name, value)
+
+    # ---------------------------------------------------------------- what it is about
+
+    @property
+    def is_corpus(self) -> bool:
+        """Whether quality is a corpus metric on 0..100 instead of a mean in [0, 1]."""
+        return self.metric in CORPUS
+
+    @property
+    def label(self) -> str:
+        """The metric's name for readers."""
+        return METRIC_LABELS[self.metric]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Tasks in order of appearance."""
+        return self._once("tasks", lambda: tuple(self.frame["task"].unique()))
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """`PAIRS` of which both methods are there."""
+        return tuple(pair for pair in PAIRS if set(pair) <= set(self.methods))
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """Confidence rules among `PAGE_RULES` that are defined for every row of S; Chow-Average first."""
+        small = self.frame[self.frame["model"] == "small"]
+        return tuple(r for r in PAGE_RULES if not small[f"confidence_{r}"].isna().any())
+
+    @property
+    def n(self) -> int:
+        """Number of test items."""
+        return len(self.pairing(self.methods[0], self.seeds[0]))
+
+    @property
+    def groups(self) -> tuple[int, ...] | None:
+        """The seed of the large model of each seed in `seeds`; None where one large model taught all."""
+        found = None if self.large_seed is None else tuple(map(self._large, self.seeds))
+        return found if found is not None and len(set(found)) > 1 else None
+
+    @property
+    def large_models(self) -> int:
+        """How many large models the seeds were dealt over."""
+        return len(set(self.groups or (0,)))
+
+    @property
+    def levels(self) -> str:
+        """What intervals resample, in words and in that order."""
+        items = "items" if len(self.seeds) > 1 else "items (one training seed)"
+        seeds = "training seeds, then " if len(self.seeds) > 1 else ""
+        return f"{self.large_models} large models, their {seeds}{items}" if self.groups else f"{seeds}{items}"
+
+    def _large(self, seed: int) -> int | None:
+        return self.large_seed(seed) if callable(self.large_seed) else (self.large_seed or {}).get(seed)
+
+    def of_task(self, task: str) -> Comparison:
+        """The same comparison on one task."""
+
+        def chosen():
+            rows = self.frame[self.frame["task"] == task]  # checking the other rows again takes longer than all else
+            metric = self.metric if self.is_corpus else ""  # a mixture of shares is one metric, each task has its own
+            return replace(self, frame=rows if len(rows) else self.frame, task=task, metric=metric)
+
+        return self._once(("task", task), chosen)
+
+    def with_metric(self, metric: str) -> Comparison:
+        """The same comparison by another metric."""
+        return replace(self, metric=metric, right_at=None)
+
+    # ---------------------------------------------------------------- runs and curves
+
+    def pairing(self, method: str, seed: int, split: str = "test", rule: str = "chow_average") -> Pairing:
+        """S's rows of one method and seed with those of the large model it defers to."""
+        large = self._large(seed)
+        return self._once(("pairing", method, seed, split, rule), lambda: paired(
+            self._rows(method, seed, large, split), method, seed, split, rule, large_seed=large))  # fmt: skip
+
+    def _rows(self, method: str, seed: int, large: int | None, split: str) -> pd.DataFrame:
+        """The rows of one small model and of its large one: `paired` searches these faster than the whole table.
+
+        The whole table where some are not there, so that the error can say what it holds.
+        """
+        parts = self._once("parts", lambda: dict(iter(self.frame.groupby(["method", "seed", "split"], sort=False))))
+        wanted = [key for key in parts if key[0] == "large" and large in (None, key[1]) and key[2] == split]
+        wanted.insert(0, (method, seed, split))
+        found = all(key in parts for key in wanted) and len(wanted) > 1
+        return pd.concat([parts[key] for key in wanted]) if found else self.frame
+
+    def run(self, method: str, seed: int, split: str = "test", rule: str = "chow_average") -> Pairing | CorpusRun:
+        """One method and seed, ready for curves and the bootstrap in this metric."""
+        rows = self.pairing(method, seed, split, rule)
+        if not self.is_corpus:
+            return rows
+
+        def counted():
+            where = {"item_ids": rows.item_ids, "cluster_ids": rows.cluster_ids, "seed": seed}
+            if _has_texts(self.frame):
+                texts = (rows.small_predictions, rows.large_predictions, rows.targets)
+                return CorpusRun(*texts, rows.confidence, self.metric, **where)
+            counts = (rows.small_counts[self.metric], rows.large_counts[self.metric])
+            where["signature"] = rows.signatures[self.metric]
+            return CorpusRun.from_counts(*counts, rows.confidence, self.metric, **where)
+
+        return with_confidence(self._once(("counts", method, seed, split), counted), rows.confidence)
+
+    def runs(self, method: str, rule: str = "chow_average") -> list[Pairing | CorpusRun]:
+        """The test runs of a method, one a seed."""
+        return [self.run(method, seed, rule=rule) for seed in self.seeds]
+
+    def seed_curve(self, method: str, seed: int, split: str = "test", rule: str = "chow_average") -> DeferralCurve:
+        """The deferral curve of one seed, [n+1] points."""
+        return self.run(method, seed, split, rule).curve()
+
+    def curve(self, method: str, rule: str = "chow_average") -> DeferralCurve:
+        """Mean test curve over the seeds at equal deferral rate, [n+1] points.
+
+        threshold: the median over the seeds of the tau that defers this many (each seed has its own).
+        realisable: where some threshold of every seed stops; elsewhere the curve is an expectation over ties.
+        """
+
+        def mean():
+            parts = [run.curve() for run in self.runs(method, rule)]
+            threshold = np.quantile([c.threshold for c in parts], 0.5, axis=0, method="lower")
+            return _mean_curve(parts, threshold, np.all([c.realisable for c in parts], axis=0))
+
+        return self._once(("curve", method, rule), mean)
+
+    def cost(self, method: str, rule: str = "chow_average") -> np.ndarray:
+        """[n+1] mean FLOPs per query of the cascade along `curve`, S included, averaged over the seeds."""
+        rows = [self.pairing(method, seed, rule=rule) for seed in self.seeds]
+        return np.mean([curves.cascade_cost(r.small_flops, r.large_flops, r.confidence) for r in rows], axis=0)
+
+    @property
+    def large_flops(self) -> float:
+        """C_L: mean FLOPs per test query of L alone, averaged over the seeds."""
+        return float(np.mean([self.pairing(self.methods[0], seed).large_flops.mean() for seed in self.seeds]))
+
+    def oracle(self, method: str) -> DeferralCurve:
+        """Mean over seeds of the oracle with exactly the deferral rate r; for corpus metrics the greedy one."""
+
+        def mean():
+            parts = [
+                run.greedy_oracle() if self.is_corpus else curves.oracle_curve(run.small_quality, run.large_quality)
+                for run in self.runs(method)
+            ]
+            never = np.append(-np.inf, np.full(len(parts[0].quality) - 1, np.nan))
+            return _mean_curve(parts, never, parts[0].realisable)
+
+        return self._once(("oracle", method), mean)
+
+    # ---------------------------------------------------------------- intervals
+
+    @property
+    def recorded(self) -> object | None:
+        """What `kept` says of just these rows, by this metric and these draws (`metrics.SuiteMetrics`); else None."""
+
+        def find():
+            whole = self.kept.bootstraps[:1] if self.kept is not None else ()
+            if not whole or not whole[0].drawn_as(whole[0].metric, self.tasks, "chow_average", *self._draws):
+                return None
+            return self.kept if self.kept.metric == self.metric else self.kept.other_metrics.get(self.metric)
+
+        return self._once("recorded", find)
+
+    @property
+    def _draws(self) -> tuple[int, int, float]:
+        return len(self.seeds), self.resamples, self.level
+
+    def intervals(self, rule: str = "chow_average", bands: bool = False) -> Intervals:
+        """Of all methods, of random deferral for each, and of `pairs` and (method, random deferral), from one draw.
+
+        Read from `kept` where it has them, else drawn. bands: those of `pairs` are asked for, too.
+        """
+        for known in self.kept.bootstraps if self.kept is not None else ():
+            fits = known.drawn_as(self.metric, self.tasks, rule, *self._draws) and set(self.methods) <= set(known.ends)
+            if fits and not (bands and {f"{a} - {b}" for a, b in self.pairs} - set(known.bands)):
+                return known
+
+        def draw():
+            runs = {m: self.runs(m, rule) for m in self.methods}
+            even = {RANDOM + m: [with_confidence(run, np.zeros(self.n)) for run in runs[m]] for m in self.methods}
+            pairs = [*self.pairs, *((m, RANDOM + m) for m in self.methods)]
+            boot = self.bootstrap(runs | even, pairs)
+            return Intervals.of(boot, self.methods, self.pairs, metric=self.metric, tasks=self.tasks, rule=rule)
+
+        return self._once(("intervals", rule), draw)
+
+    def bootstrap(self, runs, pairs, grid=GRID, resamples: int = 0) -> Bootstrap:
+        """`resampling.paired_bootstrap` of such runs by name, drawn as the comparison says."""
+        how = {"groups": self.groups, "resamples": resamples or self.resamples, "level": self.level, "grid": grid}
+        return paired_bootstrap(runs, pairs=pairs, **how)
+
+    def audc(self, method: str, rule: str = "chow_average") -> Interval:
+        """Area under the deferral curve over the deferral rate, with its interval."""
+        return self.intervals(rule).area[method]
+
+    def random_audc(self, method: str, rule: str = "chow_average") -> Interval:
+        """The same area when the deferred queries are drawn at random: (A_S + A_L) / 2."""
+        return self.intervals(rule).area[RANDOM + method]
+
+    def over_random(self, method: str, rule: str = "chow_average") -> Interval:
+        """AUDC less that of random deferral between the same two models."""
+        return self.intervals(rule).difference[f"{method} - {RANDOM}{method}"]
+
+    def difference(self, method: str, baseline: str, rule: str = "chow_average") -> Interval | Undefined:
+        """AUDC of `method` less that of `baseline`, paired; Undefined if this run lacks one of the two."""
+        return self._pair(method, baseline, lambda found, pair: found.difference[pair], rule)
+
+    def alone_difference(self, method: str, baseline: str) -> Interval | Undefined:
+        """Quality of S on its own: `method` less `baseline`, paired."""
+        return self._pair(method, baseline, lambda found, pair: found.difference_ends[pair][0])
+
+    def alone(self, method: str) -> Interval:
+        """Quality of S on its own (always-S)."""
+        return self.intervals().ends[method][0]
+
+    def large_alone(self) -> Interval:
+        """Quality of L on its own (always-L)."""
+        return self.intervals().ends[self.methods[0]][1]
+
+    def _pair(self, method, baseline, read, rule="chow_average"):
+        missing = [m for m in (method, baseline) if m not in self.methods]
+        if missing:
+            return Undefined(f"this run has no {' and no '.join(missing)}")
+        if (method, baseline) not in self.pairs:
+            raise ValueError(f"({method}, {baseline}) is not among the pairs compared: {self.pairs}")
+        return read(self.intervals(rule), f"{method} - {baseline}")
+
+    # ---------------------------------------------------------------- single numbers
+
+    def normalised_audc(self, method: str, rule: str = "chow_average") -> float | Undefined:
+        """(AUDC - random) / (oracle - random) of the mean curves: 0 is random deferral, 1 the oracle."""
+        value = curves.normalised_audc(self.curve(method, rule), self.oracle(method))
+        return value if math.isfinite(value) else Undefined("the oracle is no better than random deferral")
+
+    def auroc(self, method: str, rule: str = "chow_average") -> float | Undefined:
+        """AUROC(confidence; S right), mean over seeds."""
+        rows = [self.pairing(method, seed, rule=rule) for seed in self.seeds]
+        value = float(np.mean([curves.auroc(r.confidence, r.small_quality >= self.right_at) for r in rows]))
+        return value if math.isfinite(value) else Undefined("S is right on all items or on none")
+
+    def sequence_ledger(self, method: str) -> curves.Ledger:
+        """How many answers both models get right, only S, only L, neither; summed over the seeds."""
+        rows = [self.pairing(method, seed) for seed in self.seeds]
+        small, large = (np.concatenate([getattr(r, f"{m}_quality") for r in rows]) for m in ("small", "large"))
+        return curves.ledger(small >= self.right_at, large >= self.right_at)
+
+    def _once(self, key, make):
+        """What `make` gives, made once."""
+        if key not in self._cache:
+            self._cache[key] = make()
+        return self._cache[key]
+
+
+def with_confidence(run: Pairing | CorpusRun, confidence) -> Pairing | CorpusRun:
+    """The same answers with other confidences [n]; constant ones make deferral random."""
+    if isinstance(run, Pairing):
+        return replace(run, confidence=np.asarray(confidence, dtype=np.float64))
+    other = copy.copy(run)  # the counts are shared, they are never changed
+    other.confidence, other.ranking = np.asarray(confidence, dtype=np.float64), rank(confidence)
+    return other
+
+
+def _mean_curve(parts, threshold, realisable) -> DeferralCurve:
+    """The mean of curves at equal deferral rates."""
+    quality = np.mean([c.quality for c in parts], axis=0)
+    return DeferralCurve(parts[0].deferral_rate, quality, threshold, realisable, parts[0].signature)
+
+
+def _has_texts(frame: pd.DataFrame) -> bool:
+    return not frame[["prediction", "target"]].isna().any().any()
+
+
+def _has_counts(frame: pd.DataFrame, metric: str) -> bool:
+    return f"{metric}_counts" in frame and not frame[f"{metric}_counts"].isna().any()
+
+
+def _metric_of(small: pd.DataFrame) -> str:
+    """The metric of the rows; shares mix with each other, corpus metrics with nothing."""
+    metrics = sorted(small["metric"].unique())
+    if len(metrics) == 1:
+        return metrics[0]
+    if set(metrics) <= {"accuracy", "exact_match"}:
+        return "accuracy"
+    raise OutcomeError(f"the rows have the metrics {', '.join(metrics)}, which have no common mean: choose one task")

@@ -1,0 +1,306 @@
+"""All numbers of a recorded cell: its claims, parts and grids, as one file of metrics computed from its table alone.
+
+    python -m cat_core.study metrics reference      writes papermill_runs/studies/reference/metrics/<cell>.json
+
+What is primary was fixed before the cells were run: AUDC over the deferral rate with Chow-Average on test items,
+CAT-Dist against Dist and CAT-Xent against Xent, each also against the random mask. All else is secondary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from cat_core.analysis import claims, limits, operating_points
+from cat_core.analysis.claims import ClaimRow
+from cat_core.analysis.comparison import Comparison
+from cat_core.analysis.contrasts import Arm, contrasts, rule_contrasts, rule_effects
+from cat_core.analysis.corpus import METRICS
+from cat_core.analysis.decomposition import decompose, rule_grid
+from cat_core.analysis.intervals import Intervals, band_ends, rounded
+from cat_core.analysis.metrics import CellMetrics, MaskDifferences, RuleFlops, TaskMetrics, TokenMetrics, suite_metrics
+from cat_core.analysis.outcomes import OutcomeError
+from cat_core.analysis.quantities import Undefined
+from cat_core.analysis.resampling import CurveBand
+from cat_core.curves import audc
+from cat_core.flops import first_layer_flops
+from cat_core.methods import RULES, name, rule_name
+from cat_core.ranking import Interval
+from cat_core.studies import ablations
+from cat_core.studies.study import Cell
+from cat_core.training.configs import shape_config
+
+BUDGET = 0.3
+MAIN = ("xent", "dist", "cat-xent", "cat-dist", "random-xent", "random-dist")
+MASKS = ("cat-dist", "large-dist", "small-dist", "both-dist", "neither-dist", "random-dist")
+GRID_METHODS = ("xent", "dist", "cat-xent", "cat-dist", "edge-joint")
+BASELINE_RULES = ("edge", "chow_quantile_0")
+"""Deferral rules of the paper's baselines."""
+COIN_METHODS = ("dist", "cat-dist")
+EMBED = "post_hoc_embed"
+LEARNED = tuple(name for name, rule in RULES.items() if rule.learned)
+CURIOUS = tuple(name for name, rule in RULES.items() if rule.family)
+"""Rules of the grid that nobody proposes by themselves: they show the family, and would inflate the spread of rules."""
+GRID_RESAMPLES = 1_000
+
+
+def usable_rules(c: Comparison, methods: Sequence[str], rules: Iterable[str] = RULES) -> tuple[str, ...]:
+    """Those of `rules` that the table has for every row of S of these methods."""
+    small = c.frame[c.frame["method"].isin(methods)]
+    columns = {rule: f"confidence_{rule}" for rule in rules}
+    return tuple(r for r, column in columns.items() if column in small and not small[column].isna().any())
+
+
+def rule_difference(c: Comparison, a: tuple[str, str], b: tuple[str, str]) -> Interval:
+    """AUDC of (method, rule) `a` less that of `b`, paired."""
+    return c.bootstrap({"a": c.runs(*a), "b": c.runs(*b)}, [("a", "b")], None).difference["a", "b"]
+
+
+def mask_differences(c: Comparison) -> MaskDifferences:
+    """Dist with every mask less Dist and less the random mask, and Gatekeeper less Xent and CAT-Xent, paired, one draw.
+
+    Of the pairs of methods that the table holds; AUDC with Chow-Average, and quality of S on its own.
+    """
+    pairs = [(mask, base) for base in ("dist", "random-dist") for mask in MASKS if mask != base]
+    pairs += [("gatekeeper", "xent"), ("gatekeeper", "cat-xent")]
+    pairs = [pair for pair in pairs if set(pair) <= set(c.methods)]
+    if not pairs:
+        return MaskDifferences()
+    runs = {m: c.runs(m) for m in dict.fromkeys(m for pair in pairs for m in pair)}
+    found = c.bootstrap(runs, pairs, np.zeros(1))
+    alone = {pair: band_ends(band)[0] for pair, band in found.difference_curve.items()}
+    return MaskDifferences(*({f"{a} - {b}": v[a, b] for a, b in pairs} for v in (found.difference, alone)))
+
+
+def baseline_claims(c: Comparison, claim: str = "C7") -> list[ClaimRow]:
+    """C7: CAT-Dist with Chow-Average beats Dist with the rules of the paper's baselines."""
+    rows = []
+    for rule in BASELINE_RULES:
+        if "cat-dist" not in c.methods or "dist" not in c.methods or rule not in usable_rules(c, ("dist",), (rule,)):
+            number = Undefined(f"this table has no rule {rule} for Dist, or no CAT-Dist")
+        else:
+            number = rule_difference(c, ("cat-dist", "chow_average"), ("dist", rule))
+        measure = f"AUDC ({c.label}), {name('cat-dist')} with Chow-Average − {name('dist')} with {rule_name(rule)}"
+        rows.append(claims.claim_row(c, claim, measure, number))
+    return rows
+
+
+def pair_beside(cell: Cell, c: Comparison) -> tuple[Comparison, Comparison]:
+    """`c` of a cell and the comparison of the cell that it stands beside, both on the tasks that decide the latter."""
+    partner = cell.partner()
+    other = deciding(partner, partner.comparison(resamples=c.resamples))
+    return c if set(c.tasks) == set(other.tasks) else of_tasks(c, other.tasks), other
+
+
+def joint_contrasts(c: Comparison, other: Comparison) -> dict[str, Interval | Undefined]:
+    """EdgeInference as it was trained together with S (`c`) against the methods of the cell beside it: AUDC, paired.
+
+    "whole", CAT-Dist with Chow-Average less the joint S with its router, is the sum of "training", both with
+    Chow-Average, and "rule", Chow-Average less its router, both after the joint training. "post hoc": the joint S with
+    its router less Xent's S with the router fitted to it afterwards.
+    """
+    arms = {"cat": Arm(other, "cat-dist"), "plain": Arm(c, "edge-joint"), "joint": Arm(c, "edge-joint", "joint_router")}
+    wanted = {"whole": {"cat": 1, "joint": -1}, "training": {"cat": 1, "plain": -1}, "rule": {"plain": 1, "joint": -1}}
+    if "edge" in usable_rules(other, ("xent",), ("edge",)):
+        arms["post hoc"] = Arm(other, "xent", "edge")
+        wanted["post hoc"] = {"joint": 1, "post hoc": -1}
+    return {"post hoc": Undefined("the cell beside has no rule edge for Xent")} | contrasts(arms, wanted)
+
+
+def joint_claims(c: Comparison, found: Mapping[str, Interval | Undefined], claim: str = "C7") -> list[ClaimRow]:
+    """C7 against EdgeInference as it was trained together with S; found: `joint_contrasts`.
+
+    Secondary: whether training the router with S beats fitting it to Xent's S afterwards.
+    """
+    joint, rows = f"{name('edge-joint')} with its router", []
+    for role, part, a, b in (
+        ("primary", "whole", f"{name('cat-dist')} with Chow-Average", joint),
+        ("secondary", "post hoc", joint, f"{name('xent')} with EdgeInference"),
+    ):
+        measure = f"AUDC ({c.label}), {a} − {b}"
+        rows.append(claims.claim_row(c, claim, measure, found[part], role=role))
+    return rows
+
+
+def saving_claims(c: Comparison, claim: str = "C8") -> list[ClaimRow]:
+    """C8: CAT saves more FLOPs at the quality of L than its unmasked counterpart.
+
+    Each row has the headroom, L alone less S alone, of the method of its pair where the interval's lower end is lower.
+    """
+
+    def points(x: Interval) -> Interval:
+        return Interval(*(c.scale * end for end in (x.estimate, x.low, x.high)))
+
+    rows = []
+    for a, b in claims.PRIMARY:
+        if {a, b} <= set(c.methods):
+            room = min((operating_points.headroom(c, m) for m in (a, b)), key=lambda room: room.low)
+            measure, saving = f"Iso-quality saving, {name(a)} − {name(b)}", operating_points.saving_difference(c, a, b)
+            rows.append(claims.claim_row(c, claim, measure, saving, scale=100.0, headroom=points(room)))
+    return rows
+
+
+def cell_claims(cell: Cell, c: Comparison) -> list[ClaimRow]:
+    """Every claim that the methods of a cell speak to; the one that it was made for first."""
+    rows, part = [], deciding(cell, c)
+    if cell.claim:
+        rows += claims.cascade_claims(part, cell.claim)
+        rows += claims.alone_claims(part) if len(part.tasks) > 1 else []
+    if cell.generative:
+        rows += claims.no_difference_claims(of_tasks(c, cell.generative))
+    if "cat-dist" not in c.methods:
+        return rows
+    mass = 1 - cell.keep_rate("cat-dist")
+    return rows + baseline_claims(part) + saving_claims(part) + claims.bound_claims(part, mass)
+
+
+def deciding(cell: Cell, c: Comparison) -> Comparison:
+    """The comparison on the tasks that decide the cell's claim."""
+    tasks = cell.claim_tasks or [t for t in c.tasks if t not in cell.generative]
+    unknown = [t for t in tasks if t not in c.tasks]
+    if unknown:
+        raise ValueError(f"cell {cell.name!r}: claim_tasks names {', '.join(unknown)}; its tasks: {', '.join(c.tasks)}")
+    return c if set(tasks) == set(c.tasks) else of_tasks(c, tasks)
+
+
+def of_tasks(c: Comparison, tasks: Sequence[str]) -> Comparison:
+    """The same comparison on some of its tasks."""
+    return replace(c, frame=c.frame[c.frame["task"].isin(list(tasks))], right_at=None, metric="")
+
+
+def of_methods(c: Comparison, methods: Sequence[str] = MAIN) -> Comparison:
+    """The same comparison of those of `methods` that it holds."""
+    return replace(c, methods=tuple(m for m in methods if m in c.methods))
+
+
+def by_other_metrics(c: Comparison) -> list[Comparison]:
+    """Translations compared by the other corpus metrics, as far as the table holds texts or counts for them."""
+    found = []
+    for metric in METRICS if c.is_corpus else ():
+        with contextlib.suppress(OutcomeError):
+            found += [c.with_metric(metric)] if metric != c.metric else []
+    return found
+
+
+def bootstraps(cell: Cell, whole: Comparison, c: Comparison, parts: Sequence[Comparison]) -> list[Intervals]:
+    """What pages show of a cell beyond the differences, drawn once: the tasks that decide (`c`) by every rule, all
+    tasks, the generative ones, and `parts`, those of the tasks and of the other metrics."""
+    few = of_methods(c)
+    found = [c.intervals(bands=True).to_keep(bands=True), *(few.intervals(rule).to_keep() for rule in c.rules[1:])]
+    groups = [tasks for tasks in {whole.tasks, cell.generative} - {c.tasks} if len(tasks) > 1]
+    mixed = [of_methods(of_tasks(whole, tasks)) for tasks in sorted(groups)]
+    return found + [part.intervals().to_keep() for part in (*mixed, *parts)]
+
+
+def coins(c: Comparison, methods: Sequence[str] = COIN_METHODS) -> dict[str, CurveBand]:
+    """`limits.over_coin` by method, at the rates of a drawn curve and at `BUDGET`; without those dearer than L."""
+    known = {m: limits.couple_of(c, m) for m in methods if m in c.methods}
+    return {
+        m: rounded(limits.over_coin(c, m, limits.coin_rates(couple, BUDGET)))
+        for m, couple in known.items()
+        if not isinstance(couple, Undefined)
+    }
+
+
+def rule_flops(cell: Cell, c: Comparison, rules: Sequence[str]) -> dict[str, RuleFlops | Undefined]:
+    """What rules cost beyond S's answer, mean FLOPs per test query: "per_query", and as shares of S and L alone.
+
+    Post-Hoc-Embed has L's first layer read every prompt (`features.first_layer_flops`). The small networks of the
+    learned rules, some ten thousand FLOPs each, are not counted.
+    """
+    if EMBED not in rules:
+        return {}
+    try:
+        large = shape_config(cell.config["large"], cell.config.get("context", 64), cell.config.get("vocab_size", 1_400))
+    except ValueError as error:
+        return {EMBED: Undefined(str(error))}
+    rows = c.frame[(c.frame["model"] == "small") & (c.frame["split"] == "test")]
+    rows = rows[(rows["method"] == c.methods[0]) & (rows["seed"] == c.seeds[0])]  # prompts are the same for all
+    cost = {n: first_layer_flops(large, n) for n in rows["n_prompt"].unique().tolist()}
+    mean = float(np.mean([cost[n] for n in rows["n_prompt"].tolist()]))
+    small = float(c.cost(c.methods[0])[0])
+    return {EMBED: RuleFlops(mean, mean / small, mean / c.large_flops)}
+
+
+def task_metrics(cell: Cell, parts: Sequence[Comparison]) -> dict[str, TaskMetrics]:
+    """The numbers of each task; S by Xent, else by the first method."""
+    found = {}
+    for part in parts:
+        plain, task = "xent" if "xent" in part.methods else part.methods[0], part.tasks[0]
+        answers, tokens = part.sequence_ledger(plain), cell.token_ledger_by_task(plain)[task]
+        found[task] = TaskMetrics(
+            part.n, part.metric, part.alone(plain), part.large_alone(), answers.shares, tokens.shares,
+            cell.training.get("majority", {}).get(task, majority(part)),
+            *({f"{a} - {b}": of(a, b) for a, b in part.pairs} for of in (part.difference, part.alone_difference)),
+        )  # fmt: skip
+    return found
+
+
+def majority(c: Comparison) -> float | Undefined:
+    """Accuracy of always giving the test answer that is most frequent there; free text has none."""
+    targets = c.frame.loc[(c.frame["model"] == "large") & (c.frame["split"] == "test"), ["item_id", "target"]]
+    targets = targets.drop_duplicates("item_id")["target"]
+    if c.metric != "accuracy":
+        return Undefined("free text has no majority class")
+    if targets.isna().any():
+        return Undefined("the table was written without texts")
+    return float(targets.value_counts(normalize=True).iloc[0])
+
+
+def token_metrics(cell: Cell) -> dict[str, TokenMetrics]:
+    """By method, mean over seeds: signals of S on held-out tokens, and the keep-rate."""
+    found = {}
+    for method in cell.config["methods"]:
+        rows = [cell.token_signals(method, seed) for seed in cell.seeds]
+        signals = {n: [r[n] for r in rows] for n in ("share_right", "entropy", "confidence", "nll", "ece")}
+        spread = {f"{n}_sd": float(np.std(x, ddof=1)) for n, x in signals.items() if len(rows) > 1}
+        by_cell = {}
+        for part in ("entropy_by_cell", "confidence_by_cell"):
+            values = np.array([[np.nan if v is None else v for v in r[part]] for r in rows], dtype=float)
+            means = [float(np.nanmean(column)) if not np.isnan(column).all() else None for column in values.T]
+            by_cell[part] = tuple(Undefined("no such token") if m is None else m for m in means)
+        means = {n: float(np.mean(x)) for n, x in signals.items()}
+        kept, ledger = cell.keep_rate(method), cell.token_ledger(method).shares
+        found[method] = TokenMetrics(**means, **spread, keep_rate=kept, ledger=ledger, **by_cell)
+    return found
+
+
+def cell_metrics(cell: Cell, resamples: int = 2_000) -> CellMetrics:
+    """Every number that the pages say of a cell, by the schema of `analysis.metrics`."""
+    whole = cell.comparison(resamples=resamples)
+    c = deciding(cell, whole)
+    tasks = [of_methods(whole.of_task(task)) for task in whole.tasks] if len(whole.tasks) > 1 else []
+    others = by_other_metrics(of_methods(c))
+    gridded, fewer = of_methods(c, GRID_METHODS), min(resamples, GRID_RESAMPLES)
+    rules = usable_rules(c, gridded.methods)
+    special = [r for r in dict.fromkeys((*BASELINE_RULES, *LEARNED)) if r in rules]
+    record, rows, joint = cell.record, cell_claims(cell, whole), None
+    if "edge-joint" in c.methods and cell.beside:
+        ours, theirs = pair_beside(cell, c)
+        joint = joint_contrasts(ours, theirs)
+        rows += joint_claims(ours, joint)
+    return CellMetrics(
+        **vars(suite_metrics(c, rows, BUDGET, ("chow_average",))) | {"tasks": task_metrics(cell, tasks)},
+        joint=joint,
+        shift=ablations.change_of(cell, resamples) if cell.differs_from else None,
+        tables=cell.tables,
+        study=cell.study,
+        cell=cell.name,
+        commit=record["git"]["commit"] or "not known",
+        device=record["device"],
+        resamples=resamples,
+        audc_by_seed={m: tuple(audc(c.seed_curve(m, seed)) for seed in c.seeds) for m in c.methods},
+        decomposition={f"{a} - {b}": decompose(c, a, b) for a, b in c.pairs},
+        masks=mask_differences(c),
+        rule_grid=rule_grid(gridded, rules, resamples=fewer),
+        rule_flops=rule_flops(cell, c, rules),
+        contrasts=rule_contrasts(c, special, fewer),
+        factors=rule_effects(c, gridded.methods, [r for r in rules if r not in CURIOUS]),
+        tokens=token_metrics(cell),
+        over_coin=coins(c),
+        other_metrics={o.metric: suite_metrics(o, (), BUDGET, ("chow_average",)) for o in others},
+        bootstraps=tuple(bootstraps(cell, whole, c, [*tasks, *others])),
+    )

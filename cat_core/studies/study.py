@@ -1,0 +1,319 @@
+"""Studies: experiments fixed in a file beforehand, run once, committed as tables, and read back without training.
+
+A study is `data/studies/<name>.yaml`: methods, seeds and its *cells*, each one experiment (the arguments of
+`Experiment.of`, and the keys of `CellFile`). What a cell gave lies in `papermill_runs/studies/<name>/`:
+
+    outcomes/<cell>.parquet   the outcome table, written compactly; without texts where `texts` is false
+    training/<cell>.json      training logs and held-out token signals of every model
+    metrics/<cell>.json       every number that the book says of it (`cell_metrics`), from these two files
+    study.json                per cell: configuration, commit, versions, machine, time, sha256 of the first two
+
+    python -m cat_core.study run reference [--cell NAME ...] [--jobs N]     trains what is missing
+    python -m cat_core.study metrics reference [--cell NAME ...]
+    python -m cat_core.study list
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import Strict
+
+from cat_core.analysis.comparison import Comparison
+from cat_core.analysis.metrics import CellMetrics, read_metrics
+from cat_core.analysis.outcomes import read_outcomes
+from cat_core.curves import Ledger
+from cat_core.files import file_sha256, find_root
+from cat_core.tasks.schema import NAME, FileModel, brief, matching, nearest, read_file
+
+FOLDER = Path("data") / "studies"
+RUNS = Path("papermill_runs") / "studies"
+SPEED = ("length_groups",)  # keys of a cell on which its time depends, and of its numbers the rounding alone
+Names = Annotated[tuple[str, ...], Strict(False)]  # a list, in YAML
+
+
+class CellFile(FileModel, extra="allow"):
+    """A cell as written: what is named here, and the arguments of `Experiment.of`, which are checked there."""
+
+    methods: list = []
+    seeds: list = []
+    large_seeds: list = []
+    claim: str = ""
+    claim_tasks: Names = ()
+    generative: Names = ()
+    beside: str = ""
+    differs_from: str = ""
+
+
+class StudyFile(FileModel):
+    """A study as written (data/README.md has the meaning of every key)."""
+
+    study: object
+    description: str = ""
+    primary: str = ""
+    large_seeds: list = [0]
+    methods: list
+    seeds: list
+    texts: bool = False
+    learned_rules: Names = ()
+    cells: dict[matching(NAME, "letters, digits, '_', '-' and '.' only"), CellFile]  # files are named after them
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One experiment of a study; what it gave is read from the study's folder.
+
+    name: such as "mini-wmt-high"; config: the arguments of `Experiment.of`; folder: `papermill_runs/studies/<study>`;
+    claim: the claim that the cell was made for, such as "C1"; claim_tasks: the tasks that decide it (default: all that
+    are not generative); generative: tasks that C4 speaks of; beside: the cell "study/cell" of the same setting, whose
+    methods those of this one are compared with; differs_from: the cell "study/cell" of which this one changes one
+    setting; learned_rules: methods whose S gets the learned deferral rules, too.
+    """
+
+    study: object
+    name: str
+    config: dict
+    folder: Path
+    texts: bool
+    claim: str = ""
+    claim_tasks: tuple[str, ...] = ()
+    generative: tuple[str, ...] = ()
+    beside: str = ""
+    differs_from: str = ""
+    learned_rules: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> str:
+        """The cell as others name it, "study/cell"."""
+        return f"{self.study}/{self.name}"
+
+    @property
+    def outcomes_path(self) -> Path:
+        """The outcome table."""
+        return self.folder / "outcomes" / f"{self.name}.parquet"
+
+    @property
+    def training_path(self) -> Path:
+        """Training logs and token signals."""
+        return self.folder / "training" / f"{self.name}.json"
+
+    @cached_property
+    def record(self) -> dict | None:
+        """What study.json says of a recorded run of this configuration; None if there is none.
+
+        Raises ValueError when the cell was recorded with another configuration, or a file has changed since.
+        """
+        found = read_record(self.folder)["cells"].get(self.name)
+        if found is None:
+            return None
+        files = {self.outcomes_path, self.training_path}
+        whole = isinstance(found, dict) and all(isinstance(found.get(key), dict) for key in ("config", "files"))
+        if not (whole and files <= {self.folder / name for name in found["files"]}):
+            where = self.folder / "study.json"
+            raise ValueError(f"{where}: the entry of {self.name!r} is damaged: restore it from git")
+        if changed := _differing(self.config, found["config"], SPEED):
+            raise ValueError(
+                f"cell {self.name!r} of study {self.study!r} was recorded with another {changed}; "
+                "give the new configuration a new name, or remove its files and its entry in study.json"
+            )
+        for name, digest in found["files"].items():
+            path = self.folder / name
+            if not path.is_file() or file_sha256(path) != digest:
+                raise ValueError(f"{path} is missing or has changed since it was recorded: restore it from git")
+        return found
+
+    def large_seed(self, seed: int) -> int:
+        """The seed of the large model that goes with a seed of the small one, as `Experiment.large_seed`."""
+        seeds, large = self.config["seeds"], self.config["large_seeds"]
+        if seed not in seeds:
+            raise ValueError(f"seed {seed} is not one of the cell's seeds {list(seeds)}")
+        return large[list(seeds).index(seed) % len(large)]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Training seeds of S."""
+        return tuple(self.config["seeds"])
+
+    def outcomes(self):
+        """The recorded outcome table (pandas)."""
+        self._required()
+        return read_outcomes(self.outcomes_path)
+
+    @property
+    def metrics_path(self) -> Path:
+        """The cell's numbers."""
+        return self.folder / "metrics" / f"{self.name}.json"
+
+    def metrics(self) -> CellMetrics:
+        """The recorded numbers.
+
+        Raises ValueError where they were computed from other tables, its own or a partner's, than are recorded now.
+        """
+        self._required()
+        again = f"make it with python -m cat_core.study metrics {self.study} --cell {self.name}"
+        try:
+            found = _read_metrics(self.metrics_path, self.metrics_path.stat().st_mtime_ns)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{self.metrics_path} cannot be read ({brief(error)}): {again}") from None
+        whose = (found.study, found.cell, found.tables.get(self.place))
+        if whose != (self.study, self.name, self.tables[self.place]):
+            raise ValueError(f"{self.metrics_path} holds no numbers of the recorded table of {self.place}: {again}")
+        for place, digest in found.tables.items():
+            if digest != self.tables.get(place, digest):
+                raise ValueError(f"{self.metrics_path} was made from another table of {place} than recorded: {again}")
+        return found
+
+    @cached_property
+    def tables(self) -> dict[str, str]:
+        """sha256 of the recorded outcome tables that the metrics rest on: the cell's own, and those of its partners."""
+        cells = [self, *(self.named(place) for place in (self.beside, self.differs_from) if place)]
+        return {c.place: c.record["files"][f"outcomes/{c.name}.parquet"] for c in cells if c.record is not None}
+
+    def named(self, place: str) -> Cell:
+        """Another cell of the same project by "study/cell", recorded or not."""
+        return open_cell(place, self.folder.parents[len(RUNS.parts)])
+
+    def partner(self) -> Cell:
+        """The recorded cell that this one stands beside. ValueError where it is not recorded, or differs in setting."""
+        other = self.named(self.beside)
+        if differing := _differing(self.config, other.config, ("methods",)):
+            raise ValueError(f"cell {self.name!r} is to stand beside {self.beside!r}, but differs in {differing}")
+        other._required()
+        return other
+
+    def kept(self) -> dict:
+        """Fields of a `Comparison` of the recorded table that let it read the intervals in the metrics."""
+        metrics = self.metrics()
+        return {"resamples": metrics.resamples, "kept": metrics}
+
+    def comparison(self, **options):
+        """`Comparison` of the recorded table; options: its further fields."""
+        return Comparison(self.outcomes(), self.large_seed, **options)
+
+    @cached_property
+    def training(self) -> dict:
+        """The recorded training file."""
+        self._required()
+        return json.loads(self.training_path.read_text(encoding="utf-8"))
+
+    def logs(self) -> dict[tuple[str, int], list[dict]]:
+        """Training logs of the small models by (method, seed), as `Experiment.logs`."""
+        rows = {}
+        for key, table in self.training["logs"].items():
+            method, _, seed = key.rpartition(" ")
+            rows[method, int(seed)] = [dict(zip(table, values)) for values in zip(*table.values())]
+        return rows
+
+    def token_signals(self, method: str, seed: int) -> dict:
+        """`signals.summary` of S of one method and seed against its L on the held-out target tokens (test split)."""
+        return self.training["tokens"][f"{method} {seed}"]
+
+    def token_ledger(self, method: str) -> Ledger:
+        """The 2x2 ledger over held-out target tokens, summed over the seeds."""
+        counts = np.sum([self.token_signals(method, seed)["ledger"] for seed in self.seeds], axis=0)
+        return Ledger(*map(int, counts))
+
+    def token_ledger_by_task(self, method: str) -> dict[str, Ledger]:
+        """The same for each task of the cell."""
+        total: dict[str, np.ndarray] = {}
+        for seed in self.seeds:
+            for task, counts in self.token_signals(method, seed)["ledger_by_task"].items():
+                total[task] = total.get(task, 0) + np.array(counts)
+        return {task: Ledger(*map(int, counts)) for task, counts in total.items()}
+
+    def keep_rate(self, method: str) -> float:
+        """Share of the target tokens kept over the whole training, mean over seeds."""
+        logs = self.logs()
+        return float(np.mean([np.mean([row["keep_rate"] for row in logs[method, s]]) for s in self.seeds]))
+
+    def _required(self):
+        if self.record is None:
+            problem = f"cell {self.name!r} of study {self.study!r} is not recorded in {self.folder}"
+            raise ValueError(f"{problem}: run python -m cat_core.study run {self.study} --cell {self.name}")
+
+
+def _differing(one: dict, other: dict, free: Iterable[str]) -> str:
+    """The keys, but for some, in which two configurations differ."""
+    return ", ".join(sorted(k for k in (one.keys() | other.keys()).difference(free) if one.get(k) != other.get(k)))
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study file. primary: its primary outcome in words; cells by name."""
+
+    name: str
+    description: str
+    primary: str
+    cells: dict[str, Cell]
+
+    def cell(self, name: str) -> Cell:
+        """One cell by its name."""
+        if name not in self.cells:
+            raise ValueError(f"study {self.name!r} has no cell {name!r}{nearest(name, self.cells)}")
+        return self.cells[name]
+
+    @property
+    def recorded(self) -> dict[str, Cell]:
+        """The cells whose results are there."""
+        return {name: cell for name, cell in self.cells.items() if cell.record is not None}
+
+
+def study_names(root: Path | None = None) -> list[str]:
+    """Names of all study files."""
+    return sorted(path.stem for path in ((root or find_root()) / FOLDER).glob("*.yaml"))
+
+
+def load_study(name: str, root: Path | None = None) -> Study:
+    """Read and check `data/studies/<name>.yaml`. Raises ValueError that names file, key and what was expected."""
+    root = root or find_root()
+    path = root / FOLDER / f"{name}.yaml"
+    if not path.is_file():
+        raise ValueError(f"unknown study {name!r}{nearest(name, study_names(root))}")
+    content = read_file(StudyFile, path)
+    if content.study != name:
+        raise ValueError(f"{path.name}: 'study' is {brief(content.study)}, expected {name!r} as in the file's name")
+    shared = content.model_dump(include={"methods", "seeds", "large_seeds"})
+    about = CellFile.model_fields.keys() - shared
+    cells = {}
+    for cell, given in content.cells.items():
+        config = shared | given.model_dump(exclude=about, exclude_unset=True)
+        try:
+            config = json.loads(json.dumps(config, allow_nan=False))
+        except (TypeError, ValueError) as error:  # YAML has dates, sets and NaN
+            raise ValueError(f"{path.name}: cell {cell!r} cannot be recorded as JSON: {error}") from None
+        rest = {"learned_rules": content.learned_rules} | given.model_dump(include=about)
+        cells[cell] = Cell(name, cell, config, root / RUNS / name, content.texts, **rest)
+    return Study(name, content.description, content.primary, cells)
+
+
+def open_cell(place: str, root: Path | None = None) -> Cell:
+    """The cell named by "study/cell", such as "reference/mini-wmt-high"."""
+    study, slash, cell = place.partition("/")
+    if not slash:
+        raise ValueError(f"{place!r} names no cell: expected <study>/<cell>, such as reference/mini-wmt-high")
+    return load_study(study, root).cell(cell)
+
+
+@lru_cache(maxsize=64)
+def _read_metrics(path: Path, _written: int) -> CellMetrics:
+    return read_metrics(json.loads(path.read_text(encoding="utf-8"))["metrics"])
+
+
+def read_record(folder: Path) -> dict:
+    """study.json of a folder, or an empty one."""
+    path = folder / "study.json"
+    if not path.is_file():
+        return {"study": folder.name, "cells": {}}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content["cells"], dict):
+            return content
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ValueError(f"{path} cannot be read: restore it from git, or remove it to record the study anew")

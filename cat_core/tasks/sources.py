@@ -1,0 +1,192 @@
+"""Rows of data: JSON lines of a reader, files of a folder in Hub layout, or the Hub itself.
+
+Whatever a file holds, the error is one ValueError (FileNotFoundError for what is not there) that names file and line.
+"""
+
+import dataclasses
+import gzip
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from cat_core.tasks.draws import carve_calibration, draw_key, draw_splits
+from cat_core.tasks.example import Example, file_stem, find_problem
+from cat_core.tasks.schema import brief, nearest
+
+FIELDS = tuple(field.name for field in dataclasses.fields(Example))
+ROW_ENDINGS = (".jsonl.gz", ".jsonl", ".json.gz", ".parquet")
+FEWEST_CLUSTERS = 10  # below, a tenth for calibration and a tenth for test cannot be drawn
+
+
+def read_examples(path: str | Path, *, seed: int = 0) -> list[Example]:
+    """Examples of a reader's `.jsonl` or `.jsonl.gz` file; the schema is in data/README.md.
+
+    Without splits in the file they are drawn 80/10/10 by cluster; without calibration rows these come out of train.
+    Raises ValueError on the first bad row, by file, line and field.
+    """
+    path = Path(path)
+    examples: list[Example] = []
+    line_of: dict[str, int] = {}
+    for number, where, row in example_rows(path, "prompt", "target"):
+        example = _example(row, where, number, file_stem(path))
+        if (first := line_of.setdefault(example.item_id, number)) != number:
+            raise ValueError(
+                f"{where}, field 'item_id': {brief(example.item_id)} is also the item_id of line {first}; "
+                "give every row its own"
+            )
+        examples.append(example)
+        has_splits = bool(examples[0].split)
+        if has_splits != bool(example.split):
+            raise ValueError(
+                f"{where}, field 'split': {'missing' if has_splits else 'given'}, but the rows before it "
+                f"have {'one' if has_splits else 'none'}; name the split in every row or in none"
+            )
+    if has_splits:
+        return carve_calibration(examples, seed)
+    clusters = len({draw_key(e) for e in examples})
+    if clusters < FEWEST_CLUSTERS:
+        raise ValueError(
+            f"{path}: too few rows to draw splits from ({len(examples)} rows, {clusters} different "
+            f"clusters or prompts, at least {FEWEST_CLUSTERS}); add rows, or give every row a split"
+        )
+    return draw_splits(examples, seed)
+
+
+def _example(row: dict, where: str, number: int, stem: str) -> Example:
+    options = row.get("options", [])
+    if not isinstance(options, list):
+        raise ValueError(
+            f'{where}, field \'options\': must be a list of texts such as ["yes", "no"], not {brief(options)}'
+        )
+    metric = "accuracy" if options else "exact_match"
+    defaults = {"item_id": f"line-{number:06d}", "task": stem, "split": "train", "metric": metric}
+    example = Example(**(defaults | row | {"options": tuple(options)}))
+    if problem := find_problem(example):
+        raise ValueError(f"{where}, field {problem[0]!r}: {problem[1]}")
+    return example if "split" in row else dataclasses.replace(example, split="")
+
+
+def example_rows(path: str | Path, *needed: str) -> Iterator[tuple[int, str, dict]]:
+    """(line number, "<file>, line <number>", its fields that are not null) of every row of a reader's file.
+
+    Raises ValueError for a field that is not one of FIELDS, a `needed` one that is missing, and a file without rows.
+    """
+    where = ""
+    for number, row in json_lines(Path(path)):
+        where = f"{path}, line {number}"
+        for field in row:
+            if field not in FIELDS:
+                raise ValueError(f"{where}, field {brief(field)}: unknown field{nearest(field, FIELDS)}")
+        for field in needed:
+            if row.get(field) is None:
+                raise ValueError(f"{where}, field {field!r}: missing; every row needs a {' and a '.join(needed)}")
+        yield number, where, {field: value for field, value in row.items() if value is not None}
+    if not where:
+        raise ValueError(f"{path}: no rows; it needs one JSON object a line (schema: data/README.md)")
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, dict]]:
+    """(line number from 1, object) of every line of a file, gzip or not; blank lines are skipped."""
+    number = 0
+    try:
+        with gzip.open(path) if path.name.endswith(".gz") else open(path, "rb") as stream:
+            for number, raw in enumerate(stream, start=1):
+                if number == 1:
+                    raw = raw.removeprefix(b"\xef\xbb\xbf")  # the byte order mark that some editors write
+                if raw.strip():
+                    yield number, _parse(raw, f"{path}, line {number}")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file (looked from {Path.cwd()})") from None
+    except (EOFError, OSError, zlib.error) as error:
+        raise ValueError(f"{path}, after line {number}: cannot be read on ({error}); fetch or write it again") from None
+
+
+def _parse(raw: bytes, where: str) -> dict:
+    try:
+        row = _DECODER.decode(raw.decode())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: not UTF-8 at byte {error.start + 1}; save the file as UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno}); write one object a line") from None
+    except RecursionError:
+        raise ValueError(f"{where}: nested too deeply; a row is one flat object") from None
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    if not isinstance(row, dict):
+        raise ValueError(f'{where}: must be an object such as {{"prompt": "...", "target": "..."}}, got {brief(row)}')
+    return row
+
+
+def _no_constant(name: str):
+    raise ValueError(f"{name} is not a JSON value; leave the field out or write null")
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"field {brief(twice)} is given twice in one object; keep one")
+    return row
+
+
+# Built once: json.loads would build one a line.
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_object)
+
+
+def hub_rows(hub_id: str, config: str, split: str, *, revision: str = "", data_root: str | Path = "") -> list[dict]:
+    """All rows of one split, from `<data_root>/<hub_id>/<config>/<split>` with the first of ROW_ENDINGS that is there.
+
+    `data_root` empty: the environment variable CAT_DATA_ROOT; without that, the Hub through `datasets.load_dataset`,
+    which runs no code of the data set. Labels are the Hub's integers, nested features are dictionaries.
+    """
+    root = str(data_root) or os.environ.get("CAT_DATA_ROOT", "")
+    if not root:
+        return _from_hub(hub_id, config, split, revision)
+    if not Path(root).is_dir():
+        raise FileNotFoundError(f"data_root {root!r} is not a folder; give the one that holds {hub_id}")
+    folder = Path(root, hub_id, config)
+    for ending in ROW_ENDINGS:
+        path = folder / (split + ending)
+        if path.is_file():
+            return _from_parquet(path) if ending == ".parquet" else [row for _, row in json_lines(path)]
+    there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    raise FileNotFoundError(
+        f"{folder / split}: no file with one of the endings {' '.join(ROW_ENDINGS)}; "
+        + (f"the folder has {', '.join(there)}" if there else "there is no such folder")
+        + "; correct data_root (or CAT_DATA_ROOT), or leave it empty to load from the Hub"
+    )
+
+
+def _from_parquet(path: Path) -> list[dict]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.read_table(path).to_pylist()
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a readable Parquet file ({_first_line(error)}); fetch it again") from None
+
+
+def _from_hub(hub_id: str, config: str, split: str, revision: str) -> list[dict]:
+    place = hub_id + (f" ({config})" if config else "") + (f" at {revision}" if revision else "")
+    tried = f"split {split!r} of {place}"
+    try:
+        import datasets
+    except ImportError:
+        raise ImportError(
+            f"{tried}: loading from the Hub needs the package datasets (extra 'book'); install it or give data_root"
+        ) from None
+    try:
+        return datasets.load_dataset(hub_id, config or None, split=split, revision=revision or None).to_list()
+    except Exception as error:  # the Hub, the network, the cache and the builders each have errors of their own
+        raise FileNotFoundError(
+            f"{tried} cannot be loaded from the Hub ({type(error).__name__}: {_first_line(error)}); check the network, "
+            "or give data_root (or CAT_DATA_ROOT), a folder in Hub layout"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0]

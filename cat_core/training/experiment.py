@@ -1,0 +1,362 @@
+"""Experiments: one large model, small models by every method and seed, their answers, as one outcome table.
+
+Every stage is an artifact (see `artifacts`), as in `obtain`: pages of the book share models.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import numpy as np
+import pandas as pd
+
+from cat_core.analysis.outcomes import validate
+from cat_core.cascade import CascadeRunner
+from cat_core.files import write_text
+from cat_core.methods import METHODS
+from cat_core.queries import check_settings
+from cat_core.rules.features import answer_features
+from cat_core.rules.posthoc import learned_confidences
+from cat_core.tasks.example import score
+from cat_core.tasks.schema import brief, nearest
+from cat_core.training import artifacts, joint
+from cat_core.training.configs import DataConfig, TrainConfig, describes_size, parse_size, resolve_device
+from cat_core.training.models import load_model, load_tokenizer
+from cat_core.training.obtain import Progress, check_pair, held_out_of, train_or_load, train_together
+from cat_core.training.signals import TokenSignals, token_signals
+from cat_core.training.train import TrainSettings
+
+ANSWERING_MODULES = ("cat_core.cascade", "cat_core.training.models")
+RULE_MODULES = ("cat_core.rules.posthoc", "cat_core.training.joint", "cat_core.tasks.example", *ANSWERING_MODULES)
+SIGNAL_MODULES = ("cat_core.training.signals", "cat_core.training.models")
+SECOND_STAGE = 4  # Gatekeeper: a quarter of the steps again, at a tenth of the peak learning rate (our choice)
+EVALUATED = ("calibration", "test")
+
+
+def option(help: str, default=MISSING, page: bool = True):
+    """A field of `Experiment`, explained once: pages, the command line and `data/README.md` are checked against it.
+
+    page: whether pages may have it as a parameter; the others are set in the files of studies alone.
+    """
+    return field(default=default, metadata={"help": help, "page": page})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A suite, a pair of models, and the methods and seeds that are compared; `of` makes it with better errors.
+
+    Seeds of S are spread over the large models in turn: seed number i is taught by, and defers to,
+    `large_seeds[i % len(large_seeds)]`. Lengths in tokens, steps of the optimiser. out_of_fold: S is taught by large
+    models that did not train on the example (two more of them a seed of L), as L knows its own training set too well;
+    it still defers to L. Raises ValueError in one line for a value of the wrong type, and for what cannot be trained.
+    """
+
+    suite: str = option("built-in, of the registry, several joined by +, or a JSONL file")
+    suite_options: dict | None = option('fields of a built-in suite to change, such as {"train": 2000}', None)
+    data_root: str = option("folder in Hub layout; empty: CAT_DATA_ROOT, else the Hub", DataConfig.data_root)
+    train_limit: int = option("at most so many training examples of each task; 0: all", 0)
+    calibration_limit: int = option("the same for calibration items", 0)
+    test_limit: int = option("the same for test items", 0)
+    mixing_cap: int = option(
+        "examples that a task gives at most in one round of the mixture (FLAN: 3000); 0: no mixing",
+        DataConfig.mixing_cap,
+    )
+    mixing_rounds: int = option(
+        "rounds of the mixture, each with other examples of the large tasks", DataConfig.mixing_rounds
+    )
+    small: str = option("S: a size, or the name or folder of a model")
+    large: str = option("L: the same")
+    vocab_size: int = option("of the tokenizer trained on the training texts", TrainConfig.vocab_size)
+    context: int = option("most tokens of prompt and answer together", TrainConfig.context)
+    truncate_prompts: bool = option(
+        "cut longer prompts from the left instead of refusing them", TrainConfig.truncate_prompts
+    )
+    methods: tuple[str, ...] = option("training methods of S", ("xent", "dist", "cat-xent", "cat-dist", "random-dist"))
+    seeds: tuple[int, ...] = option("training seeds of S; two or more for a verdict", (0,))
+    large_seeds: tuple[int, ...] = option("training seeds of L, dealt to the seeds of S in turn", (0,))
+    steps: int = option("optimiser steps of S")
+    large_steps: int = option("optimiser steps of L")
+    batch_size: int = option("examples in a step of S", TrainSettings.batch_size)
+    large_batch_size: int = option("examples in a step of L", TrainSettings.batch_size)
+    learning_rate: float = option("peak for S")
+    large_learning_rate: float = option("peak for L")
+    label_weight: float = option("w: weight of the label against L's distribution", TrainSettings.label_weight)
+    temperature: float = option("of both distributions in the distillation term", TrainSettings.temperature)
+    normalize: str = option(
+        'divide the loss by all target tokens ("tokens") or the kept ones ("kept")', TrainSettings.normalize
+    )
+    max_new_tokens: int = option("longest generated answer, EOS included", 24)
+    prediction: str = option('option scoring: best summed ("sum") or average ("average") log-probability', "sum")
+    precision: str = option("fp32, or bf16 on a GPU", TrainSettings.precision)
+    device: str = option("cpu, cuda, or auto", TrainConfig.device)
+    batch_tokens: int = option("tokens of a batch of queries, padding included", 16_384, page=False)
+    out_of_fold: bool = option("L's word comes from an L that has not seen the example", False, page=False)
+    teacher: str = option("what is kept of L: hidden, topk or argmax", TrainSettings.teacher, page=False)
+    teacher_k: int = option("tokens that topk keeps", TrainSettings.teacher_k, page=False)
+    length_groups: int = option(
+        "groups of like length that a training batch is cut into", TrainSettings.length_groups, page=False
+    )
+
+    @classmethod
+    def of(cls, **given) -> Experiment:
+        """An experiment from its fields by name; ValueError in one line, too, for one that is unknown or missing."""
+        known = {f.name: f.default for f in fields(cls)}
+        for name in given:
+            if name not in known:
+                raise ValueError(f"unknown parameter {brief(name)}{nearest(name, known)}")
+        if missing := [name for name, default in known.items() if default is MISSING and name not in given]:
+            raise ValueError(f"{', '.join(map(repr, missing))} missing")
+        return cls(**given)
+
+    @classmethod
+    def from_parameters(cls, namespace: Mapping[str, object]) -> Experiment:
+        """The experiment of a page from its `globals()`: the fields that pages may have are taken, all else is not."""
+        names = (f.name for f in fields(cls) if f.metadata["page"])
+        return cls.of(**{name: namespace[name] for name in names if name in namespace})
+
+    def __post_init__(self):
+        for name, hint in get_type_hints(type(self)).items():
+            _check_type(name, getattr(self, name), hint)
+        for name in ("methods", "seeds", "large_seeds"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        _ = self.small_settings, self.large_settings  # what these refuse is refused here
+        for method in self.methods:
+            if not isinstance(method, str) or method not in METHODS:
+                raise ValueError(f"unknown method {brief(method)}; expected one of {', '.join(METHODS)}")
+        for seed in (*self.seeds, *self.large_seeds):
+            if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+                raise ValueError(f"seed {brief(seed)} is not a whole number from 0 to 2**32 - 1")
+        for name in ("methods", "seeds", "large_seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values):
+                raise ValueError(f"{name} is {brief(list(values))}; expected at least one value and no value twice")
+        if describes_size(self.small) != describes_size(self.large):
+            raise ValueError(
+                f"small {brief(self.small)} and large {brief(self.large)}: build both from scratch or name both, "
+                "as they must share one tokenizer"
+            )
+        check_settings(self.max_new_tokens, self.prediction)
+        if self.batch_tokens < 1:
+            raise ValueError(f"batch_tokens is {brief(self.batch_tokens)}; expected a whole number >= 1")
+        resolve_device(self.device)
+        for model in (self.small, self.large):
+            if describes_size(model):
+                parse_size(model, self.context)  # a size that cannot be read is refused before anything is computed
+
+    @cached_property
+    def data(self) -> DataConfig:
+        """What is learnt from and tested on; a limit of 0 is none."""
+        limits = {split: getattr(self, f"{split}_limit") for split in ("train", *EVALUATED)}
+        limits = {split: limit for split, limit in limits.items() if limit}
+        return self._alike(DataConfig, options=dict(self.suite_options or {}), limits=limits)
+
+    @cached_property
+    def small_settings(self) -> TrainSettings:
+        """How S is trained, but for method and seed."""
+        return self._alike(TrainSettings)
+
+    @cached_property
+    def large_settings(self) -> TrainSettings:
+        """How L is trained, but for the seed: on the labels alone, as in the paper."""
+        return TrainSettings(
+            method="xent", steps=self.large_steps, learning_rate=self.large_learning_rate,
+            batch_size=self.large_batch_size, precision=self.precision, length_groups=self.length_groups,
+        )  # fmt: skip
+
+    def _alike(self, kind: type, **own):
+        """A configuration of that kind whose fields are `own`, else those of the experiment by the same name."""
+        shared = {f.name for f in fields(kind)} & {f.name for f in fields(self)} - own.keys()
+        return kind(**{name: getattr(self, name) for name in shared}, **own)
+
+    def large_config(self, seed: int) -> TrainConfig:
+        """How the large model of that seed is trained."""
+        settings = replace(self.large_settings, seed=seed)
+        own = {"model": self.large, "settings": settings, "teacher": None, "out_of_fold": False}
+        return self._alike(TrainConfig, data=self.data, **own)
+
+    def small_config(self, method: str, seed: int) -> TrainConfig:
+        """How the small model of that method and seed is trained.
+
+        Xent has a teacher, too: it changes nothing in the loss, but the token ledger is logged for every method.
+        A second stage goes on from S by Xent for a quarter of the steps at a tenth of the learning rate.
+        """
+        settings = replace(self.small_settings, method=method, seed=seed)
+        initial = None
+        if METHODS[method].second_stage:
+            steps, rate = max(1, settings.steps // SECOND_STAGE), settings.learning_rate / 10
+            settings = replace(settings, steps=steps, learning_rate=rate)
+            initial = self.small_config("xent", seed)
+        teacher = self.large_config(self.large_seed(seed))
+        own = {"model": self.small, "settings": settings, "teacher": teacher, "initial": initial}
+        return self._alike(TrainConfig, data=self.data, **own)
+
+    def train(self, progress: Progress = None) -> None:
+        """Train every model that is not there yet, the small ones of a seed side by side where they can be."""
+        for seed in self.large_seeds:
+            train_or_load(self.large_config(seed), progress)
+        for group in self.groups():
+            self.train_group(group, progress)
+
+    def groups(self) -> list[list[tuple[str, int]]]:
+        """Small models by (method, seed) as they are trained: first stages seed by seed, then all second stages.
+
+        The models of a group may be trained side by side; a router is trained with S by itself.
+        """
+        routed = [m for m in self.methods if METHODS[m].router]
+        late = [m for m in self.methods if METHODS[m].second_stage and m not in routed]
+        early = [m for m in self.methods if m not in (*routed, *late)]
+        first = [[(m, seed) for m in early] for seed in self.seeds]
+        routed = [[(m, seed)] for seed in self.seeds for m in routed]
+        second = [[(m, seed) for seed in self.seeds for m in late]]
+        return [group for group in (*first, *routed, *second) if group]
+
+    def train_group(self, group: Sequence[tuple[str, int]], progress: Progress = None) -> None:
+        """Train the small models of one of the `groups`: side by side where they can be, else one by one."""
+        configs = [self.small_config(*each) for each in group]
+        if describes_size(self.small) and not any(METHODS[m].router for m, _ in group):
+            train_together(configs, progress)
+        for config in configs:
+            train_or_load(config, progress)
+
+    def large_seed(self, seed: int) -> int:
+        """The seed of the large model that goes with a seed of the small one."""
+        if seed not in self.seeds:
+            raise ValueError(f"seed {seed} is not one of this experiment's seeds {list(self.seeds)}")
+        return self.large_seeds[self.seeds.index(seed) % len(self.large_seeds)]
+
+    def configs(self) -> dict[tuple[str, int], TrainConfig]:
+        """Every model of the experiment by (method, seed); the large ones under method "large"."""
+        large = {("large", seed): self.large_config(seed) for seed in self.large_seeds}
+        small = {(m, seed): self.small_config(m, seed) for seed in self.seeds for m in self.methods}
+        return large | small
+
+    def answers(self, config: TrainConfig, progress: Progress = None) -> list[dict]:
+        """One model's answers to all calibration and test items, as fields of `queries.Response`."""
+        requests, options = self._evaluated(), self._runner_options()  # an example is a request
+
+        def make(folder: Path) -> None:
+            runner = self._runner(config, config, progress)
+            store = folder / "batches"
+            what = f"{config.settings.method} seed {config.settings.seed}"
+            report = progress and (lambda done, total: progress(f"{what}: {done} of {total} items answered"))
+            responses = runner.answer(requests, "small", progress=report, store=store)
+            write_text(folder / "answers.json", json.dumps([asdict(r) for r in responses]))
+            shutil.rmtree(store)
+
+        identity = {"model": config.digest(), "data": self.data.load().fingerprint, **options}
+        folder = artifacts.obtain("answers", identity, ANSWERING_MODULES, make)
+        return json.loads((folder / "answers.json").read_text(encoding="utf-8"))
+
+    def learned_confidences(self, method: str, seed: int, progress: Progress = None) -> dict[str, list[float]]:
+        """Confidence of S by the learned deferral rules (`posthoc`, `edge`), in the order of its `answers`.
+
+        Fitted on the calibration items alone, with the training seed of S; "joint_router", which only S of method
+        edge-joint has, was trained with S.
+        """
+        small, large = self.small_config(method, seed), self.large_config(self.large_seed(seed))
+        examples = self._evaluated()
+
+        def make(folder: Path) -> None:
+            answers = [self.answers(config, progress) for config in (small, large)]
+            runner = self._runner(small, large, progress)
+            features = answer_features(runner, examples, [a["tokens"] for a in answers[0]])
+            quality = [[score(e, a["prediction"]) for e, a in zip(examples, given)] for given in answers]
+            split, clusters = [e.split for e in examples], [e.cluster_id or e.item_id for e in examples]
+            found = learned_confidences(features, *quality, split, clusters, seed)
+            if METHODS[method].router:
+                found["joint_router"] = joint.router_confidence(joint.load_router(train_or_load(small)), features)
+            table = {rule: values.tolist() for rule, values in found.items()}
+            write_text(folder / "confidences.json", json.dumps(table))
+
+        models = {"small": small.digest(), "large": large.digest(), "seed": seed}
+        identity = {**models, "data": self.data.load().fingerprint, **self._runner_options()}
+        folder = artifacts.obtain("learned", identity, RULE_MODULES, make)
+        return json.loads((folder / "confidences.json").read_text(encoding="utf-8"))
+
+    def _evaluated(self) -> list:
+        suite = self.data.load()
+        return [e for split in EVALUATED for e in suite.split(split)]
+
+    def _runner_options(self) -> dict:
+        names = ("max_new_tokens", "batch_tokens", "prediction", "truncate_prompts")
+        return {name: getattr(self, name) for name in names}
+
+    def _runner(self, small: TrainConfig, large: TrainConfig, progress: Progress) -> CascadeRunner:
+        """The cascade of two trained models (or of one twice, to let it answer alone)."""
+        folders = [str(train_or_load(config, progress)) for config in (small, large)]
+        models = [load_model(folder).eval() for folder in folders]
+        about = {"small": small.digest(), "large": large.digest()}
+        how = {"device": resolve_device(self.device), "fingerprint": about, **self._runner_options()}
+        return CascadeRunner(*models, load_tokenizer(folders[0]), **how)
+
+    def token_signals(self, config: TrainConfig, split: str = "test", progress: Progress = None) -> TokenSignals:
+        """What a model says of the target tokens of a split (teacher forcing); `example` counts all of the split."""
+        trained = train_or_load(config, progress)
+
+        def make(folder: Path) -> None:
+            model, tokenizer = load_model(str(trained)).eval(), load_tokenizer(str(trained))
+            held_out, kept = held_out_of(config, tokenizer, split)
+            found = token_signals(model.to(resolve_device(self.device)), held_out)
+            replace(found, example=kept[found.example]).save(folder)
+
+        identity = {"model": config.digest(), "data": self.data.load().fingerprint, "split": split}
+        return TokenSignals.load(artifacts.obtain("signals", identity, SIGNAL_MODULES, make))
+
+    def outcomes(self, edition: str = "", progress: Progress = None, learned_rules: Sequence[str] = ()):
+        """Train what is not trained, let every model answer, and return the outcome table (pandas; see `outcomes`).
+
+        learned_rules: methods whose small models get the learned deferral rules as further confidences.
+        """
+        suite = self.data.load()
+        examples = {e.item_id: e for e in self._evaluated()}
+        check_pair(self.small_config("xent", self.seeds[0]), self.large_config(self.large_seeds[0]))
+        self.train(progress)
+        rows = []
+        for (method, seed), config in self.configs().items():
+            learned = self.learned_confidences(method, seed, progress) if method in learned_rules else {}
+            for number, answer in enumerate(self.answers(config, progress)):
+                example = examples[answer["item_id"]]
+                confidences = answer["confidences"] | {rule: values[number] for rule, values in learned.items()}
+                row = {
+                    "edition": edition,
+                    "suite": suite.name,
+                    **{name: getattr(example, name) for name in ("task", "metric", "split", "item_id")},
+                    "cluster_id": example.cluster_id or example.item_id,
+                    "method": method,
+                    "seed": seed,
+                    "model": "large" if method == "large" else "small",
+                    "quality": score(example, answer["prediction"]),
+                    "prediction": answer["prediction"],
+                    "target": example.target,
+                    **{name: answer[name] for name in ("n_prompt", "n_generated", "truncated", "flops")},
+                    **{f"confidence_{rule}": value for rule, value in confidences.items()},
+                }
+                rows.append(row)
+        frame = pd.DataFrame(rows)
+        for rule in ("option_probability", "option_margin"):
+            if f"confidence_{rule}" not in frame:
+                frame[f"confidence_{rule}"] = np.nan
+        return validate(frame)
+
+    def logs(self, progress: Progress = None) -> dict[tuple[str, int], list[dict]]:
+        """Training logs of the small models by (method, seed): loss, keep_rate and the token ledger by step."""
+        small = {key: config for key, config in self.configs().items() if key[0] != "large"}
+        return {key: artifacts.result(train_or_load(config, progress))["log"] for key, config in small.items()}
+
+
+def _check_type(name: str, value: object, hint: type) -> None:
+    """ValueError unless a value has the type of its field (a list will do for a tuple), and a number is >= 0."""
+    types = {float: (int, float), tuple[str, ...]: (list, tuple), tuple[int, ...]: (list, tuple)}.get(hint)
+    types = types or get_args(hint) or (hint,)
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+        wanted = " or ".join("null" if kind is type(None) else kind.__name__ for kind in types)
+        hint = " (in YAML write 1.0e-3, as 1e-3 is text)" if float in types and isinstance(value, str) else ""
+        raise ValueError(f"{name} is {brief(value)}; expected {wanted}{hint}")
+    if int in types and not value >= 0:
+        raise ValueError(f"{name} is {brief(value)}; expected a number >= 0")

@@ -1,0 +1,124 @@
+"""Training examples as token ids: their order, their batches, and batches cut by length.
+
+Nothing here knows of a model or a loss.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+from transformers import PreTrainedTokenizerBase
+
+from cat_core.queries import aligned, encode_prompts, encode_targets
+
+IGNORE = -100  # the label of what is no target, as in transformers
+
+
+class TrainingSet(Dataset):
+    """Examples as token ids: prompt = [BOS] + tokens, target = tokens + [EOS]; only the target is learnt.
+
+    An example longer than `context` tokens, prompt and target together, is refused by name, or its prompt is cut from
+    the left (BOS kept) with `truncate_prompts`. encoder: for an encoder-decoder model, see `queries.encode_prompts`.
+    """
+
+    def __init__(
+        self, examples: Sequence, tokenizer: PreTrainedTokenizerBase, context: int, truncate_prompts: bool = False,
+        encoder: bool = False,
+    ):  # fmt: skip
+        if not examples:
+            raise ValueError("no training examples; expected at least one in split 'train'")
+        prompts = encode_prompts(tokenizer, [e.prompt for e in examples], encoder)
+        targets = encode_targets(tokenizer, [e.target for e in examples])
+        self.pad, self.encoder = tokenizer.pad_token_id, encoder
+        self.pairs = []
+        for example, prompt, target in zip(examples, prompts, targets, strict=True):
+            excess = len(prompt) + len(target) - context
+            has_bos = prompt[:1] == [tokenizer.bos_token_id]
+            has_eos = encoder and prompt[-1:] == [tokenizer.eos_token_id]
+            if excess > 0 and not (truncate_prompts and excess < len(prompt) - has_bos - has_eos):
+                raise ValueError(
+                    f"item {example.item_id!r}: prompt of {len(prompt)} and target of {len(target)} tokens exceed the "
+                    f"context of {context}; shorten it, raise the context, or set truncate_prompts"
+                )
+            if excess > 0:
+                prompt = prompt[:has_bos] + prompt[has_bos + excess :]
+            if not prompt:
+                raise ValueError(f"item {example.item_id!r}: the prompt has no token; expected at least one")
+            self.pairs.append((prompt, target))
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of all token ids."""
+        return hashlib.sha256(json.dumps(self.pairs).encode()).hexdigest()
+
+    def __getitem__(self, index: int) -> dict:
+        prompt, target = self.pairs[index]
+        return {"prompt": prompt, "target": target, "index": index}
+
+
+def collate(items: list[dict], pad: int) -> dict:
+    """A batch whose prompts end, and whose targets begin, at one column: `target_start`.
+
+    So the head runs on the last columns alone, never on prompts. input_ids, attention_mask, position_ids and labels are
+    int64 [B, T]; labels are those of transformers (unshifted, -100 outside targets).
+    """
+    ids, mask, before = aligned([item["prompt"] for item in items], [item["target"] for item in items], pad)
+    labels = np.full_like(ids, IGNORE)
+    labels[:, before:] = np.where(mask[:, before:] == 1, ids[:, before:], IGNORE)
+    return {
+        "input_ids": torch.from_numpy(ids),
+        "attention_mask": torch.from_numpy(mask),
+        "position_ids": torch.from_numpy(np.maximum(mask.cumsum(1) - 1, 0)),
+        "labels": torch.from_numpy(labels),
+        "target_start": before,
+        "examples": torch.tensor([item["index"] for item in items]),
+    }
+
+
+def length_groups(mask: torch.Tensor, groups: int) -> list[tuple[torch.Tensor, slice]]:
+    """Cut batches into groups of rows of like length, shortest first: the rows of each, and the columns they fill.
+
+    mask: int64 [..., B, T], 1 where a token is, as `collate` lays it out; rows: int64 [..., <= B / groups rounded up].
+    Where there are leading dimensions (batches side by side), each has rows of its own and the columns serve all.
+    """
+    if groups == 1:
+        return [(torch.arange(mask.shape[-2], device=mask.device).expand(mask.shape[:-1]), slice(0, mask.shape[-1]))]
+    found = []
+    for rows in mask.sum(-1).argsort(dim=-1, stable=True).tensor_split(groups, dim=-1):
+        if rows.shape[-1]:
+            filled = mask.take_along_dim(rows.unsqueeze(-1), dim=-2).flatten(0, -2).any(0).nonzero()
+            found.append((rows, slice(int(filled[0]), int(filled[-1]) + 1)))
+    return found
+
+
+def joined(parts: Sequence[torch.Tensor], rows: Sequence[torch.Tensor], columns: int) -> torch.Tensor:
+    """What was computed by length group as one batch again: [..., B, columns, H], of parts [..., b, <= columns, H]."""
+    if len(parts) == 1:
+        return parts[0]
+    wide = [torch.nn.functional.pad(part, (0, 0, 0, columns - part.shape[-2])) for part in parts]
+    back = torch.cat(list(rows), dim=-1).argsort(dim=-1)
+    return torch.cat(wide, dim=-3).take_along_dim(back[..., None, None], dim=-3)
+
+
+class DataOrder(Sampler):
+    """Indices of `total` training examples: one random permutation of all of them after another, by (seed, epoch)."""
+
+    def __init__(self, examples: int, total: int, seed: int):
+        self.examples, self.total, self.seed = examples, total, seed
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __iter__(self):
+        for epoch in range(-(-self.total // self.examples)):
+            seed = np.random.SeedSequence([self.seed, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1)
+            order = torch.randperm(self.examples, generator=torch.Generator().manual_seed(int(seed)))
+            yield from order[: self.total - epoch * self.examples].tolist()

@@ -1,0 +1,37 @@
+"""A run of now and a recorded cell are the same thing to a page."""
+
+from types import SimpleNamespace
+
+import numpy as np
+from cat_book.pages import training_report
+from cat_book.pages.results import Provenance, Results
+
+from cat_core.curves import ledger
+
+ORIGIN = Provenance("test", "CPU", 1, "0123456789", {})
+
+
+def test_token_ledger_sums_over_seeds_with_their_own_large_model():
+    right = {
+        ("dist", 0): [1, 1, 0, 0],
+        ("dist", 1): [0, 0, 0, 1],
+        ("L", 5): [1, 0, 1, 0],
+        ("L", 6): [1, 1, 1, 1],
+    }
+    fake = SimpleNamespace(
+        seeds=(0, 1), large_seed={0: 5, 1: 6}.get, small_config=lambda m, s: (m, s),
+        large_config=lambda s: ("L", s),
+        token_signals=lambda key: SimpleNamespace(right=np.array(right[key], bool)),
+    )  # fmt: skip
+    found = Results(fake, ORIGIN).token_ledger("dist")
+    parts = [ledger(np.array(right["dist", s], bool), np.array(right["L", g], bool)) for s, g in ((0, 5), (1, 6))]
+    assert (found.both, found.only_small, found.only_large, found.neither) == (2, 1, 4, 1)
+    assert found.n == sum(p.n for p in parts)
+    shown = training_report.ledger_figure({"t": found}, ORIGIN, "Figure 3: tokens", found.n, (0, 1), "target tokens")
+    assert "n = 8 target tokens" in shown.caption and "both right 25%" in shown.alt
+
+
+def test_data_of_a_recorded_real_cell_are_not_asked_for():
+    cell = SimpleNamespace(config={"suite": "trec+sst2", "steps": 30, "batch_size": 8})
+    results = Results(SimpleNamespace(), ORIGIN, cell)
+    assert results.suite is None and results.n_train == 240

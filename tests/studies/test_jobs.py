@@ -1,0 +1,175 @@
+"""The work of a study shared by processes: the parts and their order, a kill -9, errors, and what the record says."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from small_study import STUDY, project
+
+from cat_core.studies import jobs
+from cat_core.studies.command import main
+from cat_core.studies.record import experiment_of
+from cat_core.studies.study import load_study, open_cell
+from cat_core.training import artifacts
+
+PROJECT = Path(__file__).resolve().parents[2]
+TWO_CELLS = STUDY.replace("methods: [xent, cat-dist, gatekeeper]", "methods: [xent, cat-dist, gatekeeper, edge-joint]")
+TWO_CELLS += "    out_of_fold: true\n    methods: [dist, cat-dist]\n"
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A project with two cells, of the same large models, the second of which asks them out of fold."""
+    found = project(tmp_path / "project", text=TWO_CELLS)
+    monkeypatch.setenv("CAT_ARTIFACTS", str(tmp_path / "artifacts"))
+    monkeypatch.chdir(found)
+    return found
+
+
+def by_action(parts):
+    found = {}
+    for part in parts:
+        found.setdefault(part.action, []).append(part)
+    return found
+
+
+def test_every_model_is_made_by_one_part_and_each_part_waits_for_what_it_reads(root):
+    cell = load_study("tiny", root).cell("wmt")
+    parts = jobs.parts(cell)
+    found, names = by_action(parts), [part.name for part in parts]
+    assert len(set(names)) == len(names)
+    for number, part in enumerate(parts):
+        assert set(part.needs) <= set(names[:number])
+    made = sorted(each for part in found["small"] for each in part.arguments[0])
+    assert made == sorted(key for key in experiment_of(cell).configs() if key[0] != "large")
+    first = {seed: part for part in found["small"] for method, seed in part.arguments[0] if method == "xent"}
+    teacher = {cell.large_seed(part.arguments[1]): part for part in found["teacher"]}
+    large = {part.arguments[0]: part for part in found["large"]}
+    assert set(large) == {1, 2} == set(teacher)
+    assert first[3].needs == (teacher[1].name,) and teacher[1].needs == (large[1].name,)
+    (second,) = [part for part in found["small"] if ("gatekeeper", 1) in part.arguments[0]]
+    assert set(second.needs) == {part.name for part in first.values()}
+    assert len(found["answers"]) == 2 + 12 and set(parts[-1].needs) == {part.name for part in found["answers"]}
+    other = by_action(jobs.parts(load_study("tiny", root).cell("other")))
+    assert {part.arguments for part in other["large"]} == {(s, half) for s in (1, 2) for half in (None, 0, 1)}
+    assert {p.name for p in large.values()} < {p.name for p in other["large"]}  # what both cells need is done once
+    assert {large[1].name, large[2].name}.isdisjoint(name for part in other["teacher"] for name in part.needs)
+
+
+def command(*more, **options):
+    environment = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", "cat_core.study", "run", "tiny", "--jobs", "2", *more]
+    kept = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(line, env=environment, **kept, **options)
+
+
+def workers_of(pid):
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def check_gone(workers):
+    for _ in range(200):
+        if not any(Path(f"/proc/{worker}").exists() for worker in workers):
+            return
+        time.sleep(0.05)
+    pytest.fail(f"processes {workers} outlive the one that started them")
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_work_and_go_on_after_a_kill(root, capsys):
+    path = root / "data" / "studies" / "tiny.yaml"
+    path.write_text(path.read_text().replace("seeds: [1, 2, 3]", "seeds: [1, 2]"))
+    process = command()
+    while not list(artifacts.root().glob("model-*/")) and process.poll() is None:
+        time.sleep(0.05)
+    workers = workers_of(process.pid)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    check_gone(workers)
+
+    process = command()
+    said, _ = process.communicate()
+    assert process.returncode == 0, said
+    assert said.count("recorded in") == 2
+    cell = open_cell("tiny/wmt", root)
+    assert {m: c.digest() for m, c in experiment_of(cell).configs().items()} == {
+        (m.split()[0], int(m.split()[1])): digest for m, digest in cell.record["models"].items()
+    }
+    took = cell.record["work"]
+    assert 0 < took["timed"] <= took["parts"] == len(jobs.parts(cell)) - 1 and took["cpu_seconds"] > 0
+    assert jobs.costs(open_cell("tiny/other", root))["timed"] > 0
+    before = sorted(p.stat().st_mtime_ns for p in root.rglob("*.parquet"))
+    assert main(["run", "tiny", "--jobs", "2"]) == 0
+    assert capsys.readouterr().out.count("is recorded in") == 2
+    assert before == sorted(p.stat().st_mtime_ns for p in root.rglob("*.parquet"))
+
+
+@pytest.mark.slow
+def test_a_part_that_fails_ends_the_run_with_its_reason(root):
+    path = root / "data" / "studies" / "tiny.yaml"
+    path.write_text(path.read_text().replace("learning_rate: 0.01", "learning_rate: 1.0e+30", 1))
+    process = command("--cell", "wmt")
+    said, _ = process.communicate()
+    assert process.returncode == 1
+    assert "error: " in said.splitlines()[-1] and "Traceback" not in said, said
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_named_as_such(root):
+    process = command("--cell", "wmt")
+    while not list(artifacts.root().glob("model-*/")) and process.poll() is None:
+        time.sleep(0.05)
+    for worker in workers_of(process.pid):
+        if "spawn_main" in Path(f"/proc/{worker}/cmdline").read_text():
+            os.kill(int(worker), signal.SIGKILL)
+            break
+    said, _ = process.communicate()
+    assert process.returncode == 1 and "start again with fewer than 2 jobs" in said.splitlines()[-1], said
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_all_processes_with_one_line(root):
+    process = command("--cell", "wmt", start_new_session=True)
+    while not list(artifacts.root().glob("model-*/")) and process.poll() is None:
+        time.sleep(0.05)
+    workers = workers_of(process.pid)
+    os.killpg(process.pid, signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and said.splitlines()[-1] == "interrupted: the same command goes on from here"
+    assert "Traceback" not in said, said
+    check_gone(workers)
+
+
+def test_jobs_are_counted(root, capsys):
+    assert main(["run", "tiny", "--jobs", "0"]) == 1
+    assert "0 jobs: expected 1 or more" in capsys.readouterr().err
+
+
+def test_costs_are_of_the_parts_of_the_cell(root):
+    cell = load_study("tiny", root).cell("wmt")
+    assert jobs.costs(cell) == {"parts": 25, "timed": 0, "wall_seconds": 0, "cpu_seconds": 0}
+    artifacts.root().mkdir()
+    lines = [
+        {"part": jobs.parts(cell)[0].name, "wall_seconds": 2.5, "cpu_seconds": 4.0},
+        {"part": jobs.parts(cell)[0].name, "wall_seconds": 1.0, "cpu_seconds": 1.0},
+        {"part": jobs.parts(cell)[-1].name, "wall_seconds": 9.0, "cpu_seconds": 9.0},
+        {"part": "large of another study", "wall_seconds": 7.0, "cpu_seconds": 7.0},
+    ]
+    cut = '{"part": "small 01'
+    (artifacts.root() / jobs.COSTS).write_text("".join(json.dumps(line) + "\n" for line in lines) + cut)
+    assert jobs.costs(cell) == {"parts": 25, "timed": 1, "wall_seconds": 3.5, "cpu_seconds": 5.0}
+
+
+def test_a_second_stage_whose_first_is_not_asked_for_is_run(tmp_path, monkeypatch):
+    text = STUDY.replace("[xent, cat-dist, gatekeeper]", "[gatekeeper]").split("  other:")[0]
+    root = project(tmp_path / "project", text=text.replace("seeds: [1, 2, 3]", "seeds: [1, 2]"))
+    monkeypatch.setenv("CAT_ARTIFACTS", str(tmp_path / "artifacts"))
+    monkeypatch.chdir(root)
+    jobs.run([open_cell("tiny/wmt", root)])
+    table = open_cell("tiny/wmt", root).outcomes()
+    assert set(table["method"]) == {"gatekeeper", "large"} and open_cell("tiny/wmt", root).metrics()

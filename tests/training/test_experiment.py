@@ -1,0 +1,275 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cat_core.analysis.outcomes import paired
+from cat_core.queries import encode_targets
+from cat_core.training import artifacts, configs, obtain
+from cat_core.training.configs import DataConfig, TrainConfig, parse_size, resolve_device
+from cat_core.training.experiment import Experiment
+from cat_core.training.models import load_model, load_pair, load_tokenizer
+from cat_core.training.obtain import train_or_load
+from cat_core.training.teacher import TeacherCache
+from cat_core.training.train import TrainSettings
+
+TINY = {
+    "suite": "mini-superglue",
+    "suite_options": {"train": 120, "calibration": 12, "test": 18},
+    "small": "hidden 8, layers 1, heads 2",
+    "large": "hidden 16, layers 1, heads 2",
+    "steps": 4,
+    "large_steps": 6,
+    "learning_rate": 5e-3,
+    "large_learning_rate": 2e-3,
+    "batch_size": 16,
+    "vocab_size": 400,
+    "device": "cpu",
+}
+
+
+@pytest.fixture(autouse=True)
+def own_root(tmp_path, monkeypatch):
+    monkeypatch.setenv("CAT_ARTIFACTS", str(tmp_path / "artifacts"))
+
+
+def made(root, kind):
+    return sorted(p.name for p in Path(root).glob(f"{kind}-*") if p.is_dir())
+
+
+def test_outcome_table_of_an_experiment(tmp_path):
+    chosen = Experiment.of(**TINY, methods=["xent", "cat-dist"], seeds=[0, 1, 2], large_seeds=[5, 6])
+    frame = chosen.outcomes(edition="e")
+    # 12 calibration and 18 test items; 2 large models and 2 methods x 3 seeds of the small one
+    assert len(frame) == 30 * (2 + 6)
+    assert set(frame["edition"]) == {"e"} and set(frame["suite"]) == {"mini-superglue"}
+    assert [chosen.large_seed(seed) for seed in (0, 1, 2)] == [5, 6, 5]
+    pair = paired(frame, "cat-dist", 1, "test", large_seed=6)
+    assert len(pair) == 18 and (pair.small_flops > 0).all() and (pair.large_flops > pair.small_flops).all()
+    assert (frame["flops"] > 0).all() and (frame["n_generated"] == 2).all()
+    assert len(made(tmp_path / "artifacts", "model")) == 8
+    assert len(made(tmp_path / "artifacts", "teacher")) == 2, "one pass of each L, shared by methods and seeds"
+    assert len(made(tmp_path / "artifacts", "tokenizer")) == 1
+    again = chosen.outcomes(edition="e")
+    assert again.equals(frame)
+
+
+def test_a_model_trained_once_is_loaded_by_whoever_asks(monkeypatch):
+    chosen = Experiment.of(**TINY, seeds=[0])
+    folder = train_or_load(chosen.small_config("cat-dist", 0))
+    monkeypatch.setattr(obtain, "train", lambda *a, **k: pytest.fail("trained twice"))
+    other = Experiment.of(**TINY, methods=["cat-dist", "xent"], seeds=[0, 7])
+    assert train_or_load(other.small_config("cat-dist", 0)) == folder
+    small, large, _ = load_pair(str(folder), str(train_or_load(chosen.large_config(0))))
+    assert small.config.hidden_size == 8 and large.config.hidden_size == 16
+    assert [path.suffix for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth")] == []
+
+
+def test_identity_follows_content_not_place(tmp_path):
+    rows = [
+        {"prompt": f"{a} and {b}", "target": ("yes", "no")[(a + b) % 2], "options": ["yes", "no"], "split": split}
+        for split, numbers in (("train", range(8)), ("calibration", range(8, 11)), ("test", range(11, 15)))
+        for a in numbers
+        for b in numbers
+    ]
+    places = [tmp_path / "a" / "own.jsonl", tmp_path / "b" / "own.jsonl"]
+    digests = []
+    for place in places:
+        place.parent.mkdir()
+        place.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        digests.append(TrainConfig(DataConfig(str(place)), TINY["small"], vocab_size=300).digest())
+    assert digests[0] == digests[1]
+    rows[0]["target"] = "no" if rows[0]["target"] == "yes" else "yes"
+    places[0].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    configs._load_suite.cache_clear()
+    assert TrainConfig(DataConfig(str(places[0])), TINY["small"], vocab_size=300).digest() != digests[0]
+
+
+def test_each_setting_of_training_is_part_of_the_identity():
+    base = Experiment.of(**TINY, seeds=[0, 1])
+    digest = base.small_config("cat-dist", 0).digest()
+    changed = [
+        Experiment.of(**{**TINY, "steps": 5}).small_config("cat-dist", 0),
+        Experiment.of(**{**TINY, "large_steps": 5}).small_config("cat-dist", 0),
+        Experiment.of(**{**TINY, "small": "hidden 12, layers 1, heads 2"}).small_config("cat-dist", 0),
+        Experiment.of(**TINY, label_weight=0.3).small_config("cat-dist", 0),
+        Experiment.of(**TINY, normalize="kept").small_config("cat-dist", 0),
+        Experiment.of(**TINY, context=80).small_config("cat-dist", 0),
+        base.small_config("cat-dist", 1),
+        base.small_config("dist", 0),
+    ]
+    digests = [config.digest() for config in changed]
+    assert len({digest, *digests}) == len(digests) + 1
+    assert Experiment.of(**TINY, methods=["dist"], seeds=[3, 0]).small_config("cat-dist", 0).digest() == digest
+
+
+def test_pretrained_pair_by_folder_is_fine_tuned(tmp_path):
+    base = Experiment.of(**TINY)
+    small, large = (str(train_or_load(c)) for c in (base.small_config("xent", 0), base.large_config(0)))
+    tuned = Experiment.of(**{**TINY, "small": small, "large": large}, methods=["cat-xent"])
+    frame = tuned.outcomes()
+    assert set(frame["method"]) == {"large", "cat-xent"}
+    before, after = load_model(small), load_model(str(train_or_load(tuned.small_config("cat-xent", 0))))
+    assert not torch.equal(before.model.embed_tokens.weight, after.model.embed_tokens.weight)
+
+
+def test_token_rightness_and_logs(tmp_path):
+    chosen = Experiment.of(**TINY, methods=["xent", "cat-xent"])
+    right = chosen.token_signals(chosen.large_config(0)).right
+    assert right.dtype == np.bool_ and right.shape == (18 * 2,)
+    logs = chosen.logs()
+    assert set(logs) == {("xent", 0), ("cat-xent", 0)}
+    assert all("keep_rate" in entry and "neither" in entry for log in logs.values() for entry in log)
+    assert [entry["keep_rate"] for entry in logs["xent", 0]] == [1.0] * 4
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"methods": ["cat"]}, "unknown method 'cat'; expected one of xent"),
+        ({"methods": []}, "methods is .*at least one value"),
+        ({"seeds": [0, 0]}, "no value twice"),
+        ({"seeds": [-1]}, "seed -1 is not a whole number"),
+        ({"seeds": [True]}, "seed True is not a whole number"),
+        ({"small": "hidden 8, layers one, heads 2"}, "cannot read 'layers one'"),
+        ({"small": "hidden 8, heads 2"}, "layers missing"),
+        ({"small": "hidden 9, layers 1, heads 2"}, "multiple of 2 x heads"),
+        ({"small": "gpt2"}, "build both from scratch or name both"),
+        ({"learning_rate": "1e-3"}, "write 1.0e-3"),
+        ({"device": "tpu9"}, "unknown device 'tpu9'"),
+        ({"device": "meta"}, "unknown device 'meta'; expected auto, cpu, cuda"),
+        ({"seeds": [2**32]}, "seed 4294967296 is not a whole number from 0 to"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be a whole number >= 1, got 0"),
+        ({"batch_tokens": 0}, "batch_tokens is 0; expected a whole number >= 1"),
+        ({"prediction": "avg"}, "unknown prediction rule 'avg'"),
+        ({"label_weight": 2.0}, "label_weight is 2.0 and temperature .*; expected a weight in"),
+        ({"temperature": 0}, "temperature 0; expected a weight in .* and a temperature above 0"),
+        ({"normalize": "batch"}, "unknown normalize"),
+        ({"precision": "fp8"}, "unknown precision"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_before_anything_is_computed(change, message, tmp_path):
+    with pytest.raises(ValueError, match=message) as caught:
+        Experiment.of(**{**TINY, **change})
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "artifacts").exists()
+
+
+def test_small_helpers():
+    assert parse_size("hidden 16, layers 2, heads 4, kv_heads 2", 32).kv_heads == 2
+    assert resolve_device("cpu").type == "cpu"
+    with pytest.raises(ValueError, match="compares S with L"):
+        train_or_load(TrainConfig(DataConfig(), TINY["small"], TrainSettings(method="cat-xent")))
+
+
+def test_mismatched_vocabularies_are_refused_before_training(tmp_path):
+    base = Experiment.of(**TINY)
+    other = Experiment.of(**{**TINY, "vocab_size": 350})
+    small, large = str(train_or_load(base.small_config("xent", 0))), str(train_or_load(other.large_config(0)))
+    mixed = Experiment.of(**{**TINY, "small": small, "large": large}, methods=["dist"])
+    before = len(made(artifacts.root(), "model"))
+    with pytest.raises(ValueError, match="tokenizers of S .* and L .* differ"):
+        mixed.outcomes()
+    assert len(made(artifacts.root(), "model")) == before
+
+
+def test_learned_rules_become_confidences_fitted_on_calibration_items(tmp_path):
+    changed = TINY | {"suite_options": {"train": 400, "calibration": 60, "test": 30}}
+    chosen = Experiment.of(**changed, methods=["xent", "dist"])
+    frame = chosen.outcomes(learned_rules=("xent",))
+    small = frame[frame["model"] == "small"]
+    for rule in ("post_hoc_quantile", "post_hoc_embed", "edge"):
+        column = small[f"confidence_{rule}"]
+        assert column[small["method"] == "xent"].notna().all() and column[small["method"] != "xent"].isna().all()
+    found = chosen.learned_confidences("xent", chosen.seeds[0])
+    rows = small[(small["method"] == "xent") & (small["seed"] == chosen.seeds[0])]
+    assert rows["confidence_edge"].tolist() == found["edge"]
+
+
+def test_an_out_of_fold_teacher_has_not_seen_the_example(tmp_path):
+    chosen = Experiment.of(**TINY, methods=["cat-dist"], seeds=[0], out_of_fold=True)
+    config = chosen.small_config("cat-dist", 0)
+    examples = config.data.load().split("train")
+    training_set = obtain.training_set_of(config)
+    found = obtain.teacher_of(config, training_set, None)
+    half = configs.halves(examples)
+    assert 0.4 < np.mean(half) < 0.6
+    for which in (0, 1):
+        large = replace(config.teacher, data=replace(config.data, without_half=which))
+        kept = {e.item_id for e in large.data.load().split("train")}
+        assert kept == {e.item_id for e, h in zip(examples, half) if h != which}
+        assert [e for e in large.data.load().examples if e.split == "test"] == config.data.load().split("test")
+        alone = obtain.teacher_cache(large, training_set)
+        members = torch.tensor([i for i, h in enumerate(half) if h == which])
+        rows = found.rows(members)
+        torch.testing.assert_close(found.logits(rows), alone.logits(rows))
+        assert torch.equal(found.correct[rows], alone.correct[rows])
+    plain = Experiment.of(**TINY, methods=["cat-dist"], seeds=[0])
+    assert train_or_load(config).name != train_or_load(plain.small_config("cat-dist", 0)).name
+    assert chosen.large_config(0) == plain.large_config(0)
+
+
+def test_stitched_teachers_with_a_bias_keep_their_logits():
+    g = torch.Generator().manual_seed(0)
+    offsets = torch.tensor([0, 2, 3, 6])
+    parts = [
+        TeacherCache(torch.rand(6, generator=g) < 0.5, offsets, states=torch.randn(6, h, generator=g),
+                     head=torch.randn(5, h, generator=g), bias=torch.randn(5, generator=g))
+        for h in (3, 4)
+    ]  # fmt: skip
+    found = obtain.stitched(parts, torch.tensor([1, 0, 1]))
+    chosen = [parts[1], parts[1], parts[0], parts[1], parts[1], parts[1]]
+    for row, part in enumerate(chosen):
+        at = torch.tensor([row])
+        torch.testing.assert_close(found.logits(at), part.logits(at))
+        assert found.correct[row] == part.correct[row]
+
+
+@pytest.mark.parametrize("mode", ["topk", "argmax"])
+def test_stitched_teachers_of_other_modes_take_each_example_from_its_part(mode):
+    g = torch.Generator().manual_seed(0)
+    offsets, which = torch.tensor([0, 2, 3, 6]), torch.tensor([1, 0, 1])
+    parts = [
+        TeacherCache(
+            torch.rand(6, generator=g) < 0.5, offsets, about={"temperature": "2.0"},
+            **({"ids": torch.randint(9, (6, 2), generator=g), "log_probabilities": torch.rand(6, 2, generator=g).log(),
+                "tail": torch.rand(6, generator=g)} if mode == "topk" else {}),
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    found = obtain.stitched(parts, which)
+    assert found.mode == mode and found.temperature == 2.0
+    for row, part in enumerate([1, 1, 0, 1, 1, 1]):
+        for name in ("correct", "ids", "log_probabilities", "tail"):
+            if (values := getattr(found, name)) is not None:
+                assert torch.equal(values[row], getattr(parts[part], name)[row])
+
+
+def test_a_mixture_is_trained_on_as_flan_mixes_it(tmp_path):
+    chosen = Experiment.of(**TINY, mixing_cap=10, mixing_rounds=3)
+    obtain = chosen.data.load().split("train")
+    counts = [sum(e.task == task for e in obtain) for task in chosen.data.load().tasks]
+    assert counts == [30, 30, 30]  # 40 a task before
+    assert chosen.small_config("xent", 0).digest() != Experiment.of(**TINY).small_config("xent", 0).digest()
+
+
+def test_a_held_out_target_that_no_context_holds_is_left_out_of_the_signals(tmp_path):
+    splits = ["train"] * 20 + ["calibration"] * 4 + ["test"] * 4
+    rows = [{"prompt": f"say {i}", "target": "well said", "split": s, "item_id": f"q{i}"} for i, s in enumerate(splits)]
+    rows[-3]["target"] = " ".join(["endless"] * 40)  # the second test item
+    path = tmp_path / "own.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    changed = {"suite": str(path), "suite_options": {}, "context": 24, "truncate_prompts": True, "max_new_tokens": 4}
+    chosen = Experiment.of(**TINY | changed, methods=["xent"])
+    config = chosen.small_config("xent", 0)
+    found = chosen.token_signals(config)
+    assert sorted(set(found.example)) == [0, 2, 3]
+    tokenizer = load_tokenizer(str(train_or_load(config)))
+    lengths = [len(ids) for ids in encode_targets(tokenizer, [row["target"] for row in rows[-4:]])]
+    assert np.bincount(found.example).tolist() == [n if n + 3 <= 24 else 0 for n in lengths]
+    short = replace(config, context=3)
+    with pytest.raises(ValueError, match="no target of split 'test' fits the context of 3 tokens: raise it"):
+        obtain.held_out_of(short, tokenizer, "test")

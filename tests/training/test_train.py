@@ -1,0 +1,383 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from small_models import large_model, sentences
+
+from cat_core.loss import cascade_aware_loss, gatekeeper_loss
+from cat_core.methods import METHODS
+from cat_core.tasks.synthetic import MiniSuperGlue, MiniWmt, mini_superglue, mini_wmt
+from cat_core.training.models import ModelSize, build_model
+from cat_core.training.teacher import run_teacher
+from cat_core.training.train import CascadeAwareTrainer, TrainSettings, train
+from cat_core.training.training_set import TrainingSet, collate, joined, length_groups
+
+TINY = ModelSize(hidden=16, layers=1, heads=2, context=48)
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    """A tokenizer, a training set, L, and its outputs on it."""
+    tokenizer, training_set = sentences()
+    large = large_model(tokenizer, training_set, tmp_path_factory.mktemp("large"), steps=30)
+    outputs = run_teacher(large, training_set, tmp_path_factory.mktemp("teacher"), batch_tokens=600)
+    return tokenizer, training_set, large, outputs
+
+
+def dense_logits(model, training_set, index):
+    """One example alone, all positions, shifted by hand."""
+    prompt, target = training_set.pairs[index]
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([prompt + target])).logits[0]
+    return logits[len(prompt) - 1 : -1], torch.tensor(target)
+
+
+def weights(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_collate_aligns_all_targets_at_one_column(setting):
+    _, training_set, *_ = setting
+    items = [training_set[i] for i in range(6)]
+    batch = collate(items, training_set.pad)
+    start = batch["target_start"]
+    for row, item in enumerate(items):
+        ids, mask = batch["input_ids"][row], batch["attention_mask"][row].bool()
+        assert ids[mask].tolist() == item["prompt"] + item["target"]
+        assert batch["position_ids"][row][mask].tolist() == list(range(int(mask.sum())))
+        assert batch["labels"][row][start:].ne(-100).sum() == len(item["target"])
+        assert batch["labels"][row][:start].eq(-100).all()
+
+
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.router])
+@pytest.mark.parametrize(
+    "normalize, loss, groups", [("tokens", "fused", 1), ("kept", "fused", 3), ("tokens", "dense", 11)]
+)
+def test_trainer_loss_and_gradient_are_those_of_the_plain_formula(setting, tmp_path, method, normalize, loss, groups):
+    tokenizer, training_set, _, outputs = setting
+    settings = TrainSettings(
+        method=method, steps=1, batch_size=8, normalize=normalize, label_weight=0.3, temperature=1.5, loss=loss,
+        length_groups=groups,
+    )  # fmt: skip
+    model = build_model(TINY, tokenizer, 1)
+    trainer = make_trainer(model, training_set, settings, tmp_path, outputs)
+    model.train()
+    batch = collate([training_set[i] for i in range(8)], training_set.pad)
+    # as Trainer does where the divisor can be known in advance; "kept" needs the batch itself
+    tokens = (batch["labels"] != -100).sum() if normalize == "tokens" else None
+    trainer.compute_loss(model, batch, num_items_in_batch=tokens).backward()
+    got = {name: p.grad.clone() for name, p in model.named_parameters()}
+
+    model.zero_grad()
+    logits, labels, teacher_logits = [], [], []
+    for i in range(8):
+        prompt, target = training_set.pairs[i]
+        logits.append(model(input_ids=torch.tensor([prompt + target])).logits[0, len(prompt) - 1 : -1])
+        labels.append(torch.tensor(target))
+        teacher_logits.append(outputs.logits(outputs.rows(torch.tensor([i]))))
+    chosen = METHODS[method]
+    if chosen.second_stage:
+        expected = gatekeeper_loss(torch.cat(logits), torch.cat(labels))
+    else:
+        expected = cascade_aware_loss(
+            torch.cat(logits), torch.cat(labels), torch.cat(teacher_logits), label_weight=chosen.label_weight(0.3),
+            temperature=1.5, mask=chosen.mask, normalize=normalize,
+            generator=CascadeAwareTrainer._generator(fresh(trainer)) if chosen.mask == "random" else None,
+        )  # fmt: skip
+    expected.backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(got[name], parameter.grad, atol=2e-6, rtol=1e-4)
+
+
+def fresh(trainer):
+    trainer._calls = (-1, 0)
+    return trainer
+
+
+def make_trainer(model, training_set, settings, folder, outputs, **options):
+    from transformers import TrainingArguments
+
+    arguments = TrainingArguments(
+        output_dir=str(folder), max_steps=1, use_cpu=True, report_to=[], remove_unused_columns=False, disable_tqdm=True,
+        **options,
+    )  # fmt: skip
+    return CascadeAwareTrainer(
+        model=model, args=arguments, train_dataset=training_set, settings=settings, teacher=outputs,
+        data_collator=lambda items: collate(items, training_set.pad),
+    )  # fmt: skip
+
+
+@given(st.data())
+def test_length_groups_hold_every_row_once_and_every_token(data):
+    members, rows, groups = (data.draw(st.integers(1, n)) for n in (3, 9, 12))
+    lengths = st.lists(
+        st.tuples(st.integers(1, 9), st.integers(1, 5)), min_size=members * rows, max_size=members * rows
+    )
+    items = [{"prompt": [5] * p, "target": [6] * t, "index": 0} for p, t in data.draw(lengths)]
+    batch = collate(items, 0)
+    mask = batch["attention_mask"].unflatten(0, (members, rows))
+    found = length_groups(mask, groups)
+    together = torch.cat([taken for taken, _ in found], dim=-1)
+    assert torch.equal(together.sort(dim=-1).values, torch.arange(rows).expand(members, rows))
+    for taken, columns in found:
+        for member in range(members):
+            outside = mask[member, taken[member]].clone()
+            outside[:, columns] = 0
+            assert outside.sum() == 0  # no token is left out
+    numbers = torch.arange(members * rows * 3.0).view(members, rows, 3, 1)
+    parts = [numbers.take_along_dim(taken[..., None, None], dim=1) for taken, _ in found]
+    assert torch.equal(joined(parts, [taken for taken, _ in found], 3), numbers)
+    computed = sum(taken.numel() * (columns.stop - columns.start) for taken, columns in found)
+    assert mask.sum() <= computed <= mask.numel()
+
+
+def test_gradient_accumulation_gives_the_same_step(setting, tmp_path):
+    tokenizer, training_set, _, outputs = setting
+    found = []
+    for parts in (1, 4):
+        settings = TrainSettings(
+            method="cat-dist", steps=3, batch_size=16, gradient_accumulation=parts, learning_rate=1e-3
+        )
+        model = build_model(TINY, tokenizer, 1)
+        log = train(model, training_set, settings, tmp_path / str(parts), outputs)
+        found.append((weights(model), [entry["loss"] for entry in log], [entry["keep_rate"] for entry in log]))
+    (one, one_loss, one_keep), (four, four_loss, four_keep) = found
+    assert one_loss == pytest.approx(four_loss, rel=1e-4) and one_keep == pytest.approx(four_keep)
+    for name in one:
+        torch.testing.assert_close(one[name], four[name], atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["xent", "cat-dist", "random-dist"])
+def test_same_seed_same_bits_and_another_seed_other_bits(setting, tmp_path, method):
+    tokenizer, training_set, _, outputs = setting
+    found = []
+    for run, seed in enumerate((3, 3, 4)):
+        model = build_model(TINY, tokenizer, 1)
+        train(
+            model,
+            training_set,
+            TrainSettings(method=method, steps=4, batch_size=16, seed=seed),
+            tmp_path / str(run),
+            outputs,
+        )
+        found.append(weights(model))
+    assert same(found[0], found[1]) and not same(found[0], found[2])
+
+
+def test_log_holds_the_ledger_of_all_target_tokens(setting, tmp_path):
+    tokenizer, training_set, _, outputs = setting
+    model = build_model(TINY, tokenizer, 1)
+    log = train(model, training_set, TrainSettings(method="cat-xent", steps=6, batch_size=16), tmp_path, outputs)
+    for entry in log:
+        shares = [entry[name] for name in ("both", "only_small", "only_large", "neither")]
+        assert sum(shares) == pytest.approx(1) and entry["keep_rate"] == pytest.approx(1 - entry["neither"])
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(setting, tmp_path):
+    tokenizer, training_set, _, outputs = setting
+    settings = TrainSettings(method="random-dist", steps=12, batch_size=16, gradient_accumulation=2)
+
+    def run(folder, progress=None):
+        model = build_model(TINY, tokenizer, 1)
+        log = train(model, training_set, settings, folder, outputs, progress=progress, checkpoint_every=4)
+        return weights(model), [entry["loss"] for entry in log]
+
+    expected = run(tmp_path / "whole")
+
+    class Stop(Exception):
+        pass
+
+    from cat_core.training.train import _ProgressLine
+
+    def stop_at(step):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == step:
+                raise Stop
+
+        return on_step_end
+
+    original = _ProgressLine.on_step_end
+    try:
+        _ProgressLine.on_step_end = stop_at(10)
+        with pytest.raises(Stop):
+            run(tmp_path / "broken")
+    finally:
+        _ProgressLine.on_step_end = original
+    assert sorted(p.name for p in (tmp_path / "broken").glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-8"]
+    (tmp_path / "broken" / "checkpoint-8" / "model.safetensors").write_bytes(b"half")
+    with pytest.warns(UserWarning, match="checkpoint-8 is not whole"):
+        found = run(tmp_path / "broken")
+    assert found[1] == expected[1] and same(found[0], expected[0])
+
+
+@pytest.mark.slow
+def test_kill_9_in_training_then_resume_gives_the_same_bits(tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(textwrap.dedent("""
+        import sys, torch
+        torch.set_num_threads(1)
+        from cat_core.training.configs import DataConfig, TrainConfig, TrainSettings
+        from cat_core.training.obtain import train_or_load
+        data = DataConfig("mini-superglue", {"train": 600, "calibration": 20, "test": 20})
+        settings = TrainSettings(steps=20, batch_size=32), TrainSettings(method="random-dist", steps=900, batch_size=16)
+        large = TrainConfig(data, "hidden 16, layers 1, heads 2", settings[0], vocab_size=400)
+        config = TrainConfig(data, "hidden 8, layers 1, heads 2", settings[1], vocab_size=400, teacher=large)
+        print(train_or_load(config, progress=lambda line: print(line, flush=True)), flush=True)
+    """))  # fmt: skip
+
+    def start(place):
+        environment = dict(os.environ, CAT_ARTIFACTS=str(place), PYTHONPATH=str(Path(__file__).parents[2]))
+        return subprocess.Popen([sys.executable, str(script)], env=environment, stdout=subprocess.PIPE, text=True)
+
+    def finish(process):
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0
+        return Path(output.strip().splitlines()[-1])
+
+    killed = start(tmp_path / "killed")
+    deadline = time.monotonic() + 200
+    while not list((tmp_path / "killed").glob("model-*.partial/checkpoints/checkpoint-225/complete.json")):
+        assert killed.poll() is None and time.monotonic() < deadline, "no checkpoint before the end"
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    resumed = finish(start(tmp_path / "killed"))
+    whole = finish(start(tmp_path / "whole"))
+    assert resumed.name == whole.name
+    assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    logs = [json.loads((folder / "artifact.json").read_text())["result"]["log"] for folder in (resumed, whole)]
+    assert [entry["loss"] for entry in logs[0]] == [entry["loss"] for entry in logs[1]]
+
+
+def test_settings_and_sets_refuse_what_cannot_be_trained(setting, tmp_path):
+    tokenizer, training_set, *_ = setting
+    with pytest.raises(ValueError, match="unknown method 'cat'; expected one of xent"):
+        TrainSettings(method="cat")
+    with pytest.raises(ValueError, match=r"learning_rate is '1e-3'; .*write 1.0e-3"):
+        TrainSettings(learning_rate="1e-3")
+    with pytest.raises(ValueError, match="steps is 0"):
+        TrainSettings(steps=0)
+    with pytest.raises(ValueError, match="unknown normalize"):
+        TrainSettings(normalize="batch")
+    with pytest.raises(ValueError, match="multiple of gradient_accumulation"):
+        TrainSettings(batch_size=10, gradient_accumulation=4)
+    with pytest.raises(ValueError, match="no training examples"):
+        TrainingSet([], tokenizer, 48)
+    examples = mini_superglue(MiniSuperGlue(train=5, calibration=5, test=5))
+    with pytest.raises(ValueError, match=r"item 'train-000000'.*exceed the context of 4"):
+        TrainingSet(examples, tokenizer, 4)
+    with pytest.raises(ValueError, match="compares S with L"):
+        train(build_model(TINY, tokenizer, 0), training_set, TrainSettings(method="cat-xent", steps=1), tmp_path)
+
+
+@pytest.mark.parametrize("method", ["xent", "cat-dist"])
+def test_bf16_trains_alike_with_both_losses_and_in_bf16(setting, tmp_path, method):
+    tokenizer, training_set, _, outputs = setting
+    found = []
+    for loss, precision in (("fused", "bf16"), ("dense", "bf16"), ("dense", "fp32")):
+        model = build_model(TINY, tokenizer, 1)
+        settings = TrainSettings(
+            method=method, steps=10, batch_size=16, learning_rate=5e-3, loss=loss, precision=precision, label_weight=0.3
+        )
+        log = train(model, training_set, settings, tmp_path / f"{loss}-{precision}", teacher=outputs, use_cpu=True)
+        assert all(p.dtype == torch.float32 for p in model.parameters())
+        rows = torch.tensor([[row["loss"], row["keep_rate"]] for row in log])
+        found.append((rows, torch.cat([p.detach().flatten() for p in model.parameters()])))
+    (fused, fused_weights), (dense, dense_weights), (single, _) = found
+    torch.testing.assert_close(fused, dense, rtol=0.005, atol=0.005)
+    start = torch.cat([p.detach().flatten() for p in build_model(TINY, tokenizer, 1).parameters()])
+    assert (fused_weights - dense_weights).norm() < 0.2 * (dense_weights - start).norm()
+    assert not torch.equal(dense[:, 0], single[:, 0])
+
+
+def test_with_bf16_the_loss_reads_heads_in_bf16(setting, tmp_path):
+    """To the bit: dense and fused see the same logits only if the fused loss multiplies in bfloat16, too."""
+    tokenizer, training_set, _, outputs = setting
+    batch = collate([training_set[i] for i in range(8)], training_set.pad)
+    losses = []
+    for loss in ("fused", "dense"):
+        settings = TrainSettings(method="cat-xent", steps=1, batch_size=8, loss=loss, precision="bf16")
+        model = build_model(TINY, tokenizer, 1)
+        trainer = make_trainer(model, training_set, settings, tmp_path, outputs, bf16=True)
+        losses.append(trainer.compute_loss(trainer.accelerator.prepare(model), batch))
+    torch.testing.assert_close(*losses, rtol=1e-6, atol=0)
+
+
+def test_truncation_keeps_bos_the_end_of_the_prompt_and_the_whole_target(setting):
+    tokenizer, training_set, *_ = setting
+    examples = [e for e in mini_wmt(MiniWmt(train=200, calibration=5, test=30)) if e.split == "train"]
+    longest = max(len(p) + len(t) for p, t in training_set.pairs)
+    short = TrainingSet(examples, tokenizer, longest - 2, truncate_prompts=True)
+    cut = 0
+    for (prompt, target), (new_prompt, new_target) in zip(training_set.pairs, short.pairs):
+        excess = max(0, len(prompt) + len(target) - (longest - 2))
+        assert new_target == target and new_prompt == prompt[:1] + prompt[1 + excess :]
+        cut += excess > 0
+    assert cut
+
+
+def test_diverged_training_stops_with_one_clear_line(setting, tmp_path):
+    tokenizer, training_set, *_ = setting
+    model = build_model(TINY, tokenizer, 1)
+    with torch.no_grad():
+        model.get_output_embeddings().weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="NaN or infinite at .* lower the learning rate"):
+        train(model, training_set, TrainSettings(steps=2, batch_size=8), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{"length_groups": 2}, {"loss": "dense", "gradient_accumulation": 2}])
+def test_two_processes_of_accelerate_train_as_one(setting, tmp_path, options):
+    """Losses, ledger and weights of `accelerate launch` with two processes on a CPU, a batch shared out among them."""
+    _, training_set, large, _ = setting
+    run_teacher(large, training_set, tmp_path / "cache")
+    script, found = str(Path(__file__).parents[1] / "launched.py"), []
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    for name, command in (("one", [sys.executable]), ("two", launch)):
+        folder = tmp_path / name
+        folder.mkdir()
+        run = subprocess.run(
+            [*command, script, str(tmp_path / "cache"), str(folder), json.dumps(options)],
+            capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert run.returncode == 0, run.stderr[-3000:]
+        assert not list(folder.glob("checkpoint-*"))
+        found.append((torch.load(folder / "weights.pt"), json.loads((folder / "log.json").read_text())))
+    (one, one_log), (two, two_log) = found
+    for a, b in zip(one_log, two_log, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+        for cell in ("keep_rate", "both", "only_small", "only_large", "neither"):
+            assert a[cell] == pytest.approx(b[cell], abs=1e-9)
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], atol=1e-5, rtol=1e-3)
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused(setting, tmp_path, monkeypatch):
+    tokenizer, training_set, *_ = setting
+    monkeypatch.setattr("transformers.TrainingArguments.world_size", 3)
+    with pytest.raises(ValueError, match="batch_size 16 cannot be shared out evenly among 3 processes"):
+        train(build_model(TINY, tokenizer, 0), training_set, TrainSettings(batch_size=16), tmp_path, use_cpu=True)
