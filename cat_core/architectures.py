@@ -55,8 +55,8 @@ def check_prompts(model, examples) -> None:
 def start_token(model) -> int:
     """The id that an encoder-decoder model's decoder starts from. Raises ValueError where none is configured."""
     for config in (model.config, getattr(model, "generation_config", None)):
-        if (found := getattr(config, "decoder_start_token_id", None)) is not None:
-            return found
+        if (token_id := getattr(config, "decoder_start_token_id", None)) is not None:
+            return token_id
     raise ValueError(
         f"{type(model).__name__} has no decoder_start_token_id: set it in its config.json (T5 starts from its padding "
         "token)"

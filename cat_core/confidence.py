@@ -86,8 +86,8 @@ def _checked(logprobs: Tensor, mask: Tensor, what: str = "logprobs", unbounded: 
     broken = logprobs.isnan() if unbounded else logprobs.isnan() | (logprobs == float("inf"))
     bad = (broken & mask).any(-1).nonzero().flatten()
     if len(bad):
-        found = "NaN" if unbounded else "NaN or +inf"
-        raise ValueError(f"row {int(bad[0])} of {what} holds {found}: look at the logits of the model behind it")
+        fault = "NaN" if unbounded else "NaN or +inf"
+        raise ValueError(f"row {int(bad[0])} of {what} holds {fault}: look at the logits of the model behind it")
     return logprobs, mask
 
 

@@ -124,8 +124,8 @@ def quality_at_budget(curve: DeferralCurve, cost, large_cost: float, budgets=(0.
     everything.
     """
     cost, wanted = checked_cost(curve, cost), np.asarray(budgets, dtype=np.float64) * large_cost
-    found = np.interp(wanted, cost, curve.quality)
-    return np.where(wanted < cost[0], np.nan, found)
+    quality = np.interp(wanted, cost, curve.quality)
+    return np.where(wanted < cost[0], np.nan, quality)
 
 
 def iso_quality_threshold(curve: DeferralCurve, target: float | None = None) -> tuple[float, float]:

@@ -83,8 +83,8 @@ class Store:
         path = self.folder / "plan.json"
         if path.exists():
             try:
-                found = json.loads(path.read_text(encoding="utf-8"))["plan"]
-                differing = [key for key in sorted({*found, *plan}) if found.get(key) != plan.get(key)]
+                old_plan = json.loads(path.read_text(encoding="utf-8"))["plan"]
+                differing = [key for key in sorted({*old_plan, *plan}) if old_plan.get(key) != plan.get(key)]
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{path} is damaged ({error}): delete {self.folder} and run again") from None
             if differing:

@@ -232,8 +232,8 @@ class _Summed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, rows, weight, bias, labels, given):
-        found, grads = _run(rows, weight, bias, labels, given, given.wanted)
-        loss, *flags = found
+        outputs, grads = _run(rows, weight, bias, labels, given, given.wanted)
+        loss, *flags = outputs
         ctx.save_for_backward(*grads)  # dX [N, H], dW [V, H], db [V] of the sum: no logits, no inputs
         ctx.dtypes = [None if t is None else t.dtype for t in (rows, weight, bias)]
         ctx.mark_non_differentiable(*flags)
@@ -253,8 +253,8 @@ class _PerToken(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, rows, weight, bias, labels, given):
-        found, _ = _run(rows, weight, bias, labels, given, (False, False, False))
-        loss, *flags = found
+        outputs, _ = _run(rows, weight, bias, labels, given, (False, False, False))
+        loss, *flags = outputs
         ctx.save_for_backward(rows, weight, bias, labels)
         ctx.given = given._replace(mask=flags[0], generator=None)  # the mask as it was drawn
         ctx.mark_non_differentiable(*flags)
@@ -315,12 +315,12 @@ def _run(rows, weight, bias, labels, given: _Given, wanted, row_weight=None):
                     teacher = torch.index_select(teacher, 0, kept, out=free)
             else:
                 spare = buffers[-1, : len(y)]
-            how = {"label_weight": given.label_weight, "temperature": given.temperature, "softcap": given.softcap}
+            options = {"label_weight": given.label_weight, "temperature": given.temperature, "softcap": given.softcap}
             if given.label_weight < 1 and given.teacher_top is not None:
                 events = given.teacher_top.rows(where)
-                token_loss = top_loss_and_gradient(logits, y, at_label, events, spare, **how)
+                token_loss = top_loss_and_gradient(logits, y, at_label, events, spare, **options)
             else:
-                token_loss = loss_and_gradient(logits, y, top, at_label, teacher, spare, **how)
+                token_loss = loss_and_gradient(logits, y, top, at_label, teacher, spare, **options)
             # logits [c, V] are the gradient now, teacher and spare are used up
             if not skip and len(kept) < len(y):
                 token_loss.masked_fill_(~alpha, 0.0)

@@ -172,8 +172,8 @@ def _events(top: TopK, log_p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
     # Where the k tokens are the whole vocabulary there is no tail; logsumexp of nothing has no gradient.
     empty = torch.isinf(rest).all(-1, keepdim=True)
     tail = rest.masked_fill(empty, 0.0).logsumexp(-1, keepdim=True).masked_fill(empty, float("-inf"))
-    found = torch.cat([log_p.gather(-1, ids), tail], dim=-1)
-    return torch.cat([top.probabilities, top.tail.unsqueeze(-1)], dim=-1).to(log_p.dtype), found
+    log_probs = torch.cat([log_p.gather(-1, ids), tail], dim=-1)
+    return torch.cat([top.probabilities, top.tail.unsqueeze(-1)], dim=-1).to(log_p.dtype), log_probs
 
 
 def keep_mask(mask: str, small_right, large_right, generator=None) -> torch.Tensor:

@@ -80,7 +80,7 @@ class CascadeResult:
     @property
     def flops(self) -> list[int | None]:
         """FLOPs an item: S is paid for every query, L on top for the deferred. None where either is not known."""
-        paid = [[each.flops for each in pair if each is not None] for pair in zip(self.small, self.large)]
+        paid = [[response.flops for response in pair if response is not None] for pair in zip(self.small, self.large)]
         return [None if None in costs else sum(costs) for costs in paid]
 
 
@@ -203,7 +203,7 @@ def run_batches(items: Sequence, batches, compute, read, store=None, progress=No
     store: a `files.Store`, whose finished batches are not computed again; progress: None, a function of (items done,
     items in all), or True for a bar named `what`.
     """
-    bar, found = nullcontext(), {}
+    bar, results = nullcontext(), {}
     if progress and not callable(progress):
         from tqdm.auto import tqdm
 
@@ -216,12 +216,12 @@ def run_batches(items: Sequence, batches, compute, read, store=None, progress=No
                 records = compute(members)
                 if store:
                     store.save(number, records)
-            found.update(zip(batch, read(members, records)))
+            results.update(zip(batch, read(members, records)))
             if callable(progress):
-                progress(len(found), len(items))
+                progress(len(results), len(items))
             elif progress:
                 bar.update(len(batch))
-    return [found[i] for i in range(len(items))]
+    return [results[i] for i in range(len(items))]
 
 
 def check_settings(max_new_tokens: int, prediction: str, batch_tokens: int = 1) -> None:

@@ -250,9 +250,9 @@ def evaluate(threshold, outcomes, *, level: float = 0.95, resamples: int = 2000,
             return Interval(mean, *clopper_pearson(int(values.sum()), len(values), level))
         return Interval(mean, float(ends[0, column]), float(ends[1, column]))
 
-    found = (interval(values, i) for i, values in enumerate((deferred.astype(float), quality, flops)))
+    intervals = (interval(values, i) for i, values in enumerate((deferred.astype(float), quality, flops)))
     alone = (float(values.mean()) for values in (rows.small_quality, rows.large_quality))
-    return Achieved(tau, len(deferred), *found, *alone, level)
+    return Achieved(tau, len(deferred), *intervals, *alone, level)
 
 
 def clopper_pearson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:

@@ -154,8 +154,8 @@ _TASK = re.compile(r"^S alone on (.*) \((?:easiest|hardest)\)")
 
 def task_of(measure: str) -> str | None:
     """The task that a measure of C5 or C6 names as the easiest or hardest one."""
-    found = _TASK.search(measure)
-    return found[1] if found else None
+    match = _TASK.search(measure)
+    return match[1] if match else None
 
 
 def without_task(measure: str) -> str:
@@ -199,10 +199,10 @@ def no_difference_claims(c: Comparison, claim: str = "C4", methods: Sequence[str
     pairs = [(a, b) for i, b in enumerate(methods) for a in methods[i + 1 :]]
     missing = [m for m in methods if m not in c.methods]
     if missing:
-        found = dict.fromkeys(pairs, Undefined(f"this run has no {' and no '.join(missing)}"))
+        differences = dict.fromkeys(pairs, Undefined(f"this run has no {' and no '.join(missing)}"))
     else:
-        found = c.bootstrap({m: c.runs(m) for m in methods}, pairs, None).difference
-    return [claim_row(c, claim, audc_measure(c.label, a, b), found[a, b], 0) for a, b in pairs]
+        differences = c.bootstrap({m: c.runs(m) for m in methods}, pairs, None).difference
+    return [claim_row(c, claim, audc_measure(c.label, a, b), differences[a, b], 0) for a, b in pairs]
 
 
 def bound_claims(c: Comparison, mass: float, claim: str = "C10") -> list[ClaimRow]:

@@ -88,15 +88,15 @@ class Comparison(InPoints):
                 raise OutcomeError(f"no task {self.task!r}: the table holds {', '.join(sorted(set(frame['task'])))}")
             frame = frame[frame["task"] == self.task]
         small = frame[frame["model"] == "small"]
-        found = {m: set(rows["seed"]) for m, rows in small.groupby("method", sort=False)}
-        methods = tuple(self.methods) or tuple(found)
+        runs = {m: set(rows["seed"]) for m, rows in small.groupby("method", sort=False)}
+        methods = tuple(self.methods) or tuple(runs)
         for method in methods:
-            if method not in found:
-                raise OutcomeError(f"no rows of method {method!r}: the table holds {', '.join(found) or 'none'}")
+            if method not in runs:
+                raise OutcomeError(f"no rows of method {method!r}: the table holds {', '.join(runs) or 'none'}")
         if not methods:
             raise OutcomeError("the table holds no small model: nothing to compare")
-        seeds = tuple(self.seeds) or tuple(sorted(found[methods[0]]))
-        lacking = [m for m in methods if not set(seeds) <= found[m] or (not self.seeds and set(seeds) != found[m])]
+        seeds = tuple(self.seeds) or tuple(sorted(runs[methods[0]]))
+        lacking = [m for m in methods if not set(seeds) <= runs[m] or (not self.seeds and set(seeds) != runs[m])]
         if lacking:
             problem = f"methods {', '.join(lacking)} lack some of the seeds {sorted(seeds)} or have others"
             raise OutcomeError(f"{problem}: run the same seeds for all")
@@ -149,8 +149,8 @@ class Comparison(InPoints):
     @property
     def groups(self) -> tuple[int, ...] | None:
         """The seed of the large model of each seed in `seeds`; None where one large model taught all."""
-        found = None if self.large_seed is None else tuple(map(self._large, self.seeds))
-        return found if found is not None and len(set(found)) > 1 else None
+        large_seeds = None if self.large_seed is None else tuple(map(self._large, self.seeds))
+        return large_seeds if large_seeds is not None and len(set(large_seeds)) > 1 else None
 
     @property
     def large_models(self) -> int:
@@ -197,8 +197,8 @@ class Comparison(InPoints):
         parts = self._once("parts", lambda: dict(iter(self.frame.groupby(["method", "seed", "split"], sort=False))))
         wanted = [key for key in parts if key[0] == "large" and large in (None, key[1]) and key[2] == split]
         wanted.insert(0, (method, seed, split))
-        found = all(key in parts for key in wanted) and len(wanted) > 1
-        return pd.concat([parts[key] for key in wanted]) if found else self.frame
+        complete = all(key in parts for key in wanted) and len(wanted) > 1
+        return pd.concat([parts[key] for key in wanted]) if complete else self.frame
 
     def run(self, method: str, seed: int, split: str = "test", rule: str = "chow_average") -> Pairing | CorpusRun:
         """One method and seed, ready for curves and the bootstrap in this metric."""
@@ -301,8 +301,8 @@ class Comparison(InPoints):
 
     def bootstrap(self, runs, pairs, grid=GRID, resamples: int = 0) -> Bootstrap:
         """`resampling.paired_bootstrap` of such runs by name, drawn as the comparison says."""
-        how = {"groups": self.groups, "resamples": resamples or self.resamples, "level": self.level, "grid": grid}
-        return paired_bootstrap(runs, pairs=pairs, **how)
+        options = {"groups": self.groups, "resamples": resamples or self.resamples, "level": self.level, "grid": grid}
+        return paired_bootstrap(runs, pairs=pairs, **options)
 
     def audc(self, method: str, rule: str = "chow_average") -> Interval:
         """Area under the deferral curve over the deferral rate, with its interval."""
@@ -318,11 +318,11 @@ class Comparison(InPoints):
 
     def difference(self, method: str, baseline: str, rule: str = "chow_average") -> Interval | Undefined:
         """AUDC of `method` less that of `baseline`, paired; Undefined if this run lacks one of the two."""
-        return self._pair(method, baseline, lambda found, pair: found.difference[pair], rule)
+        return self._pair(method, baseline, lambda bootstrap, pair: bootstrap.difference[pair], rule)
 
     def alone_difference(self, method: str, baseline: str) -> Interval | Undefined:
         """Quality of S on its own: `method` less `baseline`, paired."""
-        return self._pair(method, baseline, lambda found, pair: found.difference_ends[pair][0])
+        return self._pair(method, baseline, lambda bootstrap, pair: bootstrap.difference_ends[pair][0])
 
     def alone(self, method: str) -> Interval:
         """Quality of S on its own (always-S)."""

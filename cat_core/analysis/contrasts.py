@@ -35,8 +35,8 @@ class Arm:
     def runs(self) -> list:
         """Its test runs, one a seed."""
         random = self.rule == AT_RANDOM
-        found = self.comparison.runs(self.method, "chow_average" if random else self.rule)
-        return [with_confidence(run, np.zeros(self.comparison.n)) for run in found] if random else found
+        runs = self.comparison.runs(self.method, "chow_average" if random else self.rule)
+        return [with_confidence(run, np.zeros(self.comparison.n)) for run in runs] if random else runs
 
 
 def contrasts(
@@ -61,8 +61,8 @@ def contrasts(
         if not weights or not set(weights) <= set(arms):
             raise ValueError(f"contrast {name!r} is made of {list(weights)}, expected some of {', '.join(arms)}")
     ready, labels = aligned({name: arm.runs() for name, arm in arms.items()}, None)
-    found = mean_curves(ready, labels, None, resamples or first.resamples, groups=first.groups)
-    once, drawn = (dict(zip(arms, np.moveaxis(part[..., 0], -1, 0))) for part in found)
+    areas = mean_curves(ready, labels, None, resamples or first.resamples, groups=first.groups)
+    once, drawn = (dict(zip(arms, np.moveaxis(part[..., 0], -1, 0))) for part in areas)
 
     def summed(table):
         return np.stack([sum(c * table[arm] for arm, c in weights.items()) for weights in wanted.values()], axis=-1)
@@ -144,14 +144,14 @@ def effects(areas: np.ndarray, methods: Sequence[str], rules: Sequence[str]) -> 
     shape = (len(methods), len(rules))
     if areas.ndim != 3 or areas.shape[:2] != shape or min(areas.shape) < 2:
         raise ValueError(f"areas has shape {areas.shape}, expected {shape} and the seeds, at least 2 of each")
-    found = []
+    terms = []
     for name, levels, values in (
         ("training method", methods, areas.mean(axis=1)),
         ("deferral rule", rules, areas.mean(axis=0)),
     ):
         means = values.mean(axis=1)
         rest = values - means[:, None] - values.mean(axis=0) + values.mean()
-        found.append(Effect(name, float(means.std(ddof=1)), _luck(rest, len(levels) - 1), float(np.ptp(means)),
+        terms.append(Effect(name, float(means.std(ddof=1)), _luck(rest, len(levels) - 1), float(np.ptp(means)),
                             levels[int(means.argmax())], levels[int(means.argmin())]))  # fmt: skip
     freedom = (shape[0] - 1) * (shape[1] - 1)
     means = areas.mean(axis=2)
@@ -159,8 +159,8 @@ def effects(areas: np.ndarray, methods: Sequence[str], rules: Sequence[str]) -> 
     rest = areas - areas.mean(axis=0) - areas.mean(axis=1)[:, None] - areas.mean(axis=2)[..., None]
     rest = rest + areas.mean(axis=(0, 1)) + areas.mean(axis=(0, 2))[:, None] + areas.mean(axis=(1, 2))[:, None, None]
     rest = rest - areas.mean()
-    found.append(Effect("interaction", float(np.sqrt((both**2).sum() / freedom)), _luck(rest, freedom)))
-    return found
+    terms.append(Effect("interaction", float(np.sqrt((both**2).sum() / freedom)), _luck(rest, freedom)))
+    return terms
 
 
 def rule_effects(c: Comparison, methods: Sequence[str], rules: Sequence[str]) -> dict[str, Effect] | Undefined:
@@ -169,8 +169,8 @@ def rule_effects(c: Comparison, methods: Sequence[str], rules: Sequence[str]) ->
     if min(len(methods), len(rules), len(c.seeds)) < 2:
         return Undefined("needs two methods, two rules and two seeds")
     areas, random = seed_areas(c, methods, rules)
-    found = dict(zip(("training", "rule", "interaction"), effects(areas, methods, rules)))
-    return found | {"training, over random": effects(areas - random[:, None], methods, rules)[0]}
+    terms = dict(zip(("training", "rule", "interaction"), effects(areas, methods, rules)))
+    return terms | {"training, over random": effects(areas - random[:, None], methods, rules)[0]}
 
 
 def _luck(rest: np.ndarray, freedom: int) -> float:

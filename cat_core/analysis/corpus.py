@@ -248,8 +248,8 @@ class CorpusRun:
         self.n = len(self.small)
         sizes = (self.n, len(self.large), len(self.confidence))
         if len(set(sizes)) > 1:
-            found = "{} small predictions, {} large ones and {} confidences".format(*sizes)
-            raise ValueError(f"got {found}: align all arrays item by item")
+            counts = "{} small predictions, {} large ones and {} confidences".format(*sizes)
+            raise ValueError(f"got {counts}: align all arrays item by item")
         self.item_ids, self.cluster_ids, self.seed = item_ids, cluster_ids, seed
         self.ranking: Ranking = rank(self.confidence)
 

@@ -85,7 +85,7 @@ def split_difference(a: tuple, b: tuple) -> dict[str, np.ndarray]:
     # no room: nothing to rank, so no difference in ranking; 0 where neither has any
     share_a, share_b = np.where(np.isnan(share_a), share_b, share_a), np.where(np.isnan(share_b), share_a, share_b)
     share_a, share_b = np.nan_to_num(share_a), np.nan_to_num(share_b)
-    found = {
+    parts = {
         "whole": area_a - area_b,
         "small_alone": (small_a - small_b) / 2,
         "complement": (share_a + share_b) / 2 * (room_a - room_b),
@@ -93,14 +93,14 @@ def split_difference(a: tuple, b: tuple) -> dict[str, np.ndarray]:
         "large_alone": (large_a - large_b) / 2,
     }
     # a greedy oracle can leave no room and yet the rule gains: what no share can express is ranking
-    found["ranking"] = found["ranking"] + (over_a - room_a * share_a) - (over_b - room_b * share_b)
-    left = found["whole"] - sum(found[part] for part in PARTS)
+    parts["ranking"] = parts["ranking"] + (over_a - room_a * share_a) - (over_b - room_b * share_b)
+    left = parts["whole"] - sum(parts[part] for part in PARTS)
     # where the room is small the share is large: what cancels is rounded in its own size
     scale = 1 + np.abs([area_a, area_b]).max(axis=0)
     scale = scale + (np.abs(share_a) + np.abs(share_b)) * (np.abs(room_a) + np.abs(room_b))
     if not (np.abs(left) <= ROUNDING * scale).all():
         raise ValueError(f"the parts miss the whole by {np.abs(left).max()}: areas must be finite numbers")
-    return found
+    return parts
 
 
 def _room_and_share(area, oracle, small, large):
@@ -129,14 +129,14 @@ def decompose(c: Comparison, method: str, baseline: str, rule: str = "chow_avera
 
     def measured(counts) -> list[tuple]:
         """For both methods AUDC, AUDC of the oracle, A_S and A_L, each [b, k]."""
-        found = []
+        measures = []
         for m in (method, baseline):
             rows = [run.resample(counts, ENDS, scratch) for run in ready[m, "rule"]]
             best = [run.resample(counts, None, scratch)[0] for run in ready[m, "oracle"]]
             ends = np.stack([values for _, values in rows], axis=1)
             areas = np.stack([area for area, _ in rows], axis=1)
-            found.append((areas, np.stack(best, axis=1), ends[:, :, 0], ends[:, :, 1]))
-        return found
+            measures.append((areas, np.stack(best, axis=1), ends[:, :, 0], ends[:, :, 1]))
+        return measures
 
     draws = []
     for _, counts, weight in draw_blocks(labels, k, c.resamples, groups=c.groups):
@@ -144,10 +144,10 @@ def decompose(c: Comparison, method: str, baseline: str, rule: str = "chow_avera
         draws.append(np.stack([(values * weight).sum(axis=1) for values in parts], axis=1))
     once = measured(np.ones((1, n), dtype=np.int32))
     estimates = {part: values.mean() for part, values in split_difference(*once).items()}
-    without = sum(int(np.isnan(_room_and_share(*each)[1]).sum()) for each in once)
-    found = dict(zip(estimates, intervals(estimates.values(), np.concatenate(draws), c.level)))
+    without = sum(int(np.isnan(_room_and_share(*row)[1]).sum()) for row in once)
+    measures = dict(zip(estimates, intervals(estimates.values(), np.concatenate(draws), c.level)))
     return Decomposition(
-        method, baseline, rule, **found, oracle="greedy" if c.is_corpus else "exact", without_room=without, n=n,
+        method, baseline, rule, **measures, oracle="greedy" if c.is_corpus else "exact", without_room=without, n=n,
         seeds=k, large_models=c.large_models,
     )  # fmt: skip
 

@@ -278,7 +278,7 @@ def recalibrated_rates(
     The threshold is that of `router.calibrate`: the highest one within the budget. Each n of `sizes` rows is drawn
     `draws` times without replacement for every training seed. Raises ValueError for sizes beyond the calibration rows.
     """
-    rng, found = np.random.default_rng(seed), []
+    rng, seed_rates = np.random.default_rng(seed), []
     for trained in c.seeds:
         pool = c.pairing(method, trained, "calibration", rule).confidence
         test = np.sort(c.pairing(method, trained, "test", rule).confidence)
@@ -293,5 +293,5 @@ def recalibrated_rates(
             below = np.where(ordered < ordered[:, k + 1 : k + 2], ordered, -np.inf).max(axis=1)
             taus = np.full(draws, np.inf) if k == n else below
             rates.append(np.searchsorted(test, taus, side="right") / len(test))
-        found.append(rates)
-    return np.concatenate(found, axis=1)
+        seed_rates.append(rates)
+    return np.concatenate(seed_rates, axis=1)

@@ -73,8 +73,8 @@ def qnc(curve: DeferralCurve, cost, large_cost: float) -> float:
     cost = checked_cost(curve, cost)
     small, large = curve.quality[0], curve.quality[-1]
     best, its_cost = (large, large_cost) if large > small + ROUNDING else (max(small, large), cost[0])
-    found = _first_reach(cost, curve.quality, best)
-    return float("inf") if found is None else found / its_cost
+    least_cost = _first_reach(cost, curve.quality, best)
+    return float("inf") if least_cost is None else least_cost / its_cost
 
 
 def aiq(curve: DeferralCurve, cost) -> float:

@@ -56,8 +56,8 @@ def quality_at_budgets(c: Comparison, method: str, rule: str = "chow_average") -
 
 def headroom(c: Comparison, method: str) -> Interval:
     """Quality of L alone less that of S alone by `method`, paired."""
-    if (found := _recorded(c, method).headroom) != NOT_THERE:
-        return found
+    if (interval := _recorded(c, method).headroom) != NOT_THERE:
+        return interval
     gap = at_thresholds(c, method, dict.fromkeys(c.seeds, -math.inf), "chow_average", 0.0).gap
     return Interval(-gap.estimate, -gap.high, -gap.low)
 
@@ -66,8 +66,8 @@ def iso_quality(c: Comparison, method: str, rule: str = "chow_average") -> Opera
     """FLOPs saved at the quality of L: each seed's least deferral rate that reaches L's quality on
     the calibration rows (as `curves.iso_quality_threshold`), its threshold then applied to the test
     rows. Intervals: calibration rows are drawn anew as well, and with them the thresholds."""
-    if (found := _recorded(c, method, rule).iso_quality) != NOT_THERE:
-        return found
+    if (point := _recorded(c, method, rule).iso_quality) != NOT_THERE:
+        return point
     taus, rates = _iso_taus(c, method, rule)
     return OperatingPoint(taus, float(np.mean(rates)), *intervals(*_iso_draws(c, method, rule), c.level))
 
@@ -86,8 +86,8 @@ def _recorded(c: Comparison, method: str, rule: str = "chow_average"):
 
 def _iso_taus(c: Comparison, method: str, rule: str) -> tuple[dict[int, float], list[float]]:
     """Each seed's threshold for L's quality on the calibration rows, and the deferral rates there."""
-    found = [curves.iso_quality_threshold(c.seed_curve(method, seed, "calibration", rule)) for seed in c.seeds]
-    return dict(zip(c.seeds, (tau for tau, _ in found))), [rate for _, rate in found]
+    pairs = [curves.iso_quality_threshold(c.seed_curve(method, seed, "calibration", rule)) for seed in c.seeds]
+    return dict(zip(c.seeds, (tau for tau, _ in pairs))), [rate for _, rate in pairs]
 
 
 def _iso_draws(c: Comparison, method: str, rule: str) -> tuple[np.ndarray, np.ndarray]:
@@ -104,11 +104,11 @@ def _iso_draws(c: Comparison, method: str, rule: str) -> tuple[np.ndarray, np.nd
 
 def calibrated(c: Comparison, method: str, budget: float, rule: str = "chow_average") -> OperatingPoint | Undefined:
     """Each seed's threshold for a deferral-rate budget (`router.calibrate` on calibration rows), applied to test."""
-    if c.recorded and c.recorded.budget == budget and (found := _recorded(c, method, rule).calibrated) != NOT_THERE:
-        return found
+    if c.recorded and c.recorded.budget == budget and (point := _recorded(c, method, rule).calibrated) != NOT_THERE:
+        return point
     try:
         rows = {seed: c.pairing(method, seed, "calibration", rule) for seed in c.seeds}
-        chosen = {seed: router.calibrate(each, budget=budget) for seed, each in rows.items()}
+        chosen = {seed: router.calibrate(seed_rows, budget=budget) for seed, seed_rows in rows.items()}
     except ValueError as error:
         if not 0 <= budget <= 1:
             raise
@@ -125,12 +125,12 @@ def at_thresholds(
     Intervals: the draws of `paired_bootstrap`; with one seed and a mean metric `router.evaluate` (exact for shares of
     independent items) gives those of the deferral rate and the quality.
     """
-    found = intervals(*_threshold_draws(c, method, taus, rule), c.level)
+    measures = intervals(*_threshold_draws(c, method, taus, rule), c.level)
     if len(c.seeds) == 1 and not c.is_corpus:
         rows = c.pairing(method, c.seeds[0], "test", rule)
         exact = router.evaluate(taus[c.seeds[0]], rows, level=c.level, resamples=c.resamples)
-        found[:2] = [exact.deferral_rate, exact.quality]
-    return OperatingPoint(dict(taus), promised_rate, *found)
+        measures[:2] = [exact.deferral_rate, exact.quality]
+    return OperatingPoint(dict(taus), promised_rate, *measures)
 
 
 def saving_difference(c: Comparison, method: str, baseline: str, rule: str = "chow_average") -> Interval:

@@ -148,8 +148,8 @@ def significant(values, bits: int, rounded=np.rint) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     mantissa, exponent = np.frexp(values)
     with np.errstate(invalid="ignore", over="ignore"):
-        found = np.ldexp(rounded(np.ldexp(mantissa, bits)), exponent - bits)
-        return found.astype(np.float32).astype(np.float64)
+        numbers = np.ldexp(rounded(np.ldexp(mantissa, bits)), exponent - bits)
+        return numbers.astype(np.float32).astype(np.float64)
 
 
 # ---------------------------------------------------------------- checking
@@ -175,7 +175,7 @@ def validate(table, source: str = "the outcome table") -> pd.DataFrame:
     extra = [name for name in names if name not in known and not name.startswith("confidence_")]
     twice = sorted({name for name in names if names.count(name) > 1})
     problems = {"missing": missing, "unknown": extra, "repeated": twice}
-    problems = [f"{what} columns {', '.join(found)}" for what, found in problems.items() if found]
+    problems = [f"{what} columns {', '.join(columns)}" for what, columns in problems.items() if columns]
     require(not problems, "; ".join(problems), "give the columns of cat_core.analysis.outcomes.SCHEMA")
     require(len(frame), "no rows", "a table needs at least one")
 
@@ -368,7 +368,7 @@ def paired(
 
 def _counted(small, large) -> dict[str, dict]:
     """The sentence counts of the rows by metric, where every row has them and all were made with one setting."""
-    found = {"small_counts": {}, "large_counts": {}, "signatures": {}}
+    counts = {"small_counts": {}, "large_counts": {}, "signatures": {}}
     for metric in METRICS:
         column, signature = f"{metric}_counts", f"{metric}_signature"
         if column not in small or small[column].isna().any() or large[column].isna().any():
@@ -376,10 +376,10 @@ def _counted(small, large) -> dict[str, dict]:
         signatures = sorted({*small[signature], *large[signature]})
         if len(signatures) > 1:
             raise OutcomeError(f"{metric} was counted as {' and as '.join(signatures)}: count all texts alike")
-        found["small_counts"][metric] = small[column].to_numpy(dtype=object)
-        found["large_counts"][metric] = large[column].to_numpy(dtype=object)
-        found["signatures"][metric] = signatures[0]
-    return found
+        counts["small_counts"][metric] = small[column].to_numpy(dtype=object)
+        counts["large_counts"][metric] = large[column].to_numpy(dtype=object)
+        counts["signatures"][metric] = signatures[0]
+    return counts
 
 
 def _only(frame, name, value):

@@ -263,11 +263,11 @@ def mean_curves(runs, labels, grid, resamples: int, *, groups=None, seed: int = 
     k, scratch = len(next(iter(runs.values()))), Scratch()
 
     def measured(counts, weight):
-        each = ((run.resample(counts, grid, scratch) for run in seeds) for seeds in runs.values())
+        results = ((run.resample(counts, grid, scratch) for run in seeds) for seeds in runs.values())
         return np.stack([
-            sum(w[:, None] * np.column_stack(found if grid is not None else found[:1])
-                for found, w in zip(seeds, weight.T))
-            for seeds in each
+            sum(w[:, None] * np.column_stack(curve if grid is not None else curve[:1])
+                for curve, w in zip(seeds, weight.T))
+            for seeds in results
         ], axis=1)  # fmt: skip
 
     draws = [measured(counts, weight) for _, counts, weight in draw_blocks(labels, k, resamples, seed, groups)]
@@ -296,23 +296,23 @@ def aligned(methods, clusters):
     if len(set(lengths.values())) > 1 or 0 in lengths.values():
         raise ValueError(f"{SAME_SEEDS}, got numbers of seeds {lengths}")
     seeds = {name: [getattr(run, "seed", None) for run in runs] for name, runs in given.items()}
-    known = [found for found in seeds.values() if None not in found]
-    if any(found != known[0] for found in known):
+    known = [entries for entries in seeds.values() if None not in entries]
+    if any(entries != known[0] for entries in known):
         raise ValueError(f"{SAME_SEEDS}, got {seeds}")
-    every = [(name, run) for name, found in given.items() for run in found]
+    every = [(name, run) for name, entries in given.items() for run in entries]
     ids = [(name, run.item_ids) for name, run in every if getattr(run, "item_ids", None) is not None]
-    for name, found in ids[1:]:
-        if not np.array_equal(found, ids[0][1]):
+    for name, entries in ids[1:]:
+        if not np.array_equal(entries, ids[0][1]):
             problem = f"method {name!r} holds other items than {ids[0][0]!r} (or another order)"
             raise ValueError(f"{problem}: a paired comparison needs the same items for all")
 
     def ready(run):
         return run if hasattr(run, "resample") else MeanRun(run.small_quality, run.large_quality, run.confidence)
 
-    runs = {name: [ready(run) for run in found] for name, found in given.items()}
-    sizes = {name: [run.n for run in found] for name, found in runs.items()}
+    runs = {name: [ready(run) for run in entries] for name, entries in given.items()}
+    sizes = {name: [run.n for run in entries] for name, entries in runs.items()}
     n = next(iter(sizes.values()))[0]
-    if any(size != n for found in sizes.values() for size in found):
+    if any(size != n for entries in sizes.values() for size in entries):
         raise ValueError(f"all runs must hold the same items, got numbers of items {sizes}")
     if clusters is None:
         clusters = next((run.cluster_ids for _, run in every if getattr(run, "cluster_ids", None) is not None), None)

@@ -125,21 +125,21 @@ def read_entries(*folders) -> list[Entry]:
         for path in files:
             try:
                 content = json.loads(path.read_text(encoding="utf-8"))
-                page, found = content["page"], content["metrics"]
-                entries += [_entry(row, page, path.parent.parent.name, holder) for row, holder in _rows(found)]
+                page, page_metrics = content["page"], content["metrics"]
+                entries += [_entry(row, page, path.parent.parent.name, holder) for row, holder in _rows(page_metrics)]
             except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
                 problem = brief(error)
                 raise ValueError(f"{path} does not hold a page's metrics ({problem}): run the page again") from error
     return entries
 
 
-def _rows(found):
+def _rows(node):
     """(row, the mapping that holds it) of every outermost list "claims"."""
-    if isinstance(found, Mapping) and isinstance(found.get("claims"), list):
-        for row in found["claims"]:
-            yield row, found
-    elif isinstance(found, Mapping | list):
-        for part in found.values() if isinstance(found, Mapping) else found:
+    if isinstance(node, Mapping) and isinstance(node.get("claims"), list):
+        for row in node["claims"]:
+            yield row, node
+    elif isinstance(node, Mapping | list):
+        for part in node.values() if isinstance(node, Mapping) else node:
             yield from _rows(part)
 
 
@@ -266,10 +266,10 @@ def spearman(x, y, permutations: int = 10_000, seed: int = 0) -> tuple[float, fl
 
 
 def by_claim(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
-    found = {claim: [] for claim in CLAIMS}
+    groups = {claim: [] for claim in CLAIMS}
     for e in entries:
-        if e.claim not in found:
+        if e.claim not in groups:
             where = f"page {e.page} of edition {e.edition}"
             raise ValueError(f"{where} has claim {e.claim!r}: add it to CLAIMS or correct it")
-        found[e.claim].append(e)
-    return found
+        groups[e.claim].append(e)
+    return groups

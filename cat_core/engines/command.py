@@ -75,20 +75,20 @@ def engines(given: argparse.Namespace) -> list[Engine]:
         pair = [models.get(side) or next(iter(models.values())) for side in SIDES]
         of_runner = {"batch_tokens": given.batch_tokens, "truncate_prompts": given.truncate_prompts} | common
         runner = CascadeRunner(*pair, tokenizers[0], device=resolve_device(given.device), **of_runner)
-    found: list[Engine] = []
+    engine_pair: list[Engine] = []
     for side in SIDES:
         name, source = getattr(given, side), getattr(given, f"{side}_tokenizer")
         if kind(name) == "transformers":
-            found.append(TransformersEngine(runner, side))
+            engine_pair.append(TransformersEngine(runner, side))
         elif kind(name) == "vllm":
-            found.append(VllmEngine(name.removeprefix(VLLM), dtype=given.dtype, **common))
+            engine_pair.append(VllmEngine(name.removeprefix(VLLM), dtype=given.dtype, **common))
         else:
             tokenizer = load_tokenizer(source) if source else None
             config = AutoConfig.from_pretrained(source, trust_remote_code=False) if source else None
             of_server = {"concurrency": given.concurrency, "timeout": given.timeout} | common
             model = getattr(given, f"{side}_model")
-            found.append(ServerEngine(name, model, tokenizer=tokenizer, config=config, **of_server))
-    return found
+            engine_pair.append(ServerEngine(name, model, tokenizer=tokenizer, config=config, **of_server))
+    return engine_pair
 
 
 def kind(name: str) -> str:
@@ -191,13 +191,13 @@ def _parser() -> argparse.ArgumentParser:
     threshold.add_argument("--tau", type=float, help="defer where confidence <= tau")
     threshold.add_argument("--deferral-rate", type=float, metavar="RATE", help="defer at most this share of the file")
     add("--output", required=True, help="JSONL file to write; finished work is kept in OUTPUT.run beside it")
-    said = {f.name: f.metadata["help"] for f in fields(Experiment)}  # what these mean there, they mean here
+    texts = {f.name: f.metadata["help"] for f in fields(Experiment)}  # what these mean there, they mean here
     default = "(default: %(default)s)"
-    add("--max-new-tokens", type=int, default=64, help=f"{said['max_new_tokens']} {default}")
-    add("--prediction", choices=PREDICTIONS, default="sum", help=f"{said['prediction']} {default}")
-    add("--batch-tokens", type=int, default=16384, help=f"of local models: {said['batch_tokens']} {default}")
-    add("--truncate-prompts", action="store_true", help=f"of local models: {said['truncate_prompts']}")
-    add("--device", default="auto", help=f"of local models: {said['device']} {default}")
+    add("--max-new-tokens", type=int, default=64, help=f"{texts['max_new_tokens']} {default}")
+    add("--prediction", choices=PREDICTIONS, default="sum", help=f"{texts['prediction']} {default}")
+    add("--batch-tokens", type=int, default=16384, help=f"of local models: {texts['batch_tokens']} {default}")
+    add("--truncate-prompts", action="store_true", help=f"of local models: {texts['truncate_prompts']}")
+    add("--device", default="auto", help=f"of local models: {texts['device']} {default}")
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of local models")
     add("--concurrency", type=int, default=8, help="requests to a server at once (default: %(default)s)")
     add("--timeout", type=float, default=600.0, help="seconds to wait for a server (default: %(default)s)")

@@ -99,16 +99,16 @@ class Engine:
     def _compute(self, requests: list) -> list[list[dict]]:
         prompts = [request.prompt for request in requests]
         if requests[0].options:
-            found = self.score(prompts, [request.options for request in requests])
+            results = self.score(prompts, [request.options for request in requests])
         else:
-            found = [[answer] for answer in self.generate(prompts)]
-        for request, answers in zip(requests, found, strict=True):
+            results = [[answer] for answer in self.generate(prompts)]
+        for request, answers in zip(requests, results, strict=True):
             if not all(math.isfinite(value) for answer in answers for value in answer.logprobs):
                 raise EngineError(
                     f"item {request.item_id!r}: the engine gives NaN or infinite log-probabilities: its weights are "
                     "damaged, or its number type overflows"
                 )
-        return [[asdict(answer) for answer in answers] for answers in found]
+        return [[asdict(answer) for answer in answers] for answers in results]
 
     def _responses(self, requests: list, records: list[list[dict]]) -> list[Response]:
         rows = ([Answer(**answer) for answer in answers] for answers in records)
@@ -129,7 +129,7 @@ class Engine:
             table = _values(answer_confidence(*columns, torch.ones_like(columns[0], dtype=torch.bool))) | table
         flops = None
         if self.config is not None and answer.n_prompt and request.options:
-            flops = option_flops(self.config, answer.n_prompt, [each.n_generated for each in answers])
+            flops = option_flops(self.config, answer.n_prompt, [candidate.n_generated for candidate in answers])
         elif self.config is not None and answer.n_prompt and answer.n_generated:
             flops = request_flops(self.config, answer.n_prompt, answer.n_generated)
         return Response(

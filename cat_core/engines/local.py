@@ -37,8 +37,8 @@ class TransformersEngine(Engine):
         """See `Engine.score`."""
         requests = [Request(str(i), prompt, tuple(o)) for i, (prompt, o) in enumerate(zip(prompts, options))]
         items = self.runner.items(requests)
-        found = self.runner.scores(requests, self.which)
-        return [scored(item.prompt, item.texts, item.options, rows) for item, rows in zip(items, found)]
+        scores = self.runner.scores(requests, self.which)
+        return [scored(item.prompt, item.texts, item.options, rows) for item, rows in zip(items, scores)]
 
     def answer(self, requests, progress=None, store=None, early_exit=None):
         """`CascadeRunner.answer` itself, with its batches of like length and its store."""
@@ -98,11 +98,11 @@ class VllmEngine(Engine):
         tails = [encode_targets(self.tokenizer, row) for row in options]
         sequences = [prompt + tail for prompt, row in zip(ids, tails) for tail in row]
         results = iter(self._run(sequences, self.params(temperature=0.0, max_tokens=1, prompt_logprobs=2)))
-        found = []
+        answers = []
         for prompt, texts, row in zip(ids, options, tails):
             numbers = [vllm_numbers(tail, next(results).prompt_logprobs[len(prompt) :]) for tail in row]
-            found.append(scored(prompt, texts, row, numbers))
-        return found
+            answers.append(scored(prompt, texts, row, numbers))
+        return answers
 
     def _run(self, sequences: list[list[int]], params) -> list:
         return self.llm.generate([{"prompt_token_ids": ids} for ids in sequences], params, use_tqdm=False)
@@ -136,12 +136,12 @@ class EngineCascade(CascadeRunner):
             if not isinstance(engine, TransformersEngine):
                 raise ValueError(f"early exit needs the engine of transformers, got {type(engine).__name__}")
             more["early_exit"] = early_exit
-        found = engine.answer(requests, progress, store, **more)
-        for response in found if which == "small" else ():
+        responses = engine.answer(requests, progress, store, **more)
+        for response in responses if which == "small" else ():
             if not response.confidences:
                 raise EngineError(
                     f"item {response.item_id!r}: the small engine gave no log-probability for some of the "
                     f"{response.n_generated} tokens of its answer, so the answer has no confidence; take an engine "
                     "that gives one for every token, or leave the item out"
                 )
-        return found
+        return responses

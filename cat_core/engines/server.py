@@ -277,14 +277,14 @@ def token_entries(choice: dict) -> list[tuple[int | str, float, list[float]]]:
     returns. Tokens are ids where the server gives them. Of the first position of an echoed prompt, which nothing
     precedes, the log-probability is NaN.
     """
-    found = choice.get("logprobs") or {}
-    if "content" in found:
+    table = choice.get("logprobs") or {}
+    if "content" in table:
         return [
             (row.get("id", row["token"]), float(row["logprob"]), _descending(t["logprob"] for t in row["top_logprobs"]))
-            for row in found["content"] or []
+            for row in table["content"] or []
         ]
-    tokens, logprobs = found.get("tokens") or [], found.get("token_logprobs") or []
-    tops = found.get("top_logprobs") or [None] * len(tokens)
+    tokens, logprobs = table.get("tokens") or [], table.get("token_logprobs") or []
+    tops = table.get("top_logprobs") or [None] * len(tokens)
     ids = choice.get("token_ids")
     names = ids if ids and len(ids) == len(tokens) else tokens
     return [
@@ -308,9 +308,9 @@ def _message(error: urllib.error.HTTPError) -> str:
     """The first line of what a server says of its refusal."""
     text = error.read(10_000).decode(errors="replace").strip()
     try:
-        found = json.loads(text)
-        found = found.get("error", found)
-        text = found.get("message", text) if isinstance(found, dict) else str(found)
+        body = json.loads(text)
+        body = body.get("error", body)
+        text = body.get("message", text) if isinstance(body, dict) else str(body)
     except (ValueError, AttributeError):
         pass
     return str(text).splitlines()[0][:300] if str(text).strip() else "without a reason"

@@ -188,7 +188,7 @@ def answer_features(
 def _right_padded(decoder, rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
     """Hidden states [B, T, H] of ragged rows, padded on the right where attention never looks; mask [B, T]."""
     device = next(decoder.parameters()).device
-    ids, mask = (torch.from_numpy(each).to(device) for each in aligned([()] * len(rows), rows, pad)[:2])
+    ids, mask = (torch.from_numpy(array).to(device) for array in aligned([()] * len(rows), rows, pad)[:2])
     return decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state, mask.bool()
 
 
@@ -202,7 +202,7 @@ def _answer_states(model, prompts, answers, pad: int) -> tuple[Tensor, Tensor]:
     """States [B, T, H] that the head reads, and the mask [B, T] of those that the answers' tokens are chosen at."""
     if has_encoder(model):
         ids, mask, start = aligned(prompts, answers, pad)
-        ids, mask = (torch.from_numpy(each).to(model.device) for each in (ids, mask))
+        ids, mask = (torch.from_numpy(array).to(model.device) for array in (ids, mask))
         rows = {"input_ids": ids, "attention_mask": mask}
         return target_outputs(model, rows, start, states=True, logits=False).states, mask[:, start:].bool()
     joined = [[*prompt, *answer[:-1]] for prompt, answer in zip(prompts, answers)]

@@ -162,12 +162,12 @@ def learned_confidences(
     rules, instead of each one's own. A rule that has one class only to learn from is NaN, with a warning: the models'
     answers are not lost for it.
     """
-    found = {}
+    columns = {}
     for rule in rules:
         rows = (features, small_quality, large_quality, split, clusters, seed)
         try:
-            found[rule] = fit_rule(*rows, rule=rule, settings=settings)[1]
+            columns[rule] = fit_rule(*rows, rule=rule, settings=settings)[1]
         except OneClassError as error:
             warnings.warn(f"rule {rule!r} is left out: {error}", stacklevel=2)
-            found[rule] = np.full(len(features), np.nan)
-    return found
+            columns[rule] = np.full(len(features), np.nan)
+    return columns

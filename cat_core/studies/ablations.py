@@ -56,9 +56,9 @@ class Ablation:
 def settings(cell: Cell) -> dict:
     """The cell's configuration with the defaults of `Experiment`, without methods, seeds, and what is mere speed."""
     default = {f.name: f.default for f in fields(Experiment) if isinstance(f.default, str | int | float)}
-    found = {k: v for k, v in (default | cell.config).items() if k not in (*OWN, *SPEED)}
-    kept = {"hidden": "all", "topk": f"{found.pop('teacher_k')} tokens and a tail", "argmax": "nothing"}
-    return found | {"teacher": kept[found["teacher"]]}  # mode and k are one setting
+    values = {k: v for k, v in (default | cell.config).items() if k not in (*OWN, *SPEED)}
+    kept = {"hidden": "all", "topk": f"{values.pop('teacher_k')} tokens and a tail", "argmax": "nothing"}
+    return values | {"teacher": kept[values["teacher"]]}  # mode and k are one setting
 
 
 def changed(cell: Cell, reference: Cell) -> dict[str, tuple]:
@@ -73,7 +73,7 @@ def ablations(cells: Iterable[Cell], references: Iterable[Cell]) -> list[Ablatio
     Cells whose reference is not among `references` (not recorded yet) are left out. Raises ValueError for a cell that
     has several, or whose seeds are not the first ones of its reference (only these have the same large models).
     """
-    found, references = [], list(references)
+    pairs, references = [], list(references)
     for cell in cells:
         near = [(ref, change) for ref in references if len(change := changed(cell, ref)) == 1]
         if len(near) > 1:
@@ -85,8 +85,8 @@ def ablations(cells: Iterable[Cell], references: Iterable[Cell]) -> list[Ablatio
                     f"{reference.name!r} does not have with the same large models: they cannot be paired"
                 )
             ((setting, (old, new)),) = change.items()
-            found.append(Ablation(cell, reference, setting, old, new))
-    return found
+            pairs.append(Ablation(cell, reference, setting, old, new))
+    return pairs
 
 
 def change(a: Ablation, resamples: int = 0) -> SettingChange:
@@ -106,12 +106,12 @@ def change(a: Ablation, resamples: int = 0) -> SettingChange:
         areas = [[[audc(c.seed_curve(m, seed)) for seed in a.cell.seeds] for c in sides.values()]
                  for m in (CAT, UNMASKED)]  # fmt: skip
         dots = tuple(tuple(map(float, row)) for row in np.subtract(*areas))
-    found = contrasts(arms, wanted)
+    effects = contrasts(arms, wanted)
     gap = Undefined("CAT-Dist or Dist was not run")
     alone = {m: tuple(float(c.curve(m).quality[0]) for c in sides.values()) for m in a.methods}
     large = [[c.pairing(a.methods[0], s).large_quality for s in a.cell.seeds] for c in sides.values()]
     return SettingChange(
-        {m: found[m] for m in a.methods}, *(found.get(k, gap) for k in ("before", "after", "change")), dots, alone,
+        {m: effects[m] for m in a.methods}, *(effects.get(k, gap) for k in ("before", "after", "change")), dots, alone,
         float(np.mean(np.not_equal(*large))), sides["new"].n,
     )  # fmt: skip
 
@@ -124,18 +124,18 @@ def reference_of(cell: Cell) -> Ablation | Undefined:
     reference = cell.named(cell.differs_from)
     if reference.record is None:
         return Undefined(f"{cell.differs_from} is not recorded")
-    found = ablations([cell], [reference])
-    if not found:
+    matches = ablations([cell], [reference])
+    if not matches:
         differing = ", ".join(changed(cell, reference)) or "nothing"
         problem = f"cell {cell.name!r} is to differ from {cell.differs_from!r} in one setting"
         raise ValueError(f"{problem}, but differs in {differing}")
-    return found[0]
+    return matches[0]
 
 
 def change_of(cell: Cell, resamples: int) -> SettingChange | Undefined:
     """`change` of a cell from the reference that its study names, for the cell's metrics."""
-    found = reference_of(cell)
-    return found if isinstance(found, Undefined) else change(found, resamples)
+    ablation = reference_of(cell)
+    return ablation if isinstance(ablation, Undefined) else change(ablation, resamples)
 
 
 def recorded_change(a: Ablation) -> SettingChange:

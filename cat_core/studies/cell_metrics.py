@@ -70,9 +70,9 @@ def mask_differences(c: Comparison) -> MaskDifferences:
     if not pairs:
         return MaskDifferences()
     runs = {m: c.runs(m) for m in dict.fromkeys(m for pair in pairs for m in pair)}
-    found = c.bootstrap(runs, pairs, np.zeros(1))
-    alone = {pair: band_ends(band)[0] for pair, band in found.difference_curve.items()}
-    return MaskDifferences(*({f"{a} - {b}": v[a, b] for a, b in pairs} for v in (found.difference, alone)))
+    intervals = c.bootstrap(runs, pairs, np.zeros(1))
+    alone = {pair: band_ends(band)[0] for pair, band in intervals.difference_curve.items()}
+    return MaskDifferences(*({f"{a} - {b}": v[a, b] for a, b in pairs} for v in (intervals.difference, alone)))
 
 
 def baseline_claims(c: Comparison, claim: str = "C7") -> list[ClaimRow]:
@@ -110,8 +110,8 @@ def joint_contrasts(c: Comparison, other: Comparison) -> dict[str, Interval | Un
     return {"post hoc": Undefined("the cell beside has no rule edge for Xent")} | contrasts(arms, wanted)
 
 
-def joint_claims(c: Comparison, found: Mapping[str, Interval | Undefined], claim: str = "C7") -> list[ClaimRow]:
-    """C7 against EdgeInference as it was trained together with S; found: `joint_contrasts`.
+def joint_claims(c: Comparison, intervals: Mapping[str, Interval | Undefined], claim: str = "C7") -> list[ClaimRow]:
+    """C7 against EdgeInference as it was trained together with S; intervals: `joint_contrasts`.
 
     Secondary: whether training the router with S beats fitting it to Xent's S afterwards.
     """
@@ -121,7 +121,7 @@ def joint_claims(c: Comparison, found: Mapping[str, Interval | Undefined], claim
         ("secondary", "post hoc", joint, f"{name('xent')} with EdgeInference"),
     ):
         measure = f"AUDC ({c.label}), {a} − {b}"
-        rows.append(claims.claim_row(c, claim, measure, found[part], role=role))
+        rows.append(claims.claim_row(c, claim, measure, intervals[part], role=role))
     return rows
 
 
@@ -178,21 +178,21 @@ def of_methods(c: Comparison, methods: Sequence[str] = MAIN) -> Comparison:
 
 def by_other_metrics(c: Comparison) -> list[Comparison]:
     """Translations compared by the other corpus metrics, as far as the table holds texts or counts for them."""
-    found = []
+    comparisons = []
     for metric in METRICS if c.is_corpus else ():
         with contextlib.suppress(OutcomeError):
-            found += [c.with_metric(metric)] if metric != c.metric else []
-    return found
+            comparisons += [c.with_metric(metric)] if metric != c.metric else []
+    return comparisons
 
 
 def bootstraps(cell: Cell, whole: Comparison, c: Comparison, parts: Sequence[Comparison]) -> list[Intervals]:
     """What pages show of a cell beyond the differences, drawn once: the tasks that decide (`c`) by every rule, all
     tasks, the generative ones, and `parts`, those of the tasks and of the other metrics."""
     few = of_methods(c)
-    found = [c.intervals(bands=True).to_keep(bands=True), *(few.intervals(rule).to_keep() for rule in c.rules[1:])]
+    draws = [c.intervals(bands=True).to_keep(bands=True), *(few.intervals(rule).to_keep() for rule in c.rules[1:])]
     groups = [tasks for tasks in {whole.tasks, cell.generative} - {c.tasks} if len(tasks) > 1]
     mixed = [of_methods(of_tasks(whole, tasks)) for tasks in sorted(groups)]
-    return found + [part.intervals().to_keep() for part in (*mixed, *parts)]
+    return draws + [part.intervals().to_keep() for part in (*mixed, *parts)]
 
 
 def coins(c: Comparison, methods: Sequence[str] = COIN_METHODS) -> dict[str, CurveBand]:
@@ -227,16 +227,16 @@ def rule_flops(cell: Cell, c: Comparison, rules: Sequence[str]) -> dict[str, Rul
 
 def task_metrics(cell: Cell, parts: Sequence[Comparison]) -> dict[str, TaskMetrics]:
     """The numbers of each task; S by Xent, else by the first method."""
-    found = {}
+    metrics = {}
     for part in parts:
         plain, task = "xent" if "xent" in part.methods else part.methods[0], part.tasks[0]
         answers, tokens = part.sequence_ledger(plain), cell.token_ledger_by_task(plain)[task]
-        found[task] = TaskMetrics(
+        metrics[task] = TaskMetrics(
             part.n, part.metric, part.alone(plain), part.large_alone(), answers.shares, tokens.shares,
             cell.training.get("majority", {}).get(task, majority(part)),
             *({f"{a} - {b}": of(a, b) for a, b in part.pairs} for of in (part.difference, part.alone_difference)),
         )  # fmt: skip
-    return found
+    return metrics
 
 
 def majority(c: Comparison) -> float | Undefined:
@@ -252,7 +252,7 @@ def majority(c: Comparison) -> float | Undefined:
 
 def token_metrics(cell: Cell) -> dict[str, TokenMetrics]:
     """By method, mean over seeds: signals of S on held-out tokens, and the keep-rate."""
-    found = {}
+    metrics = {}
     for method in cell.config["methods"]:
         rows = [cell.token_signals(method, seed) for seed in cell.seeds]
         signals = {n: [r[n] for r in rows] for n in ("share_right", "entropy", "confidence", "nll", "ece")}
@@ -264,8 +264,8 @@ def token_metrics(cell: Cell) -> dict[str, TokenMetrics]:
             by_cell[part] = tuple(Undefined("no such token") if m is None else m for m in means)
         means = {n: float(np.mean(x)) for n, x in signals.items()}
         kept, ledger = cell.keep_rate(method), cell.token_ledger(method).shares
-        found[method] = TokenMetrics(**means, **spread, keep_rate=kept, ledger=ledger, **by_cell)
-    return found
+        metrics[method] = TokenMetrics(**means, **spread, keep_rate=kept, ledger=ledger, **by_cell)
+    return metrics
 
 
 def cell_metrics(cell: Cell, resamples: int = 2_000) -> CellMetrics:

@@ -26,8 +26,8 @@ def _check(cell: Cell) -> None:
     }  # fmt: skip
     for key, (values, known) in named.items():
         if unknown := [str(value) for value in values if value not in known]:
-            found = f"{key} names {', '.join(unknown)}"
-            raise ValueError(f"cell {cell.place}: {found}; expected some of {', '.join(known)}")
+            problem = f"{key} names {', '.join(unknown)}"
+            raise ValueError(f"cell {cell.place}: {problem}; expected some of {', '.join(known)}")
     for key in ("beside", "differs_from"):
         if (place := getattr(cell, key)) and cell.named(place).place == cell.place:
             raise ValueError(f"cell {cell.place}: {key} names the cell itself; expected another one")

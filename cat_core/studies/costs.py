@@ -86,12 +86,12 @@ def item_lengths(cell: Cell, c: Comparison) -> list[tuple[int, int]]:
     """Prompt and target tokens of the test items. Prompts as recorded; targets so that each task's sum is that of its
     recorded token ledger, as the single ones are not recorded."""
     tokens = cell.token_ledger_by_task(cell.config["methods"][0])
-    rows, found = c.frame[(c.frame["model"] == "large") & (c.frame["split"] == "test")].drop_duplicates("item_id"), []
+    rows, lengths = c.frame[(c.frame["model"] == "large") & (c.frame["split"] == "test")].drop_duplicates("item_id"), []
     for task, part in rows.groupby("task", sort=False):
         mean = tokens[task].n / len(cell.seeds) / len(part)
         upto = np.round(mean * np.arange(len(part) + 1)).astype(int)  # whole numbers with that mean
-        found += zip(part["n_prompt"].tolist(), np.maximum(np.diff(upto), 1).tolist())
-    return found
+        lengths += zip(part["n_prompt"].tolist(), np.maximum(np.diff(upto), 1).tolist())
+    return lengths
 
 
 def cell_cost(cell: Cell, c: Comparison, method: str) -> TrainingCost | Undefined:

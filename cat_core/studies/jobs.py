@@ -50,13 +50,13 @@ class Part:
 
 def parts(cell: Cell) -> list[Part]:
     """The parts of a cell, each after those that it needs; the last one records the cell."""
-    experiment, found = experiment_of(cell), []
+    experiment, plan = experiment_of(cell), []
     data = experiment.data.load().fingerprint
 
     def add(action: str, arguments: tuple, needs: Iterable[str], *content) -> str:
         text = json.dumps([action, data, *content])
         name = f"{action} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
-        found.append(Part(name, f"{cell.study}/{cell.name}", action, arguments, tuple(dict.fromkeys(needs))))
+        plan.append(Part(name, f"{cell.study}/{cell.name}", action, arguments, tuple(dict.fromkeys(needs))))
         return name
 
     configs = experiment.configs()
@@ -68,15 +68,15 @@ def parts(cell: Cell) -> list[Part]:
     asked, small = {}, {}
     for group in experiment.groups():
         first = [("xent", seed) for method, seed in group if METHODS[method].second_stage]
-        before = [small[each] for each in first if each in small]  # where Xent is not asked for, the part trains it
+        before = [small[model] for model in first if model in small]  # where Xent is not asked for, the part trains it
         for method, seed in group:
             if METHODS[method].compares and (teacher := experiment.large_seed(seed)) not in asked:
                 config, kept = configs[method, seed], configs[method, seed].settings
-                how = [kept.teacher, kept.teacher_k, kept.temperature, config.out_of_fold]
-                asked[teacher] = add("teacher", (method, seed), teachers[teacher], digests["large", teacher], how)
+                options = [kept.teacher, kept.teacher_k, kept.temperature, config.out_of_fold]
+                asked[teacher] = add("teacher", (method, seed), teachers[teacher], digests["large", teacher], options)
             if METHODS[method].compares:
                 before.append(asked[experiment.large_seed(seed)])
-        name = add("small", (tuple(group),), before, [digests[each] for each in group])
+        name = add("small", (tuple(group),), before, [digests[model] for model in group])
         small |= dict.fromkeys(group, name)
     answered = {s: add("answers", ("large", s), [large[s]], digests["large", s]) for s in large}
     for method, seed in small:
@@ -84,7 +84,7 @@ def parts(cell: Cell) -> list[Part]:
         needs, pair = (small[method, seed], answered[its_large]), (digests[method, seed], digests["large", its_large])
         answered[method, seed] = add("answers", (method, seed), needs, *pair, method in cell.learned_rules)
     add("record", (), answered.values(), cell.study, cell.name)
-    return found
+    return plan
 
 
 def run(cells: Sequence[Cell], jobs: int = 1, say: Say | None = None) -> None:

@@ -43,8 +43,8 @@ def run_cell(cell: Cell, progress=None, costs: Callable[[Cell], dict] | None = N
 
     costs: what the work of the cell took (`jobs.costs`), where that is known.
     """
-    if (found := cell.record) is not None:
-        return found
+    if (entry := cell.record) is not None:
+        return entry
     began, experiment = time.time(), experiment_of(cell)
     frame = experiment.outcomes(cell.study, progress, cell.learned_rules)
     training = {"logs": _logs(experiment), "tokens": _tokens(experiment, progress)}
@@ -108,7 +108,7 @@ def _logs(experiment) -> dict:
 def _tokens(experiment, progress) -> dict:
     """`signals.summary` by "method seed", with the ledger of each task."""
     tasks = np.array([e.task for e in experiment.data.load().split("test")])
-    found = {}
+    measures = {}
     for (method, seed), config in experiment.configs().items():
         if method == "large":
             continue
@@ -116,8 +116,8 @@ def _tokens(experiment, progress) -> dict:
         large = experiment.token_signals(experiment.large_config(experiment.large_seed(seed)), progress=progress)
         cell, task = 2 * ~small.right + ~large.right, tasks[small.example]
         by_task = {str(t): np.bincount(cell[task == t], minlength=4).tolist() for t in dict.fromkeys(tasks)}
-        found[f"{method} {seed}"] = _rounded(summary(small, large)) | {"ledger_by_task": by_task}
-    return found
+        measures[f"{method} {seed}"] = _rounded(summary(small, large)) | {"ledger_by_task": by_task}
+    return measures
 
 
 def _majority(examples) -> dict[str, float]:

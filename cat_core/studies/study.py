@@ -109,24 +109,24 @@ class Cell:
 
         Raises ValueError when the cell was recorded with another configuration, or a file has changed since.
         """
-        found = read_record(self.folder)["cells"].get(self.name)
-        if found is None:
+        entry = read_record(self.folder)["cells"].get(self.name)
+        if entry is None:
             return None
         files = {self.outcomes_path, self.training_path}
-        whole = isinstance(found, dict) and all(isinstance(found.get(key), dict) for key in ("config", "files"))
-        if not (whole and files <= {self.folder / name for name in found["files"]}):
+        whole = isinstance(entry, dict) and all(isinstance(entry.get(key), dict) for key in ("config", "files"))
+        if not (whole and files <= {self.folder / name for name in entry["files"]}):
             where = self.folder / "study.json"
             raise ValueError(f"{where}: the entry of {self.name!r} is damaged: restore it from git")
-        if changed := _differing(self.config, found["config"], SPEED):
+        if changed := _differing(self.config, entry["config"], SPEED):
             raise ValueError(
                 f"cell {self.name!r} of study {self.study!r} was recorded with another {changed}; "
                 "give the new configuration a new name, or remove its files and its entry in study.json"
             )
-        for name, digest in found["files"].items():
+        for name, digest in entry["files"].items():
             path = self.folder / name
             if not path.is_file() or file_sha256(path) != digest:
                 raise ValueError(f"{path} is missing or has changed since it was recorded: restore it from git")
-        return found
+        return entry
 
     def large_seed(self, seed: int) -> int:
         """The seed of the large model that goes with a seed of the small one, as `Experiment.large_seed`."""
@@ -158,16 +158,16 @@ class Cell:
         self._required()
         again = f"make it with python -m cat_core.study metrics {self.study} --cell {self.name}"
         try:
-            found = _read_metrics(self.metrics_path, self.metrics_path.stat().st_mtime_ns)
+            metrics = _read_metrics(self.metrics_path, self.metrics_path.stat().st_mtime_ns)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{self.metrics_path} cannot be read ({brief(error)}): {again}") from None
-        whose = (found.study, found.cell, found.tables.get(self.place))
+        whose = (metrics.study, metrics.cell, metrics.tables.get(self.place))
         if whose != (self.study, self.name, self.tables[self.place]):
             raise ValueError(f"{self.metrics_path} holds no numbers of the recorded table of {self.place}: {again}")
-        for place, digest in found.tables.items():
+        for place, digest in metrics.tables.items():
             if digest != self.tables.get(place, digest):
                 raise ValueError(f"{self.metrics_path} was made from another table of {place} than recorded: {again}")
-        return found
+        return metrics
 
     @cached_property
     def tables(self) -> dict[str, str]:

@@ -147,7 +147,7 @@ def mini_flan(config: MiniFlan = MiniFlan()) -> list[Example]:
     def frequent(among: list[str]) -> str:
         return among[rank(len(among))]
 
-    def said(index: int, negated: bool) -> tuple[str, int]:
+    def adjective(index: int, negated: bool) -> tuple[str, int]:
         """An adjective as it is said, and whether that is good (1) or bad (-1)."""
         return (f"not {words[index]}", -polarity[index]) if negated else (words[index], polarity[index])
 
@@ -166,8 +166,8 @@ def mini_flan(config: MiniFlan = MiniFlan()) -> list[Example]:
     def sentiment() -> _Question:
         opinion, told = draw.one_of((1, -1)), []
         for _ in range(5):  # three words in four agree with the opinion: texts are redundant
-            word = said(rank(config.words), draw.chance(0.2))
-            told.append(word if word[1] == opinion else said(rank(config.words), draw.chance(0.2)))
+            word = adjective(rank(config.words), draw.chance(0.2))
+            told.append(word if word[1] == opinion else adjective(rank(config.words), draw.chance(0.2)))
         tone = sum(value for _, value in told)
         return {"text": " ".join(text for text, _ in told)}, ("good", "bad"), int(tone < 0)
 
@@ -199,7 +199,7 @@ def mini_flan(config: MiniFlan = MiniFlan()) -> list[Example]:
 
     def summary() -> _Question:
         offer, name = frequent(nouns), frequent(names)
-        reply, tone = said(rank(config.words), draw.chance(0.2))
+        reply, tone = adjective(rank(config.words), draw.chance(0.2))
         answers = tuple(f"{name} {verb[second()]} {offer}" for verb in _VERBS)
         return {"offer": offer, "name": name, "reply": reply}, answers, int(tone > 0)
 

@@ -83,10 +83,10 @@ def read_yaml(path: Path) -> dict:
 
 def read_file(model: type[FileModel], path: Path) -> Any:
     """The YAML file as a checked `model`. Raises SchemaError with up to five problems in its one line."""
-    found = check(model, read_yaml(path), [path.name], problems := [])
+    content = check(model, read_yaml(path), [path.name], problems := [])
     if problems:
         raise SchemaError("; ".join(problems[:5]))
-    return found
+    return content
 
 
 def check(model: type[FileModel], content: object, where: list[str], problems: list[str]) -> Any:
@@ -118,11 +118,11 @@ def _line(model: Any, fault: dict, where: list[str]) -> str:
         for part in loc[:-1]:  # to the model that has the key
             model = model.model_fields[part].annotation if hasattr(model, "model_fields") else get_args(model)[-1]
         return f"{place}: unknown key {brief(loc[-1])}{nearest(loc[-1], model.model_fields)}"
-    said = f", expected {_EXPECTED.get(kind.partition('_')[0], fault['msg'])}"
+    note = f", expected {_EXPECTED.get(kind.partition('_')[0], fault['msg'])}"
     if kind == "literal_error":
-        said = nearest(given, re.findall(r"'(.*?)'", fault["ctx"]["expected"]))
+        note = nearest(given, re.findall(r"'(.*?)'", fault["ctx"]["expected"]))
     elif kind == "value_error":
-        said = f", {fault['ctx']['error']}"
-        if not said.startswith(", expected "):  # a sentence of its own
-            return f"{': '.join(path)}: {said[2:]}"
-    return f"{place}: {'a key' if is_key else name} is {brief(given)}{said}"
+        note = f", {fault['ctx']['error']}"
+        if not note.startswith(", expected "):  # a sentence of its own
+            return f"{': '.join(path)}: {note[2:]}"
+    return f"{place}: {'a key' if is_key else name} is {brief(given)}{note}"

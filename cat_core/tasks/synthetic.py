@@ -138,8 +138,8 @@ def mini_superglue(config: MiniSuperGlue = MiniSuperGlue()) -> list[Example]:
         claimed = category if matches else draw.other(category, config.categories)
         # "all" asserts, "no" denies, "perhaps" leaves open what would follow.
         answer = ((0, 1), (1, 0), (2, 1))[operator][0 if matches else 1]
-        said = f"{draw.one_of(names)} tells {draw.one_of(names)} {('all', 'no', 'perhaps')[operator]} {nouns[noun]}"
-        return f"{said} . so {categories[claimed]} ?", ["yes", "no", "maybe"], answer
+        premise = f"{draw.one_of(names)} tells {draw.one_of(names)} {('all', 'no', 'perhaps')[operator]} {nouns[noun]}"
+        return f"{premise} . so {categories[claimed]} ?", ["yes", "no", "maybe"], answer
 
     def choice() -> tuple[str, list[str], int]:
         event, side = draw.weighted(event_frequency), draw.one_of(("cause", "effect"))

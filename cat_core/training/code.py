@@ -21,18 +21,18 @@ def code_digests(modules: Iterable[str], root: Path = PROJECT) -> dict[str, str]
     syntax trees, those inside functions included, and nothing is imported; a package counts with its `__init__`. So a
     module that was moved, or is new, cannot be forgotten. Raises ValueError for a module that is not there.
     """
-    found, left = {}, [each for name in modules for each in _packages(name)]
+    digests, left = {}, [module for name in modules for module in _packages(name)]
     while left:
         name = left.pop()
-        if name not in found:
+        if name not in digests:
             path = _source(name, root)
             if path is None:
                 raise ValueError(f"no module {name} in {root}: was it moved?")
             text = path.read_bytes()
-            found[name] = hashlib.sha256(text).hexdigest()
+            digests[name] = hashlib.sha256(text).hexdigest()
             package = name if path.name == "__init__.py" else name.rpartition(".")[0]
             left += _imported(text.decode(), package, root)
-    return dict(sorted(found.items()))
+    return dict(sorted(digests.items()))
 
 
 def imported_modules(source: str, package: str = "", root: Path = PROJECT) -> list[str]:
@@ -46,7 +46,7 @@ def imported_modules(source: str, package: str = "", root: Path = PROJECT) -> li
 @lru_cache(maxsize=1024)
 def _imported(source: str, package: str, root: Path) -> tuple[str, ...]:
     names = []
-    statements = [each for each in ast.parse(source).body if not _is_door(each)]
+    statements = [entry for entry in ast.parse(source).body if not _is_door(entry)]
     for node in (node for statement in statements for node in ast.walk(statement)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
@@ -55,8 +55,8 @@ def _imported(source: str, package: str, root: Path) -> tuple[str, ...]:
             above = parts[: len(parts) + 1 - node.level] if node.level else []
             base = ".".join([*above, *filter(None, [node.module])])
             names += [base, *(f"{base}.{alias.name}" for alias in node.names)]  # a name may be a module
-    found = (each for name in names for each in _packages(name) if _source(each, root) is not None)
-    return tuple(dict.fromkeys(found))
+    modules = (entry for name in names for entry in _packages(name) if _source(entry, root) is not None)
+    return tuple(dict.fromkeys(modules))
 
 
 def _packages(name: str) -> list[str]:

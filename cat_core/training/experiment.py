@@ -218,7 +218,7 @@ class Experiment:
 
     def train_group(self, group: Sequence[tuple[str, int]], progress: Progress = None) -> None:
         """Train the small models of one of the `groups`: side by side where they can be, else one by one."""
-        configs = [self.small_config(*each) for each in group]
+        configs = [self.small_config(*key) for key in group]
         if describes_size(self.small) and not any(METHODS[m].router for m, _ in group):
             train_together(configs, progress)
         for config in configs:
@@ -268,10 +268,10 @@ class Experiment:
             features = answer_features(runner, examples, [a["tokens"] for a in answers[0]])
             quality = [[score(e, a["prediction"]) for e, a in zip(examples, given)] for given in answers]
             split, clusters = [e.split for e in examples], [e.cluster_id or e.item_id for e in examples]
-            found = learned_confidences(features, *quality, split, clusters, seed)
+            scores = learned_confidences(features, *quality, split, clusters, seed)
             if METHODS[method].router:
-                found["joint_router"] = joint.router_confidence(joint.load_router(train_or_load(small)), features)
-            table = {rule: values.tolist() for rule, values in found.items()}
+                scores["joint_router"] = joint.router_confidence(joint.load_router(train_or_load(small)), features)
+            table = {rule: values.tolist() for rule, values in scores.items()}
             write_text(folder / "confidences.json", json.dumps(table))
 
         models = {"small": small.digest(), "large": large.digest(), "seed": seed}
@@ -292,8 +292,8 @@ class Experiment:
         folders = [str(train_or_load(config, progress)) for config in (small, large)]
         models = [load_model(folder).eval() for folder in folders]
         about = {"small": small.digest(), "large": large.digest()}
-        how = {"device": resolve_device(self.device), "fingerprint": about, **self._runner_options()}
-        return CascadeRunner(*models, load_tokenizer(folders[0]), **how)
+        options = {"device": resolve_device(self.device), "fingerprint": about, **self._runner_options()}
+        return CascadeRunner(*models, load_tokenizer(folders[0]), **options)
 
     def token_signals(self, config: TrainConfig, split: str = "test", progress: Progress = None) -> TokenSignals:
         """What a model says of the target tokens of a split (teacher forcing); `example` counts all of the split."""
@@ -302,8 +302,8 @@ class Experiment:
         def make(folder: Path) -> None:
             model, tokenizer = load_model(str(trained)).eval(), load_tokenizer(str(trained))
             held_out, kept = held_out_of(config, tokenizer, split)
-            found = token_signals(model.to(resolve_device(self.device)), held_out)
-            replace(found, example=kept[found.example]).save(folder)
+            signals = token_signals(model.to(resolve_device(self.device)), held_out)
+            replace(signals, example=kept[signals.example]).save(folder)
 
         identity = {"model": config.digest(), "data": self.data.load().fingerprint, "split": split}
         return TokenSignals.load(artifacts.obtain("signals", identity, SIGNAL_MODULES, make))

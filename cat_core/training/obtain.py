@@ -83,7 +83,7 @@ def train_together(configs: Sequence[TrainConfig], progress: Progress = None) ->
         _check_method(config)
     first = todo[0]
     alike = [replace(config, settings=first.settings, teacher=None, initial=None) for config in todo]
-    if any(each != alike[0] for each in alike):
+    if any(variant != alike[0] for variant in alike):
         raise ValueError("side by side only models of the same data, size and tokenizer can be trained")
 
     def make(folder: Path) -> dict:
@@ -189,12 +189,12 @@ def teacher_cache(
 def teacher_of(config: TrainConfig, training_set: TrainingSet, progress: Progress) -> TeacherCache:
     """L's outputs that teach the small model of a configuration."""
     settings = config.settings
-    how = {"mode": settings.teacher, "k": settings.teacher_k, "temperature": settings.temperature}
+    options = {"mode": settings.teacher, "k": settings.teacher_k, "temperature": settings.temperature}
     if not config.out_of_fold:
-        return teacher_cache(config.teacher, training_set, progress, **how)
+        return teacher_cache(config.teacher, training_set, progress, **options)
     data = config.teacher.data
     without = [replace(config.teacher, data=replace(data, without_half=half)) for half in (0, 1)]
-    parts = [teacher_cache(part, training_set, progress, **how) for part in without]
+    parts = [teacher_cache(part, training_set, progress, **options) for part in without]
     return stitched(parts, torch.tensor(halves(config.data.load().split("train"))))
 
 

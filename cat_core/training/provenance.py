@@ -12,13 +12,13 @@ from cat_core.files import RUNS
 
 def versions(*packages):
     """Package -> installed version, without importing anything; packages that are not there are left out."""
-    found = {}
+    releases = {}
     for package in packages:
         try:
-            found[package] = metadata.version(package)
+            releases[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return releases
 
 
 def git_state(root):

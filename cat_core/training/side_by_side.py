@@ -56,9 +56,9 @@ class StackedModels(torch.nn.Module):
         object.__setattr__(self, "template", template)  # no submodule: its own weights are never used
         object.__setattr__(self, "buffers_", buffers)
         head = template.get_output_embeddings()
-        found = {id(parameter): name for name, parameter in template.named_parameters()}
-        self.head_weight = self._key(found[id(head.weight)])
-        self.head_bias = None if head.bias is None else self._key(found[id(head.bias)])
+        names_by_id = {id(parameter): name for name, parameter in template.named_parameters()}
+        self.head_weight = self._key(names_by_id[id(head.weight)])
+        self.head_bias = None if head.bias is None else self._key(names_by_id[id(head.bias)])
 
     @staticmethod
     def _key(name: str) -> str:
@@ -210,12 +210,12 @@ class SideBySideTrainer(Trainer):
 
 def train_side_by_side(
     models: Sequence[PreTrainedModel], training_set: TrainingSet, settings: Sequence[TrainSettings], folder: Path,
-    teachers: Sequence[TeacherCache | None], **how,
+    teachers: Sequence[TeacherCache | None], **options,
 ) -> list[list[dict]]:  # fmt: skip
     """Train all `models` in place, each by its own settings and teacher; the log of each, as `train.train`.
 
-    Settings may differ in method, seed and w only. An interrupted run continues from its checkpoint in `folder`; how:
-    progress, checkpoint_every and use_cpu of `train.run_trainer`.
+    Settings may differ in method, seed and w only. An interrupted run continues from its checkpoint in `folder`.
+    options: progress, checkpoint_every and use_cpu of `train.run_trainer`.
     """
     first = settings[0]
     for other in settings:
@@ -225,11 +225,11 @@ def train_side_by_side(
         raise ValueError("side by side takes gradient_accumulation 1 and loss 'fused'; train the models alone")
     if not len(models) == len(settings) == len(teachers):
         raise ValueError(f"{len(models)} models, {len(settings)} settings, {len(teachers)} teachers: give one each")
-    for each, teacher in zip(settings, teachers):
-        if METHODS[each.method].router:
-            raise ValueError(f"method {each.method!r} trains a router with S: train it alone (`joint.train_jointly`)")
-        if teacher is None and METHODS[each.method].compares:
-            raise ValueError(f"method {each.method!r} compares S with L: give the teacher's outputs")
+    for plan, teacher in zip(settings, teachers):
+        if METHODS[plan.method].router:
+            raise ValueError(f"method {plan.method!r} trains a router with S: train it alone (`joint.train_jointly`)")
+        if teacher is None and METHODS[plan.method].compares:
+            raise ValueError(f"method {plan.method!r} compares S with L: give the teacher's outputs")
     total = first.steps * first.batch_size
     orders = {s.seed: list(DataOrder(len(training_set), total, s.seed)) for s in settings}
     stacked = StackedModels(models)
@@ -237,7 +237,7 @@ def train_side_by_side(
         SideBySideTrainer, stacked, _Slots(training_set, [orders[s.seed] for s in settings]),
         lambda items: collate([item[k] for k in range(len(settings)) for item in items], training_set.pad),
         replace(first, max_grad_norm=0.0),  # each member's own norm is limited in training_step
-        folder, what=f"{len(settings)} small models", settings=list(settings), teachers=list(teachers), **how,
+        folder, what=f"{len(settings)} small models", settings=list(settings), teachers=list(teachers), **options,
     )  # fmt: skip
     for k, model in enumerate(models):
         model.load_state_dict(stacked.member_state(k), strict=False)

@@ -57,9 +57,9 @@ def token_signals(model, examples, batch_tokens: int = 16_384) -> TokenSignals:
         logits = target_outputs(model, inputs, batch["target_start"]).logits[is_target.to(model.device)].float()
         target = labels[is_target].to(logits.device)
         right, p = is_right(logits, target).float(), logits.softmax(-1)
-        found = torch.stack([right, chosen_logprob(logits, target), torch.special.entr(p).sum(-1), p.amax(-1)])
-        for member, its in zip(members, found.cpu().split(is_target.sum(1).tolist(), dim=1)):
-            parts[member] = its
+        measures = torch.stack([right, chosen_logprob(logits, target), torch.special.entr(p).sum(-1), p.amax(-1)])
+        for member, columns in zip(members, measures.cpu().split(is_target.sum(1).tolist(), dim=1)):
+            parts[member] = columns
     right, label_logprob, entropy, top = torch.cat(parts, dim=1).numpy()
     example = np.repeat(np.arange(len(parts)), [part.shape[1] for part in parts])
     return TokenSignals(right.astype(bool), label_logprob, entropy, top, example)

@@ -174,7 +174,7 @@ class CacheWriter:
                 with whole_file(self.paths[name]) as temporary:
                     open_memmap(temporary, "w+", STORED.get(kind, kind), tensors[name][1])
         self.maps = {name: open_memmap(path, "r+") for name, path in self.paths.items()}
-        self.tensors = {name: _as_tensor(each, self.kinds[name]) for name, each in self.maps.items()}
+        self.tensors = {name: _as_tensor(array, self.kinds[name]) for name, array in self.maps.items()}
 
     def done(self, batch: int) -> bool:
         """Whether the rows of this batch were written before."""
@@ -182,14 +182,14 @@ class CacheWriter:
 
     def finished(self, batch: int) -> None:
         """The rows of this batch are written: from now on it is not asked for again."""
-        for each in self.maps.values():
-            each.flush()
+        for array in self.maps.values():
+            array.flush()
         self.marks.save(batch, [])
 
     def close(self) -> Path:
         """All batches are there: the cache gets its name. Returns its folder."""
-        for each in self.maps.values():
-            each.flush()
+        for array in self.maps.values():
+            array.flush()
         self.maps, self.tensors = {}, {}
         digests = {name: [kind, file_sha256(self.paths[name])] for name, kind in self.kinds.items()}
         write_sealed(self.partial / RECORD, {"about": self.about, "tensors": digests})
@@ -265,10 +265,10 @@ def run_teacher(
     for number, members in enumerate(plan):
         if not cache.done(number):
             batch = collate([training_set[i] for i in members], training_set.pad)
-            found = _outputs(model, batch, linear, mode, k, temperature)
+            outputs = _outputs(model, batch, linear, mode, k, temperature)
             chosen = torch.tensor(members)
             rows = torch.cat([torch.arange(int(s), int(s) + int(n)) for s, n in zip(offsets[chosen], counts[chosen])])
-            for name, values in found.items():
+            for name, values in outputs.items():
                 table[name][rows] = values.cpu().to(table[name].dtype)
             cache.finished(number)
         if progress is not None:
@@ -286,12 +286,12 @@ def _outputs(model, batch: dict, linear: bool, mode: str, k: int, temperature: f
     _, states, logits = target_outputs(model, inputs, start, states=linear)
     wanted = is_target[:, start:].to(model.device)
     logits = logits[wanted]
-    found = {"correct": is_right(logits, batch["labels"][is_target].to(logits.device))}
+    outputs = {"correct": is_right(logits, batch["labels"][is_target].to(logits.device))}
     if mode == "hidden":
-        found["states"] = states[wanted] if linear else logits
+        outputs["states"] = states[wanted] if linear else logits
     elif mode == "topk":
         log_p = (logits.float() / temperature).log_softmax(-1)
-        found["log_probabilities"], found["ids"] = log_p.topk(k, dim=-1)
+        outputs["log_probabilities"], outputs["ids"] = log_p.topk(k, dim=-1)
         # summed over what is left, as 1 less the k largest would lose a small tail to rounding
-        found["tail"] = log_p.scatter_(-1, found["ids"], float("-inf")).exp().sum(-1)
-    return found
+        outputs["tail"] = log_p.scatter_(-1, outputs["ids"], float("-inf")).exp().sum(-1)
+    return outputs

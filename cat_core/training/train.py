@@ -138,14 +138,14 @@ class CascadeAwareTrainer(Trainer):
         of the model, a list of them where the batch is cut into length groups.
         """
         labels, start = inputs["labels"], inputs["target_start"]
-        groups, found = length_groups(inputs["attention_mask"], self.settings.length_groups), []
+        groups, parts = length_groups(inputs["attention_mask"], self.settings.length_groups), []
         for rows, columns in groups:
             taken = {name: inputs[name][rows, columns] for name in MODEL_INPUTS}
-            how = {"states": self.fused, "logits": not self.fused}
-            found.append(target_outputs(model, taken, start - columns.start, **how))
-        states = [each.states if self.fused else each.logits for each in found]
+            options = {"states": self.fused, "logits": not self.fused}
+            parts.append(target_outputs(model, taken, start - columns.start, **options))
+        states = [part.states if self.fused else part.logits for part in parts]
         states = joined(states, [rows for rows, _ in groups], labels.shape[1] - start)
-        outputs = found[0].outputs if len(found) == 1 else [each.outputs for each in found]
+        outputs = parts[0].outputs if len(parts) == 1 else [part.outputs for part in parts]
         head = self.accelerator.unwrap_model(model).get_output_embeddings() if self.fused else None
         return outputs, states, head, labels[:, start:]
 

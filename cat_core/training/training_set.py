@@ -91,12 +91,12 @@ def length_groups(mask: torch.Tensor, groups: int) -> list[tuple[torch.Tensor, s
     """
     if groups == 1:
         return [(torch.arange(mask.shape[-2], device=mask.device).expand(mask.shape[:-1]), slice(0, mask.shape[-1]))]
-    found = []
+    parts = []
     for rows in mask.sum(-1).argsort(dim=-1, stable=True).tensor_split(groups, dim=-1):
         if rows.shape[-1]:
             filled = mask.take_along_dim(rows.unsqueeze(-1), dim=-2).flatten(0, -2).any(0).nonzero()
-            found.append((rows, slice(int(filled[0]), int(filled[-1]) + 1)))
-    return found
+            parts.append((rows, slice(int(filled[0]), int(filled[-1]) + 1)))
+    return parts
 
 
 def joined(parts: Sequence[torch.Tensor], rows: Sequence[torch.Tensor], columns: int) -> torch.Tensor:

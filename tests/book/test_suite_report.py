@@ -145,7 +145,6 @@ def test_plateau_rule():
     assert answers == ["yes", "no: more steps may change the result", "cannot be said"]
 
 
-
 def test_suite_tables_escape_and_cut():
     examples = [
         Example(f"{s}-{i}", "<i>t</i>", s, f"<script>{s:11}" + "x" * 300, ("no", "yes")[i % 2], ("yes", "no"))

@@ -146,7 +146,7 @@ def test_first_layer_of_l_is_counted_where_a_rule_reads_it(tmp_path, monkeypatch
     c, experiment = cell.comparison(resamples=5), experiment_of(cell)
     small, large = experiment.small_config("dist", 1), experiment.large_config(1)
     answers = [a["tokens"] for a in experiment.answers(small)]
-    features = answer_features(experiment._runner(small, large, None), experiment._requests(), answers)
+    features = answer_features(experiment._runner(small, large, None), experiment._evaluated(), answers)
     test = np.array([e.split == "test" for e in experiment._evaluated()])
     found = cell_metrics.rule_flops(cell, c, ("chow_average", "post_hoc_embed"))["post_hoc_embed"]
     assert found.per_query == pytest.approx(features.large_flops[test].mean())

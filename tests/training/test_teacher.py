@@ -223,7 +223,7 @@ def test_processes_share_one_file(setting, tmp_path):
 
 # ---------------------------------------------------------------- filled in place
 
-PARTS = {
+ARRAYS = {
     "flags": (torch.bool, (5,)), "x": (torch.float32, (5, 3)), "empty": (torch.int64, (0, 2)),
     "y": (torch.bfloat16, (5, 2)), "scalar": (torch.int64, ()),
 }  # fmt: skip
@@ -238,10 +238,10 @@ def stored(folder) -> dict[str, torch.Tensor]:
 
 
 def test_what_is_written_reads_back_and_no_more_is_left(tmp_path):
-    writer = CacheWriter(tmp_path, PARTS, {"of": "test"})
+    writer = CacheWriter(tmp_path, ARRAYS, {"of": "test"})
     values = {
         name: torch.randint(0, 2, shape).to(dtype) if dtype == torch.bool else torch.randn(shape).to(dtype)
-        for name, (dtype, shape) in PARTS.items()
+        for name, (dtype, shape) in ARRAYS.items()
     }
     for name, tensor in values.items():
         writer.tensors[name].copy_(tensor)
@@ -253,7 +253,7 @@ def test_what_is_written_reads_back_and_no_more_is_left(tmp_path):
     for name, tensor in values.items():
         assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor)
     assert json.loads((tmp_path / FOLDER / RECORD).read_text())["about"] == {"of": "test"}
-    assert {p.name for p in (tmp_path / FOLDER).iterdir()} == {RECORD, *(f"{name}.npy" for name in PARTS)}
+    assert {p.name for p in (tmp_path / FOLDER).iterdir()} == {RECORD, *(f"{name}.npy" for name in ARRAYS)}
     assert [p.name for p in tmp_path.iterdir()] == [FOLDER]
 
 
@@ -272,38 +272,38 @@ def test_any_shapes(tmp_path_factory, parts):
 
 
 def test_it_goes_on_where_it_was(tmp_path):
-    first = CacheWriter(tmp_path, PARTS, {})
+    first = CacheWriter(tmp_path, ARRAYS, {})
     first.tensors["x"][:2] = 7.0
     for batch in (3, 12, 4):
         first.finished(batch)
     mark = first.partial / "batch_000004.json"
     mark.write_text(mark.read_text()[:-9])  # cut by a power failure
     (first.partial / ".batch_000005.json.7.tmp").write_text("{")  # was being written
-    again = CacheWriter(tmp_path, PARTS, {})
+    again = CacheWriter(tmp_path, ARRAYS, {})
     with pytest.warns(UserWarning, match="batch_000004.json is computed again: it is unreadable"):
         assert [batch for batch in range(20) if again.done(batch)] == [3, 12]
     assert (again.tensors["x"][:2] == 7).all() and (again.tensors["x"][2:] == 0).all()
     again.finished(4)
-    last = CacheWriter(tmp_path, PARTS, {})
+    last = CacheWriter(tmp_path, ARRAYS, {})
     assert [batch for batch in range(20) if last.done(batch)] == [3, 4, 12]
-    assert len(list(last.close().iterdir())) == len(PARTS) + 1
+    assert len(list(last.close().iterdir())) == len(ARRAYS) + 1
 
 
 @pytest.mark.parametrize("change", [{"flags": (torch.bool, (6,))}, {"x": (torch.float16, (5, 3))}])
 def test_an_unfinished_cache_of_something_else_is_refused(tmp_path, change):
-    CacheWriter(tmp_path, PARTS, {"of": "one"}).finished(0)
-    for parts, about, name in ((PARTS | change, {"of": "one"}, "tensors"), (PARTS, {"of": "two"}, "of")):
+    CacheWriter(tmp_path, ARRAYS, {"of": "one"}).finished(0)
+    for parts, about, name in ((ARRAYS | change, {"of": "one"}, "tensors"), (ARRAYS, {"of": "two"}, "of")):
         with pytest.raises(ValueError, match=rf"partial holds another run \(different: {name}\): .*delete this one"):
             CacheWriter(tmp_path, parts, about)
-    assert CacheWriter(tmp_path, PARTS, {"of": "one"}).done(0)
+    assert CacheWriter(tmp_path, ARRAYS, {"of": "one"}).done(0)
 
 
 def test_marks_without_their_file_are_not_believed(tmp_path):
-    writer = CacheWriter(tmp_path, PARTS, {})
+    writer = CacheWriter(tmp_path, ARRAYS, {})
     writer.tensors["x"][:] = 7.0
     writer.finished(1)
     (writer.partial / "flags.npy").unlink()
-    again = CacheWriter(tmp_path, PARTS, {})
+    again = CacheWriter(tmp_path, ARRAYS, {})
     assert not again.done(1) and not again.tensors["x"].any()
 
 

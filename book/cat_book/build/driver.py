@@ -216,10 +216,10 @@ def choose_pages(edition, wanted):
     """The pages meant by `wanted` (names or unambiguous beginnings such as 05); all pages if it is empty."""
     chosen = {}
     for name in wanted or edition.run_pages:
-        found = [name] if name in edition.pages else [page for page in edition.pages if page.startswith(name)]
-        if len(found) != 1:
+        matches = [name] if name in edition.pages else [page for page in edition.pages if page.startswith(name)]
+        if len(matches) != 1:
             raise EditionError(f"--page {name}: no such page{nearest(name, edition.pages)}")
-        page = chosen[found[0]] = edition.pages[found[0]]
+        page = chosen[matches[0]] = edition.pages[matches[0]]
         if page.left_out:
             raise EditionError(f"--page {name}: edition '{edition.name}' leaves {page.name} out: {page.left_out}")
     return list(chosen.values())

@@ -131,16 +131,16 @@ def toc_files(root):
         for key, value in entry.items() if isinstance(entry, dict) else ():
             if key in ("root", "file") and isinstance(value, str):
                 yield value
-            for each in value if isinstance(value, list) else ():
-                yield from names(each)
+            for child in value if isinstance(value, list) else ():
+                yield from names(child)
 
     paths = []
     for name in names(read_yaml(book / "_toc.yml")):
         bare = name.removesuffix(".ipynb").removesuffix(".md")
-        found = [path for path in (book / f"{bare}.ipynb", book / f"{bare}.md") if path.is_file()]
-        if not found:
+        candidates = [path for path in (book / f"{bare}.ipynb", book / f"{bare}.md") if path.is_file()]
+        if not candidates:
             raise FileNotFoundError(f"_toc.yml names '{name}', but there is no book/{bare}.ipynb and no book/{bare}.md")
-        paths.append(found[0])
+        paths.append(candidates[0])
     return paths
 
 
@@ -182,8 +182,8 @@ def declared_parameters(path):
     try:
         inspected = inspect_notebook(path)
     except Exception as error:  # whatever a library says of a broken notebook
-        said = " ".join(str(error).split())[:200]
-        raise EditionError(f"{path.name}: papermill cannot read its parameters: {said}") from None
+        message = " ".join(str(error).split())[:200]
+        raise EditionError(f"{path.name}: papermill cannot read its parameters: {message}") from None
     rule = "expected `name: type = literal  # help`, no other = in the line"
     try:
         statements = ast.parse(cells[0]["source"]).body
@@ -211,8 +211,8 @@ def checked(value, default):
     if isinstance(default, float) and type(value) is int:
         return float(value)
     if isinstance(default, list | tuple) and isinstance(value, list | tuple):
-        alike = len({type(each) for each in default}) == 1
-        return [checked(each, default[0]) for each in value] if alike else value
+        alike = len({type(element) for element in default}) == 1
+        return [checked(element, default[0]) for element in value] if alike else value
     hint = ""
     if isinstance(value, str) and type(default) in (int, float):
         try:
@@ -224,8 +224,8 @@ def checked(value, default):
         except ValueError:
             pass
     wanted = "list" if isinstance(default, tuple) else type(default).__name__
-    found = f"{brief(value)} ({type(value).__name__})"
-    raise ValueError(f"is {found}, expected {wanted} like the page's {brief(default)}{hint}")
+    description = f"{brief(value)} ({type(value).__name__})"
+    raise ValueError(f"is {description}, expected {wanted} like the page's {brief(default)}{hint}")
 
 
 def parse_text(text, default):

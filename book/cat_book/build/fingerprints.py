@@ -25,7 +25,7 @@ def sha256(data):
 def shared_digests(root):
     """Path -> SHA-256 of the files that all pages may read: data/, assets of drawings, and the records of studies."""
     folders = (root / "data", root / "book" / "cat_book" / "drawing" / "assets")
-    files = [path for each in folders for path in each.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    files = [path for base in folders for path in base.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     files += (root / RUNS).glob("studies/*/study.json")  # holds the SHA-256 of the study's tables
     return {path.relative_to(root).as_posix(): sha256(path) for path in sorted(files)}
 
@@ -36,7 +36,7 @@ def data_fingerprints(root, parameters):
     Of a file it is the contents, of a folder the names, sizes and times of its files. What lies in
     papermill_runs or _build is the book's own product and left out.
     """
-    found, listed = {}, [value if isinstance(value, list) else [value] for value in parameters.values()]
+    digests, listed = {}, [value if isinstance(value, list) else [value] for value in parameters.values()]
     values = [*itertools.chain(*listed), os.environ.get("CAT_DATA_ROOT")]
     for text in (value for value in values if value and isinstance(value, str)):
         try:
@@ -45,14 +45,14 @@ def data_fingerprints(root, parameters):
             if products or root.is_relative_to(path) or not path.exists():
                 continue
             if path.is_file():
-                found[text] = sha256(path)
+                digests[text] = sha256(path)
             else:
-                files = [(each, each.stat()) for each in sorted(path.rglob("*")) if each.is_file()]
-                facts = [(each.relative_to(path).as_posix(), stat.st_size, stat.st_mtime_ns) for each, stat in files]
-                found[text] = sha256(repr(facts).encode())
+                files = [(file, file.stat()) for file in sorted(path.rglob("*")) if file.is_file()]
+                facts = [(file.relative_to(path).as_posix(), stat.st_size, stat.st_mtime_ns) for file, stat in files]
+                digests[text] = sha256(repr(facts).encode())
         except (OSError, ValueError, RuntimeError):
             continue  # a text that is no path on this system
-    return found
+    return digests
 
 
 def page_digest(root, page, shared):

@@ -61,13 +61,13 @@ def tables(root, folder, page):
 
     They are data files with the page's name, number or not, at the start of their own or a folder's name.
     """
-    output, found = root / RUNS / folder, {}
+    output, digests = root / RUNS / folder, {}
     names = (page, page.partition("_")[2] if page[:1].isdigit() else page)
     for path in sorted(output.rglob("*")):
         parts = path.relative_to(output).parts
         if path.suffix in TABLES and path.is_file() and any(part.startswith(names) for part in parts):
-            found["/".join(parts)] = sha256(path)
-    return found
+            digests["/".join(parts)] = sha256(path)
+    return digests
 
 
 def finished_entry(root, name, page, copy, begun, common, wall_seconds):

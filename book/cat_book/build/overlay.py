@@ -106,10 +106,10 @@ def build_digest(root, files):
 def complaints(log, source, limit=12):
     """The warnings and errors in Jupyter Book's log, each once, with the pages' paths as in book/."""
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in log.splitlines()]
-    found = [line for line in lines if re.search(r"\b(WARNING|ERROR|CRITICAL)\b|Error: |error:", line)]
-    found = list(dict.fromkeys(line.replace(str(source), "book") for line in found))
-    more = [f"... and {len(found) - limit} more"] if len(found) > limit else []
-    return found[:limit] + more
+    messages = [line for line in lines if re.search(r"\b(WARNING|ERROR|CRITICAL)\b|Error: |error:", line)]
+    messages = list(dict.fromkeys(line.replace(str(source), "book") for line in messages))
+    more = [f"... and {len(messages) - limit} more"] if len(messages) > limit else []
+    return messages[:limit] + more
 
 
 def build(root, folder, files, *, force=False):
@@ -122,11 +122,11 @@ def build(root, folder, files, *, force=False):
     source, html, work, log = folder / "src", folder / "html", folder / ".work", folder / "build.log"
     stamp, index = folder / "build.json", folder / "html" / "index.html"
     made_from = json.dumps({"digest": build_digest(root, files)}) + "\n"
-    found = stamp.read_text(encoding="utf-8", errors="replace") if stamp.is_file() else ""
-    if found == made_from and index.is_file() and not force:
+    record = stamp.read_text(encoding="utf-8", errors="replace") if stamp.is_file() else ""
+    if record == made_from and index.is_file() and not force:
         return index, False
-    for each in (source, work):
-        shutil.rmtree(each, ignore_errors=True)
+    for directory in (source, work):
+        shutil.rmtree(directory, ignore_errors=True)
     for name, data in files.items():
         path = source / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -153,14 +153,14 @@ def build(root, folder, files, *, force=False):
 
 def large_pages(root, html):
     """(name, bytes) of pages larger than LARGE_PAGE, not counting pictures inside the HTML."""
-    found = []
+    sizes = []
     for page in toc_files(root):
         path = html / page.relative_to(root / "book").with_suffix(".html")
         if path.is_file():
             text = re.sub(r"data:image/[^\"')\s]+", "", path.read_text(encoding="utf-8"))
             if len(text.encode()) > LARGE_PAGE:
-                found.append((path.name, len(text.encode())))
-    return found
+                sizes.append((path.name, len(text.encode())))
+    return sizes
 
 
 def remove_build(folder):

@@ -38,9 +38,9 @@ def end_processes(pids):
         if hasattr(os, "killpg"):
             with contextlib.suppress(OSError):
                 os.killpg(pid, signal.SIGKILL)
-        for each in family:
+        for member in family:
             with contextlib.suppress(psutil.Error):
-                each.kill()
+                member.kill()
 
 
 def _children():

@@ -68,8 +68,8 @@ def build(root, edition, given):
         index, built = overlay.build(root, folder, overlay.overlay(root, copies, notes), force=given.force)
     for name, size in overlay.large_pages(root, index.parent) if built else ():
         print(f"note: {name} has {size // 1024} KB of HTML besides its pictures", flush=True)
-    how = f"built in {minutes(time.monotonic() - started)}" if built else "unchanged"
-    print(f"HTML of edition '{edition.name}' {how}: {index}", flush=True)
+    status = f"built in {minutes(time.monotonic() - started)}" if built else "unchanged"
+    print(f"HTML of edition '{edition.name}' {status}: {index}", flush=True)
 
 
 def show(root, names):
@@ -97,10 +97,10 @@ def _remove(root, paths, tracked):
     """Delete files and whole folders, except what git tracks, printing each."""
     for path in sorted(paths):
         below = [*sorted(path.rglob("*"), reverse=True), path]
-        files = [each for each in below if each.is_file() and each.resolve() not in tracked]
-        size = sum(each.stat().st_size for each in files)
-        for each in files:
-            each.unlink()
+        files = [file for file in below if file.is_file() and file.resolve() not in tracked]
+        size = sum(file.stat().st_size for file in files)
+        for file in files:
+            file.unlink()
         for folder in filter(Path.is_dir, below):
             with contextlib.suppress(OSError):  # holds tracked files
                 folder.rmdir()

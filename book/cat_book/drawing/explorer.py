@@ -82,10 +82,10 @@ class Series:
         """For each wanted rate [p] the row that defers the most queries without deferring more than that."""
         points = self.operating_points()
         wanted = np.asarray(positions) + _SLACK
-        found = np.searchsorted(self.deferral_rate[points], wanted, side="right") - 1
-        if (found < 0).any():  # the first threshold already defers a group of equal confidences
+        indices = np.searchsorted(self.deferral_rate[points], wanted, side="right") - 1
+        if (indices < 0).any():  # the first threshold already defers a group of equal confidences
             raise ValueError(f"series {self.method!r} under {self.rule!r}: no row that defers nothing (tau = -inf)")
-        return points[found]
+        return points[indices]
 
 
 def threshold_explorer(

@@ -26,40 +26,40 @@ KEPT = {
 """The cells of the token ledger that each mask keeps; of random masks, as many tokens as these hold."""
 
 
-def _note(text: str, found: Sequence[Ablation], shifts: Mapping[str, SettingChange]) -> str:
-    if other := max((shifts[a.cell.name].other_large for a in found), default=0):
+def _note(text: str, pairs: Sequence[Ablation], shifts: Mapping[str, SettingChange]) -> str:
+    if other := max((shifts[a.cell.name].other_large for a in pairs), default=0):
         text += f" Beware: the L of two cells score differently on up to {100 * other:.1f} % of the items."
-    return caption(f"{text} [ ]: 95 % intervals, paired across the cells.", [a.cell.metrics() for a in found])
+    return caption(f"{text} [ ]: 95 % intervals, paired across the cells.", [a.cell.metrics() for a in pairs])
 
 
-def shifts_table(found: Sequence[Ablation], shifts: Mapping[str, SettingChange]) -> Table:
+def shifts_table(pairs: Sequence[Ablation], shifts: Mapping[str, SettingChange]) -> Table:
     """What each changed setting does to CAT-Dist − Dist; shifts: by the cell's name."""
     title, rows = "What a setting does to the effect of the mask, points of AUDC", []
-    for a in found:
+    for a in pairs:
         unit, s = a.cell.metrics().gain, shifts[a.cell.name]
         parts = [show_number(x, unit) for x in (s.before, s.after, s.change)]
         rows.append((f"{a.reference.name}: {a.label}", "no" if a.old is False else str(a.old), *parts))
     columns = ("Cell: changed setting", "reference", "CAT-Dist − Dist, reference", "CAT-Dist − Dist, changed", "change")
-    return filled(columns, rows, title, _note("The reference has the same seeds as the changed cell.", found, shifts))
+    return filled(columns, rows, title, _note("The reference has the same seeds as the changed cell.", pairs, shifts))
 
 
-def methods_table(found: Sequence[Ablation], shifts: Mapping[str, SettingChange]) -> Table:
+def methods_table(pairs: Sequence[Ablation], shifts: Mapping[str, SettingChange]) -> Table:
     """What each changed setting does to each method by itself."""
     title, rows = "What a setting does to each method by itself, points of the metric", []
-    for a in found:
+    for a in pairs:
         m, s = a.cell.metrics(), shifts[a.cell.name]
         for method, moved in s.by_method.items():
             alone = [show_number(x, Unit(m.scale, 1)) for x in s.small_alone[method]]
             rows.append((f"{a.reference.name}: {a.label}", name(method), show_number(moved, m.gain), *alone))
     columns = ("Cell: changed setting", "Method", "AUDC: changed − reference", "S alone, reference", "S alone, changed")
-    return filled(columns, rows, title, _note("", found, shifts))
+    return filled(columns, rows, title, _note("", pairs, shifts))
 
 
-def signals_table(found: Sequence[Ablation]) -> Table:
+def signals_table(pairs: Sequence[Ablation]) -> Table:
     """What each changed setting does to what S says of held-out target tokens: calibration above all."""
     title, rows = "What a setting does to the calibration of S: held-out target tokens", []
     units = {"ece": Unit(1, 3), "entropy": Unit(1, 3), "nll": Unit(1, 3), "share_right": Unit(100, 1, "\u00a0%")}
-    for a in found:
+    for a in pairs:
         for method in a.methods:
             old, new = ([cell.token_signals(method, seed) for seed in a.cell.seeds] for cell in (a.reference, a.cell))
             ends = [show_number(float(np.mean([row["ece"] for row in side])), Unit(1, 3)) for side in (old, new)]
@@ -69,7 +69,7 @@ def signals_table(found: Sequence[Ablation]) -> Table:
     columns = ("Cell: changed setting", "Method", "ECE, reference", "ECE, changed", "change of ECE",
                "of entropy (nats)", "of NLL (nats)", "of tokens right")  # fmt: skip
     note = "ECE: of the most probable token. Changes: means of the seeds' own, \u00b1 their standard deviation."
-    return filled(columns, rows, title, caption(note, [a.cell.metrics() for a in found]))
+    return filled(columns, rows, title, caption(note, [a.cell.metrics() for a in pairs]))
 
 
 def _moved(changes: np.ndarray, unit: Unit) -> str:
@@ -79,26 +79,26 @@ def _moved(changes: np.ndarray, unit: Unit) -> str:
 
 
 def shifts_figure(
-    found: Sequence[Ablation], shifts: Mapping[str, SettingChange], number: str = ""
+    pairs: Sequence[Ablation], shifts: Mapping[str, SettingChange], number: str = ""
 ) -> figures.Shown | Table:
     """CAT-Dist − Dist at the reference and at every changed setting, one panel a reference cell."""
-    panels, said = {}, []
-    for a in found:
+    panels, notes = {}, []
+    for a in pairs:
         m, s = a.cell.metrics(), shifts[a.cell.name]
         if isinstance(s.after, Undefined):
             continue
         if a.reference.name not in panels:
             panels[a.reference.name] = [forest_row("reference", s.before, m.scale, UNMASKED, s.dots[0])]
-            said.append(f"{a.reference.name}, reference: {show_number(s.before, m.gain)}")
+            notes.append(f"{a.reference.name}, reference: {show_number(s.before, m.gain)}")
         panels[a.reference.name].append(forest_row(a.label, s.after, m.scale, CAT, s.dots[1]))
-        said.append(f"{a.label}: {show_number(s.after, m.gain)}")
+        notes.append(f"{a.label}: {show_number(s.after, m.gain)}")
     text = (
         "the effect of the mask with one setting changed at a time, against the reference setting with the same seeds; "
         "95 % intervals, hollow dots: single seeds"
     )
-    text = caption(text, [a.cell.metrics() for a in found], number=number)
+    text = caption(text, [a.cell.metrics() for a in pairs], number=number)
     what, label = "CAT-Dist − Dist at every changed setting", "CAT-Dist − Dist: AUDC (points)"
-    return forest_shown(what, panels, said, label, text)
+    return forest_shown(what, panels, notes, label, text)
 
 
 # ---------------------------------------------------------------- masks
@@ -106,16 +106,16 @@ def shifts_figure(
 
 def masks_figure(cells, number: str = "") -> figures.Shown | Table:
     """AUDC of Dist with every mask less that of Dist without one, one panel a cell, with the keep-rates."""
-    panels, said, found_in = {}, [], by_label(cells)
+    panels, notes, found_in = {}, [], by_label(cells)
     for label, m in found_in.items():
         rows = []
         for method in (x for x in KEPT if x.endswith("-dist") and x in m.methods):
-            found = m.difference(method, UNMASKED)
-            if isinstance(found, Interval):
+            effect = m.difference(method, UNMASKED)
+            if isinstance(effect, Interval):
                 kept = show_number(m.tokens[method].keep_rate, Unit(100, 0, "\u00a0%"))
                 dots = np.subtract(m.audc_by_seed[method], m.audc_by_seed[UNMASKED])
-                rows.append(forest_row(f"{name(method)} ({kept})", found, m.scale, method, dots))
-                said.append(f"{label}, {name(method)}, keep-rate {kept}: {show_number(found, m.gain)}")
+                rows.append(forest_row(f"{name(method)} ({kept})", effect, m.scale, method, dots))
+                notes.append(f"{label}, {name(method)}, keep-rate {kept}: {show_number(effect, m.gain)}")
         if rows:
             panels[label] = rows
     text = (
@@ -123,13 +123,13 @@ def masks_figure(cells, number: str = "") -> figures.Shown | Table:
         "over seeds with 95 % intervals, hollow dots: single seeds"
     )
     text = caption(text, [found_in[label] for label in panels], number=number)
-    return forest_shown("Dist with every mask less Dist", panels, said, "AUDC less that of Dist (points)", text)
+    return forest_shown("Dist with every mask less Dist", panels, notes, "AUDC less that of Dist (points)", text)
 
 
 def gatekeeper_table(cells) -> Table:
     """Gatekeeper less its own first stage, Xent, and less CAT-Xent: AUDC and S alone."""
-    title, rows, found = "Gatekeeper, a second stage after Xent, points of the metric", [], by_label(cells)
-    for label, m in found.items():
+    title, rows, metrics = "Gatekeeper, a second stage after Xent, points of the metric", [], by_label(cells)
+    for label, m in metrics.items():
         if "gatekeeper" in m.methods:
             shown = [show_number(m.difference("gatekeeper", base, which), m.gain)
                      for base in ("xent", "cat-xent") for which in ("audc", "alone")]  # fmt: skip
@@ -137,7 +137,7 @@ def gatekeeper_table(cells) -> Table:
     pairs = [pair_name("gatekeeper", base) for base in ("xent", "cat-xent")]
     columns = ("Cell", *(f"{pair}, {what}" for pair in pairs for what in ("AUDC", "S alone")))
     note = "Gatekeeper has had a quarter more steps than Xent and CAT-Xent. [ ]: 95 % intervals."
-    return filled(columns, rows, title, caption(note, found.values()))
+    return filled(columns, rows, title, caption(note, metrics.values()))
 
 
 def gatekeeper_text(cells) -> str:

@@ -20,7 +20,7 @@ from cat_core.files import find_root
 
 FOLDER = Path("benchmarks/results")
 DEVICES = ("cpu", "cuda")
-PARTS = {"loss": ("rows",), "teacher": ("rows",), "runner": ("cascade", "early_exit", "batch", "memory")}
+RESULT_PARTS = {"loss": ("rows",), "teacher": ("rows",), "runner": ("cascade", "early_exit", "batch", "memory")}
 """The benchmarks, and the lists of rows in their files."""
 MIB = 2**20
 
@@ -30,36 +30,36 @@ def results(benchmark: str, root: Path | None = None) -> dict[str, dict]:
 
     Raises ValueError for a file that is not one of results.
     """
-    found = {}
+    runs = {}
     for device in DEVICES:
         path = (root or find_root()) / FOLDER / f"{benchmark}-{device}.json"
         if not path.is_file():
             continue
         try:
-            found[device] = json.loads(path.read_text(encoding="utf-8"))
-            rows = [found[device][part] for part in PARTS[benchmark]]
-            fits = all(rows) and found[device]["git"]["commit"] and found[device]["versions"]["torch"]
+            runs[device] = json.loads(path.read_text(encoding="utf-8"))
+            rows = [runs[device][part] for part in RESULT_PARTS[benchmark]]
+            fits = all(rows) and runs[device]["git"]["commit"] and runs[device]["versions"]["torch"]
         except (ValueError, KeyError, TypeError):
             fits = False
         if not fits:
             raise ValueError(f"{path} is not a file of results: run `python -m benchmarks.{benchmark}` again")
-    return found
+    return runs
 
 
-def setting(found: Mapping[str, Mapping], benchmark: str) -> str:
+def setting(runs: Mapping[str, Mapping], benchmark: str) -> str:
     """One sentence a device: machine, versions, commit, clock; and which device has no results."""
-    said = []
-    for device, its in found.items():
-        threads = f", {its['threads']} thread{'s' * (its['threads'] > 1)}" if device == "cpu" else ""
-        commit = its["git"]["commit"][:10] + "+" * bool(its["git"].get("dirty"))  # as on every page: files were changed
-        said.append(
-            f"{device.upper()}: {its['processor']} ({its['instructions']}{threads}), {its['dtype']}, torch "
-            f"{its['versions']['torch']}, commit {commit}, {its['clock']}."
+    sentences = []
+    for device, run in runs.items():
+        threads = f", {run['threads']} thread{'s' * (run['threads'] > 1)}" if device == "cpu" else ""
+        commit = run["git"]["commit"][:10] + "+" * bool(run["git"].get("dirty"))  # as on every page: files were changed
+        sentences.append(
+            f"{device.upper()}: {run['processor']} ({run['instructions']}{threads}), {run['dtype']}, torch "
+            f"{run['versions']['torch']}, commit {commit}, {run['clock']}."
         )
-    lacking = [device.upper() for device in DEVICES if device not in found]
+    lacking = [device.upper() for device in DEVICES if device not in runs]
     if lacking:
-        said.append(f"Not measured yet: {', '.join(lacking)} (python -m benchmarks.{benchmark} --device cuda).")
-    return " ".join(said)
+        sentences.append(f"Not measured yet: {', '.join(lacking)} (python -m benchmarks.{benchmark} --device cuda).")
+    return " ".join(sentences)
 
 
 def _nothing(benchmark: str, title: str) -> Table:
@@ -68,41 +68,41 @@ def _nothing(benchmark: str, title: str) -> Table:
 
 
 def _table(
-    found: Mapping[str, Mapping], benchmark: str, part: str, title: str, cells: Mapping[str, Callable], note: str = ""
+    runs: Mapping[str, Mapping], benchmark: str, part: str, title: str, cells: Mapping[str, Callable], note: str = ""
 ) -> Table:
     """Every row of a part of the results; cells: head of a column -> text of a row in it, the first after the device's
     name."""
-    if not found:
+    if not runs:
         return _nothing(benchmark, title)
     rows = []
-    for device, row in ((device, row) for device, its in found.items() for row in its[part]):
+    for device, row in ((device, row) for device, run in runs.items() for row in run[part]):
         first, *others = (text(row) for text in cells.values())
         rows.append((device.upper() + first, *others))
-    return Table(tuple(cells), rows, title, note + setting(found, benchmark))
+    return Table(tuple(cells), rows, title, note + setting(runs, benchmark))
 
 
 def _size(row: Mapping) -> str:
     return f", V = {row['vocabulary']:,}"
 
 
-def loss_rows(found: Mapping[str, Mapping]) -> list[tuple[str, int, dict[float, dict]]]:
+def loss_rows(runs: Mapping[str, Mapping]) -> list[tuple[str, int, dict[float, dict]]]:
     """(device, V, {rho: the row of the fused loss}) for every size that was measured."""
     rows = []
-    for device, its in found.items():
-        for vocabulary in dict.fromkeys(row["vocabulary"] for row in its["rows"]):
-            ours = {r["rho"]: r for r in its["rows"] if r["vocabulary"] == vocabulary and r["way"] == "fused"}
+    for device, run in runs.items():
+        for vocabulary in dict.fromkeys(row["vocabulary"] for row in run["rows"]):
+            ours = {r["rho"]: r for r in run["rows"] if r["vocabulary"] == vocabulary and r["way"] == "fused"}
             rows.append((device, vocabulary, ours))
     return rows
 
 
-def loss_table(found: Mapping[str, Mapping]) -> Table:
+def loss_table(runs: Mapping[str, Mapping]) -> Table:
     """The fused loss against the plain way: times as fast by rho, memory, and its distance from the floor."""
     title = "The fused loss against plain autograd on all logits"
-    if not found:
+    if not runs:
         return _nothing("loss", title)
-    rhos = sorted({row["rho"] for its in found.values() for row in its["rows"]}, reverse=True)
+    rhos = sorted({row["rho"] for run in runs.values() for row in run["rows"]}, reverse=True)
     rows = []
-    for device, vocabulary, ours in loss_rows(found):
+    for device, vocabulary, ours in loss_rows(runs):
         memory, floor = ([f"{100 * ours[rho][key]:.0f} %" for rho in rhos if rho in ours]
                          for key in ("memory_share", "floor_share"))  # fmt: skip
         speed = [f"{ours[rho]['speedup']:.2f}" if rho in ours else "" for rho in rhos]
@@ -112,12 +112,12 @@ def loss_table(found: Mapping[str, Mapping]) -> Table:
                f"matrix products of its time, ρ = {by_rho}")  # fmt: skip
     note = (
         "ρ: share of kept tokens. Times as fast and memory (of the plain way's): medians over repeats in one run. "
-        "Matrix products: the time of those that no exact way can do without, over ours. " + setting(found, "loss")
+        "Matrix products: the time of those that no exact way can do without, over ours. " + setting(runs, "loss")
     )
     return Table(columns, rows, title, note)
 
 
-def rivals_table(found: Mapping[str, Mapping]) -> Table:
+def rivals_table(runs: Mapping[str, Mapping]) -> Table:
     """All ways at rho = 1: time and memory against the plain way of the same gradient."""
     cells = {
         "Way": lambda row: f"{_size(row)}: {row['way']}",
@@ -125,16 +125,16 @@ def rivals_table(found: Mapping[str, Mapping]) -> Table:
         "MiB": lambda row: f"{row['memory'] / MIB:,.0f}",
         "matrix products of its time": lambda row: f"{100 * row['floor_share']:.0f} %",
     }
-    kept = {device: {**its, "rows": [row for row in its["rows"] if row["rho"] == 1]} for device, its in found.items()}
+    kept = {device: {**run, "rows": [row for row in run["rows"] if row["rho"] == 1]} for device, run in runs.items()}
     note = "Ways marked Xent learn from the labels alone and are compared with their like. "
     return _table(kept, "loss", "rows", "Other ways to the same gradient, every token kept", cells, note)
 
 
-def loss_figure(found: Mapping[str, Mapping], number: str = "") -> figures.Shown | Table:
+def loss_figure(runs: Mapping[str, Mapping], number: str = "") -> figures.Shown | Table:
     """Time of the plain way, of ours and of the bare matrix products, by rho, one panel a vocabulary."""
-    if not found:
+    if not runs:
         return _nothing("loss", "Time by keep-rate")
-    rows = loss_rows(found)
+    rows = loss_rows(runs)
     with matplotlib.rc_context(figures.LOOK):
         fig = Figure(figsize=(figures.WIDTH, 1.1 + 1.7 * len(rows)), layout="constrained")
         axes = np.atleast_1d(fig.subplots(len(rows), 1, sharex=True))
@@ -148,16 +148,16 @@ def loss_figure(found: Mapping[str, Mapping], number: str = "") -> figures.Shown
             ax.set(ylim=(0, 1.1), title=f"{device.upper()}, V = {vocabulary:,}", ylabel="time / plain")
         figures.legend(fig, axes)
         axes[-1].set(xlabel="Keep-rate ρ", xlim=(0.25, 1.05))
-    said = [
+    notes = [
         f"{device.upper()}, V = {vocabulary:,}: fused takes "
         + ", ".join(f"{1 / ours[rho]['speedup']:.0%} at rho {rho:g}" for rho in sorted(ours))
         for device, vocabulary, ours in rows
     ]
-    text = f"{number}: time of a forward and backward pass, as a share of the plain way's. {setting(found, 'loss')}"
-    return figures.show(fig, f"Time of the fused loss by keep-rate. {'; '.join(said)}.", text.removeprefix(": "))
+    text = f"{number}: time of a forward and backward pass, as a share of the plain way's. {setting(runs, 'loss')}"
+    return figures.show(fig, f"Time of the fused loss by keep-rate. {'; '.join(notes)}.", text.removeprefix(": "))
 
 
-def teacher_table(found: Mapping[str, Mapping]) -> Table:
+def teacher_table(runs: Mapping[str, Mapping]) -> Table:
     """A training step that reads a cache against one with L beside it."""
     cells = {
         "Way": lambda row: f"{_size(row)}: {row['way']}",
@@ -167,13 +167,13 @@ def teacher_table(found: Mapping[str, Mapping]) -> Table:
         "bytes a token": lambda row: _if_there(row["bytes_per_token"], ",.0f"),
         "passes to pay": lambda row: _if_there(row.get("epochs_to_pay"), ".1f"),
     }
-    first = next(iter(found.values()))["rows"][0] if found else None
+    first = next(iter(runs.values()))["rows"][0] if runs else None
     note = first and (
         f"S {first['hidden']} x {first['layers']}, L {first['teacher_hidden']} x {first['teacher_layers']}. CAT-Dist, "
         "unless CAT-Xent is named. Passes to pay: after so many passes over the training data the one pass of L that "
         "makes the cache has paid for itself. "
     )
-    return _table(found, "teacher", "rows", "A training step of S: L beside it, or its word from a cache", cells, note)
+    return _table(runs, "teacher", "rows", "A training step of S: L beside it, or its word from a cache", cells, note)
 
 
 def _if_there(number: float | None, spec: str) -> str:
@@ -185,7 +185,7 @@ def _ratio(row: Mapping) -> str:
     return f"{row['ratio']:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def runner_table(found: Mapping[str, Mapping]) -> Table:
+def runner_table(runs: Mapping[str, Mapping]) -> Table:
     """The cascade's time against that of its two models in the same round."""
     cells = {
         "Device, V, queries": lambda row: f"{_size(row)}: {row['queries']:,} {row['kind']}",
@@ -198,10 +198,10 @@ def runner_table(found: Mapping[str, Mapping]) -> Table:
         "Median over rounds, and their range. T_S, T_L: all queries by S alone, by L alone. By FLOPs: d weighted by "
         "what the deferred queries cost L, as they may be longer than the others. "
     )
-    return _table(found, "runner", "cascade", "The time of a cascade over T_S + d T_L", cells, note)
+    return _table(runs, "runner", "cascade", "The time of a cascade over T_S + d T_L", cells, note)
 
 
-def batch_table(found: Mapping[str, Mapping]) -> Table:
+def batch_table(runs: Mapping[str, Mapping]) -> Table:
     """One batch by other ways: time against the runner's, and memory."""
     cells = {
         "Device, V, model: way": lambda row: f"{_size(row)}, {'S' if row['model'] == 'small' else 'L'}: {row['way']}",
@@ -215,10 +215,10 @@ def batch_table(found: Mapping[str, Mapping]) -> Table:
         "generate: that of transformers with output_scores, then compute_transition_scores. Same: answers with "
         "the runner's tokens. Error: the most by which one of their log-probabilities is off, against float64. "
     )
-    return _table(found, "runner", "batch", title, cells, note)
+    return _table(runs, "runner", "batch", title, cells, note)
 
 
-def early_exit_table(found: Mapping[str, Mapping]) -> Table:
+def early_exit_table(runs: Mapping[str, Mapping]) -> Table:
     """What exact early exit saves of the small model's work under a fixed threshold."""
     rules = {"chow_sum": "sum", "chow_quantile_0": "minimum"}
     cells = {
@@ -229,53 +229,53 @@ def early_exit_table(found: Mapping[str, Mapping]) -> Table:
         "other decisions": lambda row: row["other_decisions"],
     }
     title = "Exact early exit: what the small model need not write"
-    return _table(found, "runner", "early_exit", title, cells)
+    return _table(runs, "runner", "early_exit", title, cells)
 
 
-def markdown(found: Mapping[str, Mapping]) -> str:
+def markdown(runs: Mapping[str, Mapping]) -> str:
     """The ratios of the fused loss, and on what they were measured, for README.md."""
-    rhos = sorted({row["rho"] for its in found.values() for row in its["rows"]}, reverse=True)
+    rhos = sorted({row["rho"] for run in runs.values() for row in run["rows"]}, reverse=True)
     heads = ["device, vocabulary", *(f"ρ = {rho:g}" for rho in rhos), "memory, ρ = 1", "distance from the floor, ρ = 1"]
     lines = ["| " + " | ".join(heads) + " |", "|---" + "|--:" * (len(heads) - 1) + "|"]
-    for device, vocabulary, ours in loss_rows(found):
+    for device, vocabulary, ours in loss_rows(runs):
         speed = [f"{ours[rho]['speedup']:.2f}x" for rho in rhos]
         last = [f"1/{1 / ours[1.0]['memory_share']:.0f}", f"{1 / ours[1.0]['floor_share']:.2f}x"]
         lines.append("| " + " | ".join([f"{device.upper()}, {vocabulary:,}", *speed, *last]) + " |")
-    return "\n".join([*lines, "", setting(found, "loss")])
+    return "\n".join([*lines, "", setting(runs, "loss")])
 
 
 def words(loss: Mapping, teacher: Mapping, runner: Mapping) -> dict[str, str]:
     """One sentence for each benchmark, for prose."""
     absent = "No results of this benchmark are there yet."
-    said = dict.fromkeys(("loss_text", "teacher_text", "runner_text"), absent)
-    if ours := [r for its in loss.values() for r in its["rows"] if r["way"] == "fused"]:
+    texts = dict.fromkeys(("loss_text", "teacher_text", "runner_text"), absent)
+    if ours := [r for run in loss.values() for r in run["rows"] if r["way"] == "fused"]:
         speed, memory = [r["speedup"] for r in ours], [r["memory_share"] for r in ours]
-        said["loss_text"] = (
+        texts["loss_text"] = (
             f"Over these sizes the fused loss is {min(speed):.2f} to {max(speed):.2f} times as fast as plain "
             f"autograd, and takes {100 * min(memory):.0f} to {100 * max(memory):.0f} % of its memory."
         )
-    if cached := [r for its in teacher.values() for r in its["rows"] if r["bytes_per_token"] is not None]:
+    if cached := [r for run in teacher.values() for r in run["rows"] if r["bytes_per_token"] is not None]:
         speed, pays = [r["speedup"] for r in cached], [r["epochs_to_pay"] for r in cached if r["epochs_to_pay"]]
-        said["teacher_text"] = (
+        texts["teacher_text"] = (
             f"With a cache, S takes {min(speed):.1f} to {max(speed):.1f} steps in the time of one with L beside it. "
             f"The pass that makes the cache has paid for itself after {min(pays):.1f} to {max(pays):.1f} passes over "
             "the data."
         )
     if runner:
-        over = [r["ratio"] for its in runner.values() for r in its["cascade"]]
-        alone = [r["ratio"] for its in runner.values() for r in its["batch"] if r["way"] == "runner, one by one"]
-        said["runner_text"] = (
+        over = [r["ratio"] for run in runner.values() for r in run["cascade"]]
+        alone = [r["ratio"] for run in runner.values() for r in run["batch"] if r["way"] == "runner, one by one"]
+        texts["runner_text"] = (
             f"The cascade takes {min(over):.2f} to {max(over):.2f} times T_S + d T_L. One query at a time, the same "
             f"runner would take {min(alone):.1f} to {max(alone):.1f} times as long as in batches."
         )
-    return said
+    return texts
 
 
-def numbers(found: Mapping[str, Mapping]) -> dict[str, list]:
+def numbers(runs: Mapping[str, Mapping]) -> dict[str, list]:
     """{device/part: rows} of a benchmark, for a page's metrics; what a row has no number for is left out."""
     return {
-        f"{device}/{part}": [{k: v for k, v in row.items() if v is not None} for row in its[part]]
-        for device, its in found.items()
-        for part in dict.fromkeys(part for parts in PARTS.values() for part in parts)
-        if part in its
+        f"{device}/{part}": [{k: v for k, v in row.items() if v is not None} for row in run[part]]
+        for device, run in runs.items()
+        for part in dict.fromkeys(part for parts in RESULT_PARTS.values() for part in parts)
+        if part in run
     }

@@ -38,23 +38,23 @@ def reference_text(row: ClaimRow, reference: Sequence[CellMetrics]) -> str:
 
     For claims on the easiest or hardest task, the cell's own one, which is named where it is another.
     """
-    found = []
+    matches = []
     for m in reference:
         for r in m.claims:
             if (r.claim, claims.without_task(r.measure)) == (row.claim, claims.without_task(row.measure)):
                 text = show_number(r.number, r.unit)
                 task = claims.task_of(r.measure) if r.measure != row.measure else None
-                found.append(f"{m.cell}{f' ({task})' if task else ''}: {text}")
+                matches.append(f"{m.cell}{f' ({task})' if task else ''}: {text}")
         for metric, other in m.other_metrics.items() if row.role == "secondary" else ():
             for pair, number in other.differences["chow_average"].items():
                 if row.measure == claims.audc_measure(METRIC_LABELS[metric], *pair.split(" - ")):
-                    found.append(f"{m.cell}: {show_number(number, other.gain)}")
-    return "; ".join(found) or "\u2013 (not recorded)"
+                    matches.append(f"{m.cell}: {show_number(number, other.gain)}")
+    return "; ".join(matches) or "\u2013 (not recorded)"
 
 
 def rules_text() -> str:
     """All rules with the claims that they decide, in one paragraph."""
-    kinds = {kind: [claim for claim, (_, its) in CLAIMS.items() if its == kind] for kind in VERDICT_RULES}
+    kinds = {kind: [claim for claim, (_, rule) in CLAIMS.items() if rule == kind] for kind in VERDICT_RULES}
     rules = " ".join(f"{', '.join(kinds[kind])}: {text}" for kind, text in VERDICT_RULES.items())
     return f"{rules} Not testable here: no primary number from two or more training seeds of S."
 
@@ -63,22 +63,22 @@ def summary(entries: Iterable[Entry]) -> Table:
     """One row a claim: what it says, where it was looked at, the verdict and its reason."""
     rows = []
     for claim, mine in by_claim(entries).items():
-        found, heard = verdict_of(mine), [e for e in mine if e.role == "primary" and e.heard]
+        verdict, heard = verdict_of(mine), [e for e in mine if e.role == "primary" and e.heard]
         pages = ", ".join(dict.fromkeys(e.page for e in heard)) or "\u2013"
-        rows.append((claim, CLAIMS[claim][0], pages, found.word, found.reason))
+        rows.append((claim, CLAIMS[claim][0], pages, verdict.word, verdict.reason))
     return Table(("Claim", "In short", "Where", "Verdict", "Reason"), rows, "What came of the claims", rules_text())
 
 
 def markdown(entries: Iterable[Entry]) -> str:
     """The verdicts, one row a claim, for README.md."""
     rows = [(claim, CLAIMS[claim][0], verdict_of(mine)) for claim, mine in by_claim(entries).items()]
-    lines = [f"| {claim} | {said} | {found.word} | {found.reason} |" for claim, said, found in rows]
+    lines = [f"| {claim} | {text} | {verdict.word} | {verdict.reason} |" for claim, text, verdict in rows]
     return "\n".join(["| claim | in short | verdict | reason |", "|---|---|---|---|", *lines])
 
 
-def adjusted(entries: Iterable[Entry], found: Verdict) -> Iterator[str]:
-    """The p-value of each entry after Holm, as text; empty where it is not heard. found: the verdict on the entries."""
-    p = iter(found.p)
+def adjusted(entries: Iterable[Entry], verdict: Verdict) -> Iterator[str]:
+    """The p-value of each entry after Holm, as text; empty where it is not heard. verdict: on the entries."""
+    p = iter(verdict.p)
     return (f"{next(p):.3f}" if e.role == "primary" and e.heard else "" for e in entries)
 
 
@@ -90,17 +90,17 @@ def claims_ledger(entries: Iterable[Entry]) -> Table:
     """
     rows, entries = [], list(entries)
     for claim, mine in by_claim(entries).items():
-        found = verdict_of(mine)
+        verdict = verdict_of(mine)
         shown = [e for role in ("primary", "control") for e in mine if e.role == role]
-        heads = [f"{claim}: {found.word}", *[claim] * len(shown)]
-        for e, head, p in zip(shown, heads, adjusted(shown, found)):
+        heads = [f"{claim}: {verdict.word}", *[claim] * len(shown)]
+        for e, head, p in zip(shown, heads, adjusted(shown, verdict)):
             mass = "" if e.mass is None else f" (share {100 * e.mass:.1f}\u00a0%)"
-            rests = f"{e.n:,}; {e.seeds}/{e.large_seeds}"
+            basis = f"{e.n:,}; {e.seeds}/{e.large_seeds}"
             number = show_number(e.number, Unit(e.scale, 2, "", True)) + caveat_mark(e.headroom) + mass
             control = "control: " * (e.role == "control")
-            rows.append((head, f"{e.edition}/{e.page}", control + e.measure, number, rests, p))
+            rows.append((head, f"{e.edition}/{e.page}", control + e.measure, number, basis, p))
         if not shown:
-            rows.append((f"{claim}: {found.word}", "\u2013", CLAIMS[claim][0], "\u2013", "\u2013", ""))
+            rows.append((f"{claim}: {verdict.word}", "\u2013", CLAIMS[claim][0], "\u2013", "\u2013", ""))
     columns = ("Claim", "Cell", "Measure", "Number", "n; seeds", "p")
     others = sum(e.role == "secondary" for e in entries)
     note = (

@@ -54,9 +54,9 @@ def suite_rows(cells: Sequence[Cell]) -> list[SuiteRow]:
     """Rows of all cells that have S by Xent, those with fewest tokens that neither gets right first."""
     cells = [cell for cell in cells if METHOD in cell.config["methods"]]
     rows = []
-    found = numbers(cells)
-    names = [m.cell for m in found]
-    for cell, label, m in zip(cells, names if len(set(names)) == len(names) else by_label(found), found):
+    metrics = numbers(cells)
+    names = [m.cell for m in metrics]
+    for cell, label, m in zip(cells, names if len(set(names)) == len(names) else by_label(metrics), metrics):
         built_in = cell.config["suite"].startswith("mini-")
         logs = [[1 - row["neither"] for row in log] for (method, _), log in cell.logs().items() if method == METHOD]
         if m.tasks:
@@ -72,8 +72,8 @@ def suite_rows(cells: Sequence[Cell]) -> list[SuiteRow]:
 
 
 def _row(label: str, built_in: bool, m: TaskMetrics, kept: tuple[float, ...] = ()) -> SuiteRow:
-    def points(found) -> float:
-        return m.scale * (found.estimate if isinstance(found, Interval) else found)
+    def points(quality) -> float:
+        return m.scale * (quality.estimate if isinstance(quality, Interval) else quality)
 
     majority = m.majority
     return SuiteRow(
@@ -100,11 +100,11 @@ def likeness_table(cells: Sequence[Cell]) -> Table:
     """Every row with its gap and keep-rate; for a built-in suite, the nearest real set and whether that is far."""
     rows, lines = suite_rows(cells), []
     for row in rows:
-        found = nearest(row, rows) if row.built_in else None
-        if isinstance(found, tuple):
-            where = f"{found[0].label}, {100 * found[1]:.0f} %" + (" (far)" if found[1] >= FAR else "")
+        match = nearest(row, rows) if row.built_in else None
+        if isinstance(match, tuple):
+            where = f"{match[0].label}, {100 * match[1]:.0f} %" + (" (far)" if match[1] >= FAR else "")
         else:
-            where = "" if found is None else show_number(found, PLAIN)
+            where = "" if match is None else show_number(match, PLAIN)
         kept = [show_number(x, PERCENT) for x in (row.kept[0], row.kept[-1])] if row.kept else ["", ""]
         points = [f"{x:.1f}" for x in (row.small, row.large)]
         gap = show_number(row.large - row.small, Unit(1, 1, "", True))
@@ -145,7 +145,7 @@ def likeness_figure(cells: Sequence[Cell], number: str = "") -> figures.Shown | 
         for ax in (bars, kept, gap):
             ax.tick_params(axis="y", length=0)
             sns.despine(ax=ax, left=True)
-    said = [
+    notes = [
         f"{row.label}{' (built in)' if row.built_in else ''}: {ledger_words(row.ledger)}"
         + (f", kept {row.kept[0]:.0%} at first and {row.kept[-1]:.0%} at last" if row.kept else "")
         + f", S {row.small:.1f}, L {row.large:.1f}"
@@ -157,7 +157,7 @@ def likeness_figure(cells: Sequence[Cell], number: str = "") -> figures.Shown | 
         "OR mask would keep, from the first (hollow) to the last (filled) part of training, with the range in between. "
         "Right: quality of S (hollow) and L (filled) alone, in points; dash: the majority class"
     )
-    return shown(fig, "One row a set", said, caption(text, numbers(cells), number=number))
+    return shown(fig, "One row a set", notes, caption(text, numbers(cells), number=number))
 
 
 def _from_to(ax, place: float, start: float, end: float, between=()) -> None:
@@ -173,25 +173,25 @@ def headline(cells: Sequence[Cell]) -> dict[str, str]:
     rows = suite_rows(cells)
     far, near = [], []
     for row in rows:
-        if row.built_in and isinstance(found := nearest(row, rows), tuple):
-            (far if found[1] >= FAR else near).append(f"{row.label} ({100 * found[1]:.0f} %, {found[0].label})")
+        if row.built_in and isinstance(match := nearest(row, rows), tuple):
+            (far if match[1] >= FAR else near).append(f"{row.label} ({100 * match[1]:.0f} %, {match[0].label})")
     if not far and not near:
         return {"likeness_text": "No real set is recorded yet, so nothing can be said of how like them the suites are."}
     limit = f"{100 * FAR:.0f} %"
-    said = [f"Within {limit} of a real set: {', '.join(near) or 'none'}.", f"Farther: {', '.join(far) or 'none'}."]
+    sentences = [f"Within {limit} of a real set: {', '.join(near) or 'none'}.", f"Farther: {', '.join(far) or 'none'}."]
     last = {row.label: row.kept[-1] for row in rows if not row.built_in and row.kept}
     if last:
         low, high = min(last, key=last.get), max(last, key=last.get)
-        said.append(
+        sentences.append(
             f"At the end of training the mask would keep {100 * last[low]:.0f} % ({low}) to {100 * last[high]:.0f} % "
             f"({high}) of the training tokens of the real sets."
         )
-    return {"likeness_text": " ".join(said)}
+    return {"likeness_text": " ".join(sentences)}
 
 
 def page_metrics(cells: Sequence[Cell]) -> list[dict]:
     """The rows as numbers."""
     rows = suite_rows(cells)
     near = [nearest(row, rows) if row.built_in else None for row in rows]
-    found = [{"nearest": n[0].label, "distance": n[1]} if isinstance(n, tuple) else {} for n in near]
-    return [vars(row) | more for row, more in zip(rows, found)]
+    matches = [{"nearest": n[0].label, "distance": n[1]} if isinstance(n, tuple) else {} for n in near]
+    return [vars(row) | more for row, more in zip(rows, matches)]

@@ -14,7 +14,7 @@ from cat_book.drawing import figures, forest
 from cat_book.drawing.markup import si_prefix
 from cat_book.drawing.tables import Table
 from cat_book.pages import pieces
-from cat_book.pages.pieces import CLAIMED, by_label, caption, filled, in_points, nothing, pair_name, rests, shown
+from cat_book.pages.pieces import CLAIMED, basis, by_label, caption, filled, in_points, nothing, pair_name, shown
 from cat_core.analysis import limits
 from cat_core.analysis.claims import caveat_mark, caveat_note, task_of
 from cat_core.analysis.comparison import CORPUS, Comparison
@@ -33,18 +33,18 @@ SAVINGS = (0.0, 0.10, 0.25, 0.50)
 def comparisons(cells: Sequence[Cell], methods: Sequence[str]) -> dict[str, Comparison]:
     """The outcome tables of cells by label, all their tasks, with those of `methods` that they hold; cells that hold
     none are left out. Intervals are read where the metrics have them, and drawn as often where they have not."""
-    found = {}
+    tables = {}
     for label, cell in zip(by_label(cells), cells):
         held = tuple(m for m in methods if m in cell.config["methods"])
         if held:
-            found[label] = cell.comparison(methods=held, **cell.kept())
-    return found
+            tables[label] = cell.comparison(methods=held, **cell.kept())
+    return tables
 
 
-def decisive(cells: Sequence[Cell], found: Mapping[str, Comparison]) -> dict[str, Comparison]:
+def decisive(cells: Sequence[Cell], tables: Mapping[str, Comparison]) -> dict[str, Comparison]:
     """The same comparisons on the tasks that decide each cell's claim, as its recorded numbers are."""
     by_name = dict(zip(by_label(cells), cells))
-    return {label: deciding(by_name[label], c) for label, c in found.items()}
+    return {label: deciding(by_name[label], c) for label, c in tables.items()}
 
 
 # ---------------------------------------------------------------- recorded claims
@@ -52,13 +52,13 @@ def decisive(cells: Sequence[Cell], found: Mapping[str, Comparison]) -> dict[str
 
 def claims_of(cells: Sequence[Cell], claims: Sequence[str]) -> Table:
     """The recorded rows of some claims, cell by cell, with the verdict of each by the rules of `claims`."""
-    found = by_label(cells)
+    metrics = by_label(cells)
     rows = []
-    for label, r in ((label, r) for label, m in found.items() for r in m.claims if r.claim in claims):
-        number = show_number(r.number, r.unit), rests(r.n, r.seeds, r.large_seeds)
+    for label, r in ((label, r) for label, m in metrics.items() for r in m.claims if r.claim in claims):
+        number = show_number(r.number, r.unit), basis(r.n, r.seeds, r.large_seeds)
         rows.append((label, r.claim, r.role, r.measure, *number, r.verdict))
     columns = ("Cell", "Claim", "Role", "Measure", "Number", "n; seeds of S over L", "Verdict")
-    title, note = f"Recorded cells: {', '.join(claims)}", caption("In points of the metric.", found.values())
+    title, note = f"Recorded cells: {', '.join(claims)}", caption("In points of the metric.", metrics.values())
     return filled(columns, rows, title, note)
 
 
@@ -91,17 +91,17 @@ def trend(points: Sequence[Mapping], pair: tuple[str, str]) -> tuple[float, floa
 
 def chosen_text(cells: Sequence[Cell]) -> str:
     """In words: which tasks were chosen as the easiest and the hardest, and how hard they are on test items."""
-    said = []
+    notes = []
     for label, m in by_label(cells).items():
         shares = {task: 100 * t.answers[3] for task, t in m.tasks.items()}
         chosen = [next((t for r in m.claims if r.claim == c and (t := task_of(r.measure))), None)
                   for c in ("C5", "C6")]  # fmt: skip
         if all(task in shares for task in chosen):
             parts = (f"{what} {task} with {shares[task]:.1f} %" for what, task in zip(("easiest", "hardest"), chosen))
-            said.append(f"{label}: {', '.join(parts)}, of {min(shares.values()):.1f} to {max(shares.values()):.1f} %")
-    if not said:
+            notes.append(f"{label}: {', '.join(parts)}, of {min(shares.values()):.1f} to {max(shares.values()):.1f} %")
+    if not notes:
         return "No recorded cell has several tasks yet."
-    return f"Answers out of reach on test items, of the tasks chosen: {'; '.join(said)}."
+    return f"Answers out of reach on test items, of the tasks chosen: {'; '.join(notes)}."
 
 
 def easy_hard_figure(cells: Sequence[Cell], number: str = "") -> figures.Shown | Table:
@@ -126,15 +126,15 @@ def easy_hard_figure(cells: Sequence[Cell], number: str = "") -> figures.Shown |
 # ---------------------------------------------------------------- when not to cascade
 
 
-def _couples(found: Mapping[str, Comparison]) -> Iterator[tuple[str, Comparison, str, limits.Couple | Undefined]]:
+def _couples(tables: Mapping[str, Comparison]) -> Iterator[tuple[str, Comparison, str, limits.Couple | Undefined]]:
     """(label, comparison, method, S of that method with L) of every cascade."""
-    return ((label, c, m, limits.couple_of(c, m)) for label, c in found.items() for m in c.methods)
+    return ((label, c, m, limits.couple_of(c, m)) for label, c in tables.items() for m in c.methods)
 
 
-def policies_table(found: Mapping[str, Comparison], rate: float) -> Table:
+def policies_table(tables: Mapping[str, Comparison], rate: float) -> Table:
     """The constant policies, the coin, the assumed mid-size model, the cascade and its oracle at one deferral rate."""
     title, rows = f"Policies at the cost of a cascade that defers {100 * rate:g} %: quality", []
-    for label, c, m, couple in _couples(found):
+    for label, c, m, couple in _couples(tables):
         if isinstance(couple, Undefined):
             rows.append((label, name(m), f"never: {couple.reason}", *["–"] * 8))
             continue
@@ -152,16 +152,16 @@ def policies_table(found: Mapping[str, Comparison], rate: float) -> Table:
     return filled(columns, rows, title, note)
 
 
-def coin_figure(cells: Sequence[Cell], found: Mapping[str, Comparison], number: str = "") -> figures.Shown | Table:
+def coin_figure(cells: Sequence[Cell], tables: Mapping[str, Comparison], number: str = "") -> figures.Shown | Table:
     """Quality of each cascade less that of the coin at the same cost, one panel a cell, up to the cost of L."""
-    panels, said = {}, []
-    for label, c, m, couple in _couples(found):
+    panels, notes = {}, []
+    for label, c, m, couple in _couples(tables):
         if isinstance(couple, Undefined):
             continue
         rates, mine = limits.coin_rates(couple), panels.setdefault(label, [])
         band, cost = limits.over_coin(c, m, rates), couple.cost_ratio + rates
         best = int(np.argmax(band.estimate))
-        said.append(f"{label}, {name(m)}: at most {c.scale * band.estimate[best]:+.2f} at "
+        notes.append(f"{label}, {name(m)}: at most {c.scale * band.estimate[best]:+.2f} at "
                     f"{100 * cost[best]:.0f} % of L's cost")  # fmt: skip
         y = c.scale * (couple.mid_size(rates) - couple.coin(rates))
         parts = (c.scale * x for x in (band.estimate, band.low, band.high))
@@ -173,15 +173,15 @@ def coin_figure(cells: Sequence[Cell], found: Mapping[str, Comparison], number: 
         panels, baseline="the coin", axis_label="Mean cost of a query (% of L's)", quality_label="points",
         quality_scale=1,
     )  # fmt: skip
-    first = next(iter(found.values()))
+    first = next(iter(tables.values()))
     text = (
         "quality of the cascade less that of a coin between S and L with the same cost, from S alone to the "
         f"cost of L alone, with pointwise {100 * first.level:g} % bands ({first.resamples:,} paired resamples of large "
         "models, seeds and items). Below 0 the cascade is not worth having. Grey: a model of the same cost, if quality "
         f"grew with the logarithm of cost (assumed for S by {name(first.methods[-1])})"
     )
-    text = caption(text, [m for label, m in by_label(cells).items() if label in found], number=number)
-    return shown(fig, "Line chart, difference to the coin against cost", said, text)
+    text = caption(text, [m for label, m in by_label(cells).items() if label in tables], number=number)
+    return shown(fig, "Line chart, difference to the coin against cost", notes, text)
 
 
 def over_coin_at(c: Comparison, method: str, rate: float) -> Interval:
@@ -216,10 +216,10 @@ def ranking_needed(c: Comparison, method: str, saving: float) -> dict:
     }  # fmt: skip
 
 
-def ranking_table(found: Mapping[str, Comparison]) -> Table:
+def ranking_table(tables: Mapping[str, Comparison]) -> Table:
     """Needed against found: AUROC and share of the oracle, for target savings at L's quality."""
     title, rows = "How well the confidence must rank to be as good as L, and how well it does", []
-    for label, c in found.items():
+    for label, c in tables.items():
         units = {"rate": PERCENT, **dict.fromkeys(("needed_auroc", "auroc", "needed_share", "share"), PLAIN),
                  "gap": c.gain}  # fmt: skip
         for saving in SAVINGS:
@@ -277,13 +277,13 @@ def payback_table(paid: Sequence[Mapping]) -> Table:
     return filled(columns, rows, title, note)
 
 
-def extra_table(cells: Sequence[Cell], found: Mapping[str, Comparison]) -> Table:
+def extra_table(cells: Sequence[Cell], tables: Mapping[str, Comparison]) -> Table:
     """CAT against its unmasked counterpart: extra training FLOPs, saving gained, queries until it has paid."""
     title, rows = "What the mask costs and saves: queries until it has paid, against the same loss unmasked", []
-    for label, cell in ((k, cell) for k, cell in zip(by_label(cells), cells) if k in found):
+    for label, cell in ((k, cell) for k, cell in zip(by_label(cells), cells) if k in tables):
         m = cell.metrics()
         for pair in CLAIMED:
-            end, trained = pair_name(*pair), [cell_cost(cell, found[label], method) for method in pair]
+            end, trained = pair_name(*pair), [cell_cost(cell, tables[label], method) for method in pair]
             row = next((r for r in m.claims if r.claim == "C8" and r.measure.endswith(end)), None)
             if row is None or any(isinstance(x, Undefined) for x in (row.number, *trained)):
                 continue
@@ -304,7 +304,7 @@ def extra_table(cells: Sequence[Cell], found: Mapping[str, Comparison]) -> Table
 
 
 def headline(
-    points: Sequence[Mapping], found: Mapping[str, Comparison], paid: Sequence[Mapping], rate: float
+    points: Sequence[Mapping], tables: Mapping[str, Comparison], paid: Sequence[Mapping], rate: float
 ) -> dict[str, str]:
     """What the prose quotes, one sentence each, of `task_points`, `decisive` tables and `paybacks`."""
     trends = []
@@ -313,7 +313,7 @@ def headline(
             rho, p, tasks = of_pair
             trends.append(f"for {pair_name(*pair)} Spearman's correlation of loss and difficulty over {tasks} tasks is "
                           f"{show_number(rho, Unit(1, 2, '', True))} (one-sided permutation p = {p:.3f})")  # fmt: skip
-    last = [(c, c.methods[-1]) for c in found.values()]
+    last = [(c, c.methods[-1]) for c in tables.values()]
     at = [over_coin_at(c, m, rate) for c, m in last if not isinstance(limits.couple_of(c, m), Undefined)]
     better, worse, _ = pieces.tally(at)
     worse += len(last) - len(at)  # dearer than L
@@ -338,32 +338,32 @@ def headline(
 
 
 def page_metrics(
-    points: Sequence[Mapping], found: Mapping[str, Comparison], paid: Sequence[Mapping], rate: float
+    points: Sequence[Mapping], tables: Mapping[str, Comparison], paid: Sequence[Mapping], rate: float
 ) -> dict:
     """Every number of the page but those of shifts, for `publish.publish`."""
-    couples = {label: {} for label in found}
-    for label, c, m, couple in _couples(found):
+    couples = {label: {} for label in tables}
+    for label, c, m, couple in _couples(tables):
         couples[label][m] = couple if isinstance(couple, Undefined) else {
             **vars(couple), "break_even_rate": couple.break_even_rate, "over_coin": over_coin_at(c, m, rate),
             "ranking": {str(s): ranking_needed(c, m, s) for s in SAVINGS},
         }  # fmt: skip
     return {
-        "cells": list(found),
+        "cells": list(tables),
         "trends": {pair_name(*pair): trend(points, pair) for pair in CLAIMED},
         "tasks": [p | {"pair": list(p["pair"])} for p in points], "couples": couples,
         "payback": [{k: v for k, v in row.items() if k != "unit"} for row in paid],
     }  # fmt: skip
 
 
-def paybacks(cells: Sequence[Cell], found: Mapping[str, Comparison]) -> list[dict]:
+def paybacks(cells: Sequence[Cell], tables: Mapping[str, Comparison]) -> list[dict]:
     """Per cell and method: "cost" (`TrainingCost`), "saving" (share of L's cost at its quality), "gap" (distance to
     that quality), "per_query" (FLOPs saved), and how many queries pay for it: "queries" with L there anyway,
     "queries_all" with L trained for this. Undefined where there is no number."""
     rows = []
-    for label, cell in ((k, cell) for k, cell in zip(by_label(cells), cells) if k in found):
+    for label, cell in ((k, cell) for k, cell in zip(by_label(cells), cells) if k in tables):
         m = cell.metrics()
-        for method in (k for k in found[label].methods if k in m.methods):
-            cost, iso = cell_cost(cell, found[label], method), m.methods[method].iso_quality
+        for method in (k for k in tables[label].methods if k in m.methods):
+            cost, iso = cell_cost(cell, tables[label], method), m.methods[method].iso_quality
             saving, gap = (iso, iso) if isinstance(iso, Undefined) else (iso.saving, iso.gap)
             why = next((x for x in (cost, saving) if isinstance(x, Undefined)), None)
             per_query = why or in_points(saving, m.large_flops)

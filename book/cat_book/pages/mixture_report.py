@@ -37,7 +37,7 @@ def learnt(c: Comparison, suite=None) -> dict[str, dict]:
     guessing: accuracy of choosing among the options blindly, mean over the test items; it needs the suite. left:
     whether the whole interval lies above the larger of the two; Undefined where neither is known.
     """
-    found = {}
+    rows = {}
     for task in c.tasks:
         part, free = c.of_task(task), Undefined("free text")
         row = {"n": part.n, "metric": str(part.frame["metric"].iloc[0]), "majority": free, "guessing": free}
@@ -51,8 +51,8 @@ def learnt(c: Comparison, suite=None) -> dict[str, dict]:
         for which in ("small", "large"):
             left = bool(row[which].low > max(known)) if known else Undefined("nothing to leave")
             row[f"{which}_left"] = left
-        found[task] = row
-    return found
+        rows[task] = row
+    return rows
 
 
 def learnt_table(c: Comparison, suite=None) -> Table:
@@ -89,14 +89,14 @@ def tasks_figure(c: Comparison, origin: Provenance, number: str, pair: tuple[str
     """Difference of AUDC of a pair: one row a task, and the pooled one."""
     if not set(pair) <= set(c.methods):
         return nothing(f"{pair_name(*pair)} task by task")
-    found = {task: c.of_task(task).difference(*pair) for task in c.tasks} | {"pooled": c.difference(*pair)}
-    rows = [forest_row(task, d, c.scale, pair[task != "pooled"]) for task, d in found.items()]
-    said = [f"{task}: {show_number(d, c.gain)}" for task, d in found.items()]
+    differences = {task: c.of_task(task).difference(*pair) for task in c.tasks} | {"pooled": c.difference(*pair)}
+    rows = [forest_row(task, d, c.scale, pair[task != "pooled"]) for task, d in differences.items()]
+    notes = [f"{task}: {show_number(d, c.gain)}" for task, d in differences.items()]
     text = (
         f"{number}: difference of AUDC between {name(pair[0])} and {name(pair[1])}, task by task and pooled, with "
         f"{_drawn(c)}"
     )
-    return forest_shown("", {"": rows}, said, f"{pair_name(*pair)}: AUDC, points", origin.caption(text, c.n, c.seeds))
+    return forest_shown("", {"": rows}, notes, f"{pair_name(*pair)}: AUDC, points", origin.caption(text, c.n, c.seeds))
 
 
 def _drawn(c: Comparison) -> str:
@@ -112,13 +112,13 @@ def equivalence_figure(rows: Sequence[ClaimRow], c: Comparison | None, origin: P
     if not known or c is None:
         return nothing("Generative tasks: differences between all pairs of methods")
     marks = [forest_row(pair, r.number, r.scale, "dist") for pair, r in known.items()]
-    said = [f"{pair}: {show_number(r.number, r.unit)}, {r.verdict}" for pair, r in known.items()]
+    notes = [f"{pair}: {show_number(r.number, r.unit)}, {r.verdict}" for pair, r in known.items()]
     text = (
         f"{number}: generative tasks, all pairs of the four methods, with {_drawn(c)}; dotted: the margin of "
         f"±{MARGIN:g} points"
     )
     label, text = "Difference of AUDC, points of exact match", origin.caption(text, c.n, c.seeds)
-    return forest_shown("", {"": marks}, said, label, text, margin=MARGIN)
+    return forest_shown("", {"": marks}, notes, label, text, margin=MARGIN)
 
 
 def equivalence_text(rows: Sequence[ClaimRow], c: Comparison | None) -> str:

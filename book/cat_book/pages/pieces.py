@@ -26,9 +26,9 @@ def numbers(cells) -> list[CellMetrics]:
 
 def by_label(cells) -> dict[str, CellMetrics]:
     """The metrics by the cells' names; with the study's where there are several studies."""
-    found = numbers(cells)
-    several = len({m.study for m in found}) > 1
-    return {f"{m.study}/{m.cell}" if several else m.cell: m for m in found}
+    metrics = numbers(cells)
+    several = len({m.study for m in metrics}) > 1
+    return {f"{m.study}/{m.cell}" if several else m.cell: m for m in metrics}
 
 
 def pair_name(a: str, b: str) -> str:
@@ -41,9 +41,9 @@ def in_points(x: Interval, scale: float) -> Interval:
     return Interval(scale * x.estimate, scale * x.low, scale * x.high)
 
 
-def tally(found: Iterable[Quantity | None]) -> tuple[int, int, int]:
+def tally(quantities: Iterable[Quantity | None]) -> tuple[int, int, int]:
     """How many intervals lie above 0, how many below, and how many intervals there are at all."""
-    known = [x for x in found if isinstance(x, Interval)]
+    known = [x for x in quantities if isinstance(x, Interval)]
     return sum(x.low > 0 for x in known), sum(x.high < 0 for x in known), len(known)
 
 
@@ -51,32 +51,32 @@ def _each(values: Iterable[str]) -> str:
     return " / ".join(dict.fromkeys(values))
 
 
-def rests(n: int, seeds: int, large: int) -> str:
+def basis(n: int, seeds: int, large: int) -> str:
     """What a number rests on, in a cell under "n; seeds of S over L"."""
     return f"{n:,}; {seeds} over {large}"
 
 
-def caption(text: str, found: Collection[CellMetrics], unit: str = "test items", number: str = "") -> str:
+def caption(text: str, metrics: Collection[CellMetrics], unit: str = "test items", number: str = "") -> str:
     """`text` with what it rests on, from the metrics; values that differ between cells in the order of the cells.
 
     number: of the figure, such as "Figure 1"."""
     text = f"{number}: {text}" if number else text.strip()[:1].upper() + text.strip()[1:]
     stop = "" if text.endswith((".", "?", "!")) else "."
-    n = _each(f"{m.n:,}" for m in found)
-    seeds = _each(f"{len(m.seeds)} seed{'s' * (len(m.seeds) > 1)} of S over {m.large_models} of L" for m in found)
-    device, commit = _each(m.device for m in found), _each(m.commit[:10] for m in found)
-    study = _each(m.study for m in found)
+    n = _each(f"{m.n:,}" for m in metrics)
+    seeds = _each(f"{len(m.seeds)} seed{'s' * (len(m.seeds) > 1)} of S over {m.large_models} of L" for m in metrics)
+    device, commit = _each(m.device for m in metrics), _each(m.commit[:10] for m in metrics)
+    study = _each(m.study for m in metrics)
     return f"{text}{stop} n = {n} {unit}; {seeds}; device: {device}; commit {commit}; study {study}."
 
 
 def note_on(
-    found: Collection[CellMetrics], more: str = "", unit: str = "test items", resamples: Iterable[int] = ()
+    metrics: Collection[CellMetrics], more: str = "", unit: str = "test items", resamples: Iterable[int] = ()
 ) -> str:
     """`caption` of a table with intervals: what [ ] means, with the resamples drawn, before what it rests on."""
-    level = _each(f"{100 * row.level:g} %" for m in found for row in m.claims[:1]) or "95 %"
-    drawn = _each(f"{k:,}" for k in resamples or (m.resamples for m in found))
-    how = f"[ ]: {level} intervals, {drawn} paired resamples of large models, seeds of S, and items."
-    return caption(f"{more} {how}", found, unit)
+    level = _each(f"{100 * row.level:g} %" for m in metrics for row in m.claims[:1]) or "95 %"
+    drawn = _each(f"{k:,}" for k in resamples or (m.resamples for m in metrics))
+    legend = f"[ ]: {level} intervals, {drawn} paired resamples of large models, seeds of S, and items."
+    return caption(f"{more} {legend}", metrics, unit)
 
 
 def ledger_words(shares: Iterable[float]) -> str:
@@ -100,12 +100,12 @@ def forest_row(label: str, x: Interval, scale: float, method: str, dots: Iterabl
 
 
 def forest_shown(
-    what: str, panels: Mapping[str, Sequence[forest.Row]], said: Iterable[str], x_label: str, text: str,
+    what: str, panels: Mapping[str, Sequence[forest.Row]], notes: Iterable[str], x_label: str, text: str,
     alt: str = "Forest plot", margin: float = 0.0,
 ) -> figures.Shown | Table:  # fmt: skip
     """A forest plot with its caption, or `nothing` of `what`, if there is no panel.
 
-    said: what its alt text says of the rows, after what it is (`alt`). margin: dotted on both sides of 0.
+    notes: what its alt text says of the rows, after what it is (`alt`). margin: dotted on both sides of 0.
     """
     if not panels:
         return nothing(what)
@@ -113,7 +113,7 @@ def forest_shown(
     for ax in fig.axes if margin else ():
         for side in (-margin, margin):
             ax.axvline(side, color="#595959", linestyle=(0, (1, 2)), linewidth=1.4, zorder=1)
-    return shown(fig, alt, said, text)
+    return shown(fig, alt, notes, text)
 
 
 def points_shown(
@@ -123,14 +123,14 @@ def points_shown(
     """Differences of pairs against a share, drawn in `panels`; points: as those of `mass_points`, share: its key."""
     names = {p["pair"][0]: pair_name(*p["pair"]) for p in points}
     fig = forest.points_figure(panels, x_label=x_label, labels=names, bound=bound)
-    said = [
+    notes = [
         f"{p['cell']} {p['task']}".strip() + f", {pair_name(*p['pair'])}: share {100 * p[share]:.1f} %, "
         f"{show_number(p['difference'], Unit(1, 2, '', True))}"
         for p in points
     ]
-    return shown(fig, "Points with intervals", said, text)
+    return shown(fig, "Points with intervals", notes, text)
 
 
-def shown(fig, what: str, said: Iterable[str], text: str) -> figures.Shown:
+def shown(fig, what: str, notes: Iterable[str], text: str) -> figures.Shown:
     """A figure with its caption; alt text: what it is, and what it says, in the numbers of tables."""
-    return figures.show(fig, f"{what}. {'; '.join(said)}.".replace("\u00a0", " "), text)
+    return figures.show(fig, f"{what}. {'; '.join(notes)}.".replace("\u00a0", " "), text)

@@ -42,9 +42,9 @@ class Provenance:
         """That of this process; `device` as `configs.resolve_device` takes it."""
         resolved = resolve_device(device)
         name = torch.cuda.get_device_name(resolved) if resolved.type == "cuda" else f"CPU ({platform.machine()})"
-        found = {"python": platform.python_version(), **versions("torch", "transformers")}
+        software = {"python": platform.python_version(), **versions("torch", "transformers")}
         return cls(
-            edition or "none (run by hand)", name, torch.get_num_threads(), _commit(git_state(Path.cwd())), found
+            edition or "none (run by hand)", name, torch.get_num_threads(), _commit(git_state(Path.cwd())), software
         )
 
     @classmethod
@@ -53,9 +53,9 @@ class Provenance:
         record = cell.record
         if record is None:
             cell.metrics()  # raises, and says what to run
-        found = {key: record["versions"][key] for key in ("python", "torch", "transformers")}
+        software = {key: record["versions"][key] for key in ("python", "torch", "transformers")}
         where = f"study {cell.study}, cell {cell.name}"
-        return cls(where, record["device"], record["threads"], _commit(record["git"]), found)
+        return cls(where, record["device"], record["threads"], _commit(record["git"]), software)
 
     def table(self) -> Table:
         """The provenance as a table."""

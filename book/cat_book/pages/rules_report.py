@@ -16,7 +16,7 @@ from cat_book.drawing import figures
 from cat_book.drawing.styles import method_style
 from cat_book.drawing.tables import Table
 from cat_book.pages import claims_report
-from cat_book.pages.pieces import NOT_RUN, by_label, caption, filled, in_points, note_on, numbers, rests, shown, tally
+from cat_book.pages.pieces import NOT_RUN, basis, by_label, caption, filled, in_points, note_on, numbers, shown, tally
 from cat_core.analysis.contrasts import CAT, UNMASKED, Effect
 from cat_core.analysis.metrics import CellMetrics
 from cat_core.analysis.quantities import NOT_THERE, PERCENT, Quantity, Undefined, Unit, show_number
@@ -38,10 +38,10 @@ def _over(m: CellMetrics, method: str) -> list[Quantity]:
 
 def _rule_cost(m: CellMetrics, rule: str = EMBED) -> str:
     """FLOPs that a rule costs beyond S's answer, as shares of L's and S's; or why they are not known."""
-    found = m.rule_flops.get(rule, NOT_THERE)
-    if isinstance(found, Undefined):
-        return show_number(found)
-    return f"{show_number(found.of_large, PERCENT)} of L's, {show_number(found.of_small, Unit(1, 1, TIMES))} S's"
+    flops = m.rule_flops.get(rule, NOT_THERE)
+    if isinstance(flops, Undefined):
+        return show_number(flops)
+    return f"{show_number(flops.of_large, PERCENT)} of L's, {show_number(flops.of_small, Unit(1, 1, TIMES))} S's"
 
 
 # ---------------------------------------------------------------- the grid
@@ -113,28 +113,28 @@ def grid_figure(cell, number: str = "") -> figures.Shown:
     """The grid as marks with intervals: a row a rule, a mark a training method."""
     (m,) = numbers(cell)
     rules = [rule_name(rule) for rule in m.rule_grid.rules]
-    found = {method: _over(m, method) for method in m.rule_grid.over_random}
+    gains = {method: _over(m, method) for method in m.rule_grid.over_random}
     series = {
         method: [in_points(x, m.scale) if isinstance(x, Interval) else None for x in values]
-        for method, values in found.items()
+        for method, values in gains.items()
     }
     marked = {(rule_name(rule), method) for method, rule in m.rule_grid.best_on_calibration.items()}
     fig = dots_figure(rules, series, x_label="AUDC less that of random deferral (points)", marked=marked)
-    said = [
+    notes = [
         f"{name(method)}: " + ", ".join(f"{rule} {show_number(x, m.gain)}" for rule, x in zip(rules, values))
-        for method, values in found.items()
+        for method, values in gains.items()
     ]
     text = (
         f"what each deferral rule adds to random deferral, by the training method of S; {m.cell}, points of the "
         "metric, 95 % intervals. Ringed: the rule that calibration items choose for the method"
     )
-    return shown(fig, "Marks with intervals", said, caption(text, [m], number=number))
+    return shown(fig, "Marks with intervals", notes, caption(text, [m], number=number))
 
 
 def choice_table(cells) -> Table:
     """What choosing the rule on calibration items gives on test items, less Chow-Average, and less the best on test."""
-    title, rows, found = "What choosing the rule on calibration items costs", [], by_label(cells)
-    for label, m in found.items():
+    title, rows, metrics = "What choosing the rule on calibration items costs", [], by_label(cells)
+    for label, m in metrics.items():
         grid = m.rule_grid
         for method, best in grid.best_on_calibration.items():
             regret = grid.regret[method]
@@ -143,13 +143,13 @@ def choice_table(cells) -> Table:
             against = show_number(regret.get("chow_average", NOT_THERE), m.gain)
             rows.append((f"{label}, {name(method)}", rule_name(best), against, lost))
     columns = ("Cell, training method", "chosen on calibration", "chosen − Chow-Average", "chosen − best on test")
-    drawn = " / ".join(dict.fromkeys(f"{m.rule_grid.resamples:,}" for m in found.values()))
+    drawn = " / ".join(dict.fromkeys(f"{m.rule_grid.resamples:,}" for m in metrics.values()))
     note = (
         "AUDC on test items, points of the metric. The last column is what the choice cost. It overstates: the best of "
         "several rules on the test items is so partly by luck, and its interval does not know that it was picked. "
         f"[ ]: 95 % intervals, {drawn} paired resamples."
     )
-    return filled(columns, rows, title, caption(note, found.values()))
+    return filled(columns, rows, title, caption(note, metrics.values()))
 
 
 # ---------------------------------------------------------------- C7
@@ -162,22 +162,22 @@ def claim_table(cells: Sequence[Cell], claim: str = "C7") -> tuple[Table, str]:
         pages = {cell.name for cell in cells if cell.folder == folder}
         entries += [e for e in read_entries(folder) if e.claim == claim and e.page in pages]
     verdict = verdict_of(entries)
-    said = f"{claim}, {verdict.word}: {verdict.reason}"
+    sentence = f"{claim}, {verdict.word}: {verdict.reason}"
     rows = [
-        (e.page, e.measure, show_number(e.number, e.unit), rests(e.n, e.seeds, e.large_seeds), p)
+        (e.page, e.measure, show_number(e.number, e.unit), basis(e.n, e.seeds, e.large_seeds), p)
         for e, p in zip(entries, claims_report.adjusted(entries, verdict))
     ]
     columns = ("Cell", "Measure", "Points of the metric", "n; seeds of S over L", "p (Holm)")
-    return filled(columns, rows, f"{claim} by the ledger's rule", f"Verdict over these cells: {said}."), said
+    return filled(columns, rows, f"{claim} by the ledger's rule", f"Verdict over these cells: {sentence}."), sentence
 
 
-def apart_table(cells: Sequence[Cell], found: Mapping[str, Mapping[str, Interval]]) -> Table:
-    """C7's differences taken apart; found: the cells' contrasts by name (`CellMetrics.contrasts`)."""
+def apart_table(cells: Sequence[Cell], contrasts: Mapping[str, Mapping[str, Interval]]) -> Table:
+    """C7's differences taken apart; contrasts: the cells' contrasts by name (`CellMetrics.contrasts`)."""
     title, rows = "C7 taken apart: the part of the training, and the part of the rule", []
     for cell in cells:
         unit = cell.metrics().gain
         for rule in BASELINE_RULES:
-            parts = [found[cell.name].get(f"{k} {rule}", NOT_RUN) for k in ("whole", "training", "rule", "same")]
+            parts = [contrasts[cell.name].get(f"{k} {rule}", NOT_RUN) for k in ("whole", "training", "rule", "same")]
             rows.append((f"{cell.name}, {rule_name(rule)}", *(show_number(x, unit) for x in parts)))
     columns = ("Cell, baseline's rule", "CAT-Dist, Chow-Average − Dist, its rule (C7)", "training, both Chow-Average",
                "rule, both Dist: Chow-Average − its", "training, both its rule")  # fmt: skip
@@ -188,13 +188,13 @@ def apart_table(cells: Sequence[Cell], found: Mapping[str, Mapping[str, Interval
     return filled(columns, rows, title, caption(note, numbers(cells)))
 
 
-def learned_table(cells: Sequence[Cell], found: Mapping[str, Mapping[str, Interval]]) -> Table:
+def learned_table(cells: Sequence[Cell], contrasts: Mapping[str, Mapping[str, Interval]]) -> Table:
     """What each learned rule gains over Chow-Average after Dist and after CAT-Dist, and the difference of the two."""
     title, rows = "Does a learned rule help, and does it help less after CAT?", []
     for cell in cells:
         unit = cell.metrics().gain
-        for rule in (r for r in LEARNED if f"change {r}" in found[cell.name]):
-            parts = [show_number(found[cell.name][f"{part} {rule}"], unit) for part in (UNMASKED, CAT, "change")]
+        for rule in (r for r in LEARNED if f"change {r}" in contrasts[cell.name]):
+            parts = [show_number(contrasts[cell.name][f"{part} {rule}"], unit) for part in (UNMASKED, CAT, "change")]
             cost = _rule_cost(cell.metrics()) if rule == EMBED else "none"
             rows.append((f"{cell.name}, {rule_name(rule)}", *parts, cost))
     if not rows:
@@ -212,11 +212,11 @@ def learned_table(cells: Sequence[Cell], found: Mapping[str, Mapping[str, Interv
 # ---------------------------------------------------------------- which is the larger effect
 
 
-def factors_table(cells: Sequence[Cell], found: Mapping[str, dict[str, Effect] | Undefined]) -> Table:
-    """How far the training method and the rule move AUDC; found: the cells' factors by name (`CellMetrics.factors`)."""
+def factors_table(cells: Sequence[Cell], effects: Mapping[str, dict[str, Effect] | Undefined]) -> Table:
+    """How far training method and rule move AUDC; effects: the cells' factors by name (`CellMetrics.factors`)."""
     title, rows = "Training method or deferral rule: which moves the area more?", []
     for cell in cells:
-        unit, factors = Unit(cell.metrics().scale, 2), found[cell.name]
+        unit, factors = Unit(cell.metrics().scale, 2), effects[cell.name]
         if isinstance(factors, Undefined):
             rows.append((f"{cell.name} {show_number(factors)}", "", "", ""))
             continue
@@ -237,9 +237,9 @@ def _level(key: str) -> str:
     return rule_name(key) if key in RULES else name(key)
 
 
-def larger_factor(found: Mapping[str, dict[str, Effect] | Undefined]) -> str:
+def larger_factor(factors: Mapping[str, dict[str, Effect] | Undefined]) -> str:
     """In how many cells the rule moves AUDC more than the training method, in one sentence."""
-    known = [f for f in found.values() if not isinstance(f, Undefined)]
+    known = [f for f in factors.values() if not isinstance(f, Undefined)]
     if not known:
         return "no recorded cell can say"
     rule = sum(f["rule"].spread > f["training"].spread for f in known)
@@ -263,11 +263,11 @@ def best_rules(cells) -> str:
     )
 
 
-def learned_help(found: Mapping[str, Mapping[str, Interval]]) -> str:
+def learned_help(contrasts: Mapping[str, Mapping[str, Interval]]) -> str:
     """How often a learned rule is better than Chow-Average, by its interval, after each of the two methods."""
-    said = []
+    sentences = []
     for method in (UNMASKED, CAT):
         keys = {f"{method} {rule}" for rule in LEARNED}
-        better, worse, all_ = tally(x for parts in found.values() for k, x in parts.items() if k in keys)
-        said.append(f"after {name(method)} better than Chow-Average in {better}, worse in {worse} of {all_} cases")
-    return "; ".join(said) if all_ else "no recorded cell holds a learned rule"
+        better, worse, all_ = tally(x for parts in contrasts.values() for k, x in parts.items() if k in keys)
+        sentences.append(f"after {name(method)} better than Chow-Average in {better}, worse in {worse} of {all_} cases")
+    return "; ".join(sentences) if all_ else "no recorded cell holds a learned rule"

@@ -22,20 +22,20 @@ SIZES = (10, 20, 40, 70, 100, 150, 200, 300)
 """Unlabelled queries from which a threshold is chosen anew."""
 
 
-def shifts(cells: Sequence[Cell], found: Mapping[str, Comparison], method: str, budget: float) -> list[Shift]:
+def shifts(cells: Sequence[Cell], comparisons: Mapping[str, Comparison], method: str, budget: float) -> list[Shift]:
     """Every shift that the cells can show: each task with a threshold of the other tasks of its cell, and each cell
     with that of another cell of the same study and suite (another S, too: the worst practice)."""
     rows, by_name = [], dict(zip(by_label(cells), cells))
-    found = {label: limits.of_method(c, method) for label, c in found.items() if method in c.methods}
-    for label, c in found.items():
+    comparisons = {label: limits.of_method(c, method) for label, c in comparisons.items() if method in c.methods}
+    for label, c in comparisons.items():
         for task in c.tasks if len(c.tasks) > 1 else ():
             source = limits.without_task(c, task)
             if (source.frame["split"] == "calibration").any() and "test" in set(c.of_task(task).frame["split"]):
                 rows.append(limits.shift(source, c.of_task(task), (f"{label}: other tasks", task), method, budget))
-    kind = {label: (by_name[label].study, by_name[label].config["suite"], c.seeds) for label, c in found.items()}
-    for label, other in permutations(found, 2):
+    kind = {label: (by_name[label].study, by_name[label].config["suite"], c.seeds) for label, c in comparisons.items()}
+    for label, other in permutations(comparisons, 2):
         if kind[label] == kind[other]:
-            rows.append(limits.shift(found[label], found[other], (label, other), method, budget))
+            rows.append(limits.shift(comparisons[label], comparisons[other], (label, other), method, budget))
     return [row for row in rows if isinstance(row, Shift)]
 
 
@@ -68,29 +68,29 @@ def shift_figure(cells: Sequence[Cell], rows: Sequence[Shift], number: str = "")
     """How far the deferral rate lands from the budget: with a threshold from elsewhere, and with one chosen anew."""
     if not rows:
         return nothing("How far the deferral rate lands from its budget")
-    panels, said = {}, []
+    panels, notes = {}, []
     for s in rows:
         title = s.source if s.source.endswith("other tasks") else f"{s.source}: its threshold elsewhere"
         off = Interval(*(v - s.budget for v in vars(s.there.deferral_rate).values()))
         anew = () if isinstance(s.again, Undefined) else (s.again.deferral_rate.estimate - s.budget,)
         panels.setdefault(title, []).append(forest_row(s.target, off, 100, s.method, anew))
         told = f"{title}, {s.target}: {100 * off.estimate:+.1f} points"
-        said.append(told + "".join(f", anew {100 * a:+.1f}" for a in anew))
+        notes.append(told + "".join(f", anew {100 * a:+.1f}" for a in anew))
     text = (
         f"deferral rate achieved on test items less the budget of {100 * rows[0].budget:g} %, S by "
         f"{name(rows[0].method)}; marks with intervals: threshold from the calibration items named above each panel; "
         "hollow dots: chosen anew, from unlabelled calibration items of the same kind as the test items"
     )
     text = caption(text, numbers(cells), number=number)
-    return forest_shown("", panels, said, "Deferral rate less its budget (points)", text)
+    return forest_shown("", panels, notes, "Deferral rate less its budget (points)", text)
 
 
 def recalibration_figure(
-    cells: Sequence[Cell], found: Mapping[str, Comparison], method: str, budget: float, number: str = ""
+    cells: Sequence[Cell], comparisons: Mapping[str, Comparison], method: str, budget: float, number: str = ""
 ) -> figures.Shown | Table:
     """Deferral rate on test items of thresholds from n unlabelled queries: found, and by the beta-binomial formula."""
-    panels, said = {}, []
-    for label, c in ((k, v) for k, v in found.items() if method in v.methods):
+    panels, notes = {}, []
+    for label, c in ((k, v) for k, v in comparisons.items() if method in v.methods):
         n = len(c.pairing(method, c.seeds[0], "calibration"))
         sizes = [k for k in SIZES if k <= n // 2]  # the pool is finite
         if not sizes:
@@ -104,8 +104,8 @@ def recalibration_figure(
             figures.Curve(method, sizes, *seen, label="found, mean and central 95 %"),
             figures.Curve("oracle", sizes, *told, label="by the formula"),
         ]
-        said.append(f"{label}: with {sizes[-1]} queries from {seen[1][-1]:+.1f} to {seen[2][-1]:+.1f} points, by the "
-                    f"formula from {told[1][-1]:+.1f} to {told[2][-1]:+.1f}")  # fmt: skip
+        notes.append(f"{label}: with {sizes[-1]} queries from {seen[1][-1]:+.1f} to {seen[2][-1]:+.1f} points, by the "
+                     f"formula from {told[1][-1]:+.1f} to {told[2][-1]:+.1f}")  # fmt: skip
     if not panels:
         return nothing("Choosing a threshold anew")
     fig = figures.difference_figure(
@@ -118,7 +118,7 @@ def recalibration_figure(
         "formula says of exchangeable queries, whatever the model and the confidence"
     )
     used = [m for label, m in by_label(cells).items() if label in panels]
-    return shown(fig, "Line chart", said, caption(text, used, number=number))
+    return shown(fig, "Line chart", notes, caption(text, used, number=number))
 
 
 def headline(rows: Sequence[Shift]) -> dict[str, str]:

@@ -16,7 +16,7 @@ import numpy as np
 from cat_book.drawing import figures, forest
 from cat_book.drawing.tables import Table
 from cat_book.pages import pieces
-from cat_book.pages.pieces import by_label, caption, filled, forest_row, note_on, nothing, numbers, pair_name, rests
+from cat_book.pages.pieces import basis, by_label, caption, filled, forest_row, note_on, nothing, numbers, pair_name
 from cat_core.analysis.comparison import METRIC_LABELS
 from cat_core.analysis.quantities import NOT_THERE, PERCENT, PLAIN, Unit, show_number
 from cat_core.files import find_root
@@ -24,7 +24,7 @@ from cat_core.methods import name
 from cat_core.ranking import Interval
 from cat_core.studies.study import FOLDER, Cell, load_study
 
-PARTS = {"whole": "difference", "small_alone": "S alone", "complement": "complement", "ranking": "ranking"}
+PART_LABELS = {"whole": "difference", "small_alone": "S alone", "complement": "complement", "ranking": "ranking"}
 
 
 class Recorded(NamedTuple):
@@ -40,7 +40,7 @@ def recorded(studies: str | Iterable[str], claim: str = "", root: Path | None = 
     A study without a file and a cell without metrics are named in `missing`. Raises ValueError for a cell whose files
     do not fit its configuration.
     """
-    root, found, lacking = root or find_root(), [], []
+    root, cells, lacking = root or find_root(), [], []
     studies = [studies] if isinstance(studies, str) else list(studies)
     for study in studies:
         if not (root / FOLDER / f"{study}.yaml").is_file():
@@ -49,11 +49,11 @@ def recorded(studies: str | Iterable[str], claim: str = "", root: Path | None = 
         for cell in load_study(study, root).cells.values():
             if claim in ("", cell.claim):
                 ready = cell.record is not None and cell.metrics_path.is_file()
-                found += [cell] * ready
+                cells += [cell] * ready
                 lacking += [f"{study}/{cell.name}"] * (not ready)
     what = f"Recorded cells of {', '.join(studies)}" + (f" for {claim}" if claim else "")
     rest = f"not recorded yet: {', '.join(lacking)}" if lacking else "none is missing"
-    return Recorded(tuple(found), f"{what}: {len(found)}; {rest}.")
+    return Recorded(tuple(cells), f"{what}: {len(cells)}; {rest}.")
 
 
 # ---------------------------------------------------------------- tables
@@ -61,10 +61,10 @@ def recorded(studies: str | Iterable[str], claim: str = "", root: Path | None = 
 
 def cells_table(cells, missing: str = "") -> Table:
     """What each cell is: S and L on their own, and how much neither of them gets right; missing: of `recorded`."""
-    title, rows, found, trained = "The recorded cells", [], by_label(cells), {}
-    if not found:
+    title, rows, metrics, trained = "The recorded cells", [], by_label(cells), {}
+    if not metrics:
         return nothing(title, missing)
-    for label, m in found.items():
+    for label, m in metrics.items():
         first, unit = next(iter(m.methods)), Unit(m.scale, 1)
         trained.setdefault(name(first), []).append(label)
         alone = [show_number(v, unit) for v in (m.methods[first].small_alone, m.large_alone)]
@@ -74,8 +74,8 @@ def cells_table(cells, missing: str = "") -> Table:
         keep = "\u2013" if kept is None else show_number(kept, PERCENT)
         rows.append((f"{label}: {METRIC_LABELS[m.metric]}, n\u00a0=\u00a0{m.n:,}", *alone, *shares, keep))
     columns = ("Cell", "S alone", "L alone", "tokens, neither", "answers, neither", "kept")
-    by = [how if len(trained) == 1 else f"{how} in {', '.join(where)}" for how, where in trained.items()]
-    note = note_on(found.values(), (
+    by = [method if len(trained) == 1 else f"{method} in {', '.join(where)}" for method, where in trained.items()]
+    note = note_on(metrics.values(), (
         f"S trained by {'; by '.join(by)}. Neither: held-out target tokens and answers that neither model gets right. "
         "Kept: keep-rate of CAT-Dist in training."
     ))  # fmt: skip
@@ -84,32 +84,32 @@ def cells_table(cells, missing: str = "") -> Table:
 
 def primary_table(cells) -> Table:
     """Cell by pair: the difference of AUDC with its interval, what it rests on, and where it was run."""
-    title, rows, found = "The primary outcome: differences of AUDC, in points of the metric", [], by_label(cells)
-    for label, m in found.items():
-        where = rests(m.n, len(m.seeds), m.large_models), f"{m.device}, {m.commit[:10]}"
+    title, rows, metrics = "The primary outcome: differences of AUDC, in points of the metric", [], by_label(cells)
+    for label, m in metrics.items():
+        where = basis(m.n, len(m.seeds), m.large_models), f"{m.device}, {m.commit[:10]}"
         for key, difference in m.differences["chow_average"].items():
             rows.append((label, pair_name(*key.split(" - ")), show_number(difference, m.gain), *where))
     columns = ("Cell", "Pair", "Difference", "n; seeds of S over L", "device, commit")
-    return filled(columns, rows, title, note_on(found.values(), "Confidence: Chow-Average."))
+    return filled(columns, rows, title, note_on(metrics.values(), "Confidence: Chow-Average."))
 
 
 def primary_text(cells, pair: tuple[str, str] = pieces.PRIMARY) -> str:
     """The pair's difference of AUDC in every cell, in one sentence for prose."""
-    said = [f"{label} {show_number(m.difference(*pair), m.gain)}" for label, m in by_label(cells).items()]
-    return f"{pair_name(*pair)} in AUDC, points: {', '.join(said) or 'nothing is recorded yet'}."
+    differences = [f"{label} {show_number(m.difference(*pair), m.gain)}" for label, m in by_label(cells).items()]
+    return f"{pair_name(*pair)} in AUDC, points: {', '.join(differences) or 'nothing is recorded yet'}."
 
 
 def ranking_text(cells) -> str:
     """In words: in how many cells and methods Chow-Average is better than random deferral, and where it is worse."""
-    every, said = [], []
+    every, notes = [], []
     for label, m in by_label(cells).items():
-        found = {method: rules["chow_average"] for method, rules in m.rule_grid.over_random.items()}
-        every += found.values()
-        if mine := [f"{name(method)} {show_number(x, m.gain)}" for method, x in found.items() if x.high < 0]:
-            said.append(f"in {label} after {', '.join(mine)}")
+        gains = {method: rules["chow_average"] for method, rules in m.rule_grid.over_random.items()}
+        every += gains.values()
+        if mine := [f"{name(method)} {show_number(x, m.gain)}" for method, x in gains.items() if x.high < 0]:
+            notes.append(f"in {label} after {', '.join(mine)}")
     if not every:
         return "No recorded cell says whether the confidence ranks better than chance."
-    better, worse = pieces.tally(every)[0], "; ".join(said)
+    better, worse = pieces.tally(every)[0], "; ".join(notes)
     return (
         f"In {better} of {len(every)} recorded cells and training methods Chow-Average is better than random deferral, "
         f"by an interval that excludes 0. It is worse {worse or 'in none'}."
@@ -118,17 +118,17 @@ def ranking_text(cells) -> str:
 
 def decomposition_table(cells) -> Table:
     """Cell by pair: the difference of AUDC and its parts (`decomposition`), in points."""
-    title, rows, found = "Where the differences of AUDC come from, in points of the metric", [], by_label(cells)
-    for label, m in found.items():
+    title, rows, metrics = "Where the differences of AUDC come from, in points of the metric", [], by_label(cells)
+    for label, m in metrics.items():
         for key, parts in m.decomposition.items():
-            shown = [show_number(getattr(parts, part), m.gain) for part in PARTS]
+            shown = [show_number(getattr(parts, part), m.gain) for part in PART_LABELS]
             rows.append((label, pair_name(*key.split(" - ")), *shown))
     note = (
         "Difference = S alone (half the difference of the small models) + complement (more to gain by deferring) + "
         "ranking (more of it gained); the parts add up by definition."
     )
-    columns = ("Cell", "Pair", *(part[0].upper() + part[1:] for part in PARTS.values()))
-    return filled(columns, rows, title, note_on(found.values(), note))
+    columns = ("Cell", "Pair", *(part[0].upper() + part[1:] for part in PART_LABELS.values()))
+    return filled(columns, rows, title, note_on(metrics.values(), note))
 
 
 def tokens_table(cell) -> Table:
@@ -176,37 +176,37 @@ def masks_table(cell) -> Table:
 def seeds_figure(cells, pair: tuple[str, str] = pieces.PRIMARY, number: str = "") -> figures.Shown | Table:
     """Forest plot: each seed's difference of AUDC as a dot, the mean with its interval as a bar, one row a cell."""
     a, b = pair
-    found = [m for m in numbers(cells) if {a, b} <= set(m.audc_by_seed) and isinstance(m.difference(a, b), Interval)]
-    rows, said, against, every = [], [], 0, 0
-    for label, m in by_label(found).items():
+    metrics = [m for m in numbers(cells) if {a, b} <= set(m.audc_by_seed) and isinstance(m.difference(a, b), Interval)]
+    rows, notes, against, every = [], [], 0, 0
+    for label, m in by_label(metrics).items():
         dots, mean = np.subtract(m.audc_by_seed[a], m.audc_by_seed[b]), m.difference(a, b)
         rows.append(forest_row(label, mean, m.scale, a, dots))
         other = int((dots * mean.estimate < 0).sum())
         against, every = against + other, every + len(dots)
         middle, *ends = (show_number(x, m.gain) for x in (mean, float(dots.min()), float(dots.max())))
-        said.append(f"{label}: mean {middle}, single seeds from {ends[0]} to {ends[1]}, {other} of {len(dots)} on the "
-                    "other side of 0 than their mean")  # fmt: skip
+        notes.append(f"{label}: mean {middle}, single seeds from {ends[0]} to {ends[1]}, {other} of {len(dots)} on the "
+                     "other side of 0 than their mean")  # fmt: skip
     text = (
         f"{pair_name(a, b)}, what one run would have shown. Hollow dots: each seed of S by itself; mark and bar: their "
         f"mean with its interval. {against} of {every} single seeds lie on the other side of 0 than their cell's mean"
     )
     panels, label = {pair_name(a, b): rows} if rows else {}, "Difference of AUDC, points of the metric"
-    text, alt = caption(text, found, number=number), f"Forest plot, {pair_name(a, b)}"
-    return pieces.forest_shown(f"{pair_name(a, b)}, seed by seed", panels, said, label, text, alt)
+    text, alt = caption(text, metrics, number=number), f"Forest plot, {pair_name(a, b)}"
+    return pieces.forest_shown(f"{pair_name(a, b)}, seed by seed", panels, notes, label, text, alt)
 
 
 def decomposition_figure(cells, pair: tuple[str, str] = pieces.PRIMARY, number: str = "") -> figures.Shown | Table:
     """The parts of one pair's difference of AUDC with their intervals, one panel a cell."""
     key = " - ".join(pair)
-    found = [m for m in numbers(cells) if key in m.decomposition]
-    panels, said = {}, []
-    for label, m in by_label(found).items():
-        values = {words: getattr(m.decomposition[key], part) for part, words in PARTS.items()}
+    metrics = [m for m in numbers(cells) if key in m.decomposition]
+    panels, notes = {}, []
+    for label, m in by_label(metrics).items():
+        values = {words: getattr(m.decomposition[key], part) for part, words in PART_LABELS.items()}
         panels[label] = [forest_row(words, x, m.scale, pair[0]) for words, x in values.items()]
-        said.append(f"{label}: " + ", ".join(f"{words} {show_number(x, m.gain)}" for words, x in values.items()))
+        notes.append(f"{label}: " + ", ".join(f"{words} {show_number(x, m.gain)}" for words, x in values.items()))
     text = f"where the difference {pair_name(*pair)} in AUDC comes from; the three parts add up to it"
     what, label = f"Where {pair_name(*pair)} comes from", f"{pair_name(*pair)}: AUDC, points of the metric"
-    return pieces.forest_shown(what, panels, said, label, caption(text, found, number=number))
+    return pieces.forest_shown(what, panels, notes, label, caption(text, metrics, number=number))
 
 
 def mass_points(cells) -> list[dict]:

@@ -51,10 +51,10 @@ def alone_table(c: Comparison) -> Table:
     return Table(columns, rows, f"Each model on its own: {measured_in(c)}, test items", note)
 
 
-def areas_table(m: SuiteMetrics, how: str = "") -> Table:
+def areas_table(m: SuiteMetrics, basis: str = "") -> Table:
     """The constant policies, random deferral, the rule and the oracle, by method, as areas under the curve.
 
-    how: the intervals were made; those of recorded cells are said to be as recorded.
+    basis: how the intervals were made; those of recorded cells are said to be as recorded.
     """
     rows, unit = [], quality_unit(m)
     for method, row in m.methods.items():
@@ -68,7 +68,7 @@ def areas_table(m: SuiteMetrics, how: str = "") -> Table:
         f"(oracle − random).{greedy}"
     )
     title, recorded = f"AUDC over the deferral rate, {measured_in(m)}, {WORDS}", isinstance(m, CellMetrics)
-    note = note_on([m], note) if recorded else f"{note} {how}"
+    note = note_on([m], note) if recorded else f"{note} {basis}"
     return Table(columns, rows, f"{title}: {m.cell}" if recorded else title, note)
 
 

@@ -20,8 +20,8 @@ FREQUENT = 0.15  # six fixed options, the most of any task here, make the most f
 
 def tasks_table(cells) -> Table:
     """Recorded cells of several tasks, task by task: majority class, S and L alone, and the claimed differences."""
-    title, rows, found = "Recorded cells, task by task", [], by_label(m for m in numbers(cells) if m.tasks)
-    for label, m in found.items():
+    title, rows, metrics = "Recorded cells, task by task", [], by_label(m for m in numbers(cells) if m.tasks)
+    for label, m in metrics.items():
         for task, t in m.tasks.items():
             unit = Unit(t.scale, 1)
             best = "–" if isinstance(t.majority, Undefined) else show_number(t.majority, unit)
@@ -32,7 +32,7 @@ def tasks_table(cells) -> Table:
     columns = ("Cell: task", "majority", "S, Xent", "L", "neither right",
                *(f"AUDC, {pair_name(*pair)}" for pair in CLAIMED))  # fmt: skip
     what = "Quality and differences in points of the task's metric."
-    return filled(columns, rows, title, note_on(found.values(), what, "test items of all tasks that decide"))
+    return filled(columns, rows, title, note_on(metrics.values(), what, "test items of all tasks that decide"))
 
 
 def majority_text(cells) -> str:
@@ -40,7 +40,7 @@ def majority_text(cells) -> str:
 
     Tasks with options of their own in every row, where no answer is frequent (`FREQUENT`), are named and left out.
     """
-    said = []
+    sentences = []
     for label, m in by_label(cells).items():
         known = {task: t for task, t in m.tasks.items() if not isinstance(t.majority, Undefined)}
         tasks = {task: t for task, t in known.items() if t.majority >= FREQUENT}
@@ -49,34 +49,34 @@ def majority_text(cells) -> str:
         if tasks:
             stuck = [task for task in tasks if task not in small | large]
             rare = [task for task in known if task not in tasks]
-            said.append(
+            sentences.append(
                 f"{label}: S is better than always giving the most frequent answer on {len(small)} of {len(tasks)} "
                 f"tasks, L on {len(large)}"
                 + (f"; neither of them on {', '.join(stuck)}" if stuck else "")
                 + (f" (left out, as no answer is frequent: {', '.join(rare)})" if rare else "")
             )
-    return "; ".join(said) + "." if said else "no recorded cell has several tasks with options."
+    return "; ".join(sentences) + "." if sentences else "no recorded cell has several tasks with options."
 
 
 def headroom_text(cells) -> str:
     """In words: by how much L alone is better than S alone in every cell, and where that is not shown."""
-    found = by_label(cells)
-    room = {label: next(iter(m.methods.values())).headroom for label, m in found.items()}
-    said = ", ".join(f"{label} {show_number(x, found[label].gain)}" for label, x in room.items())
+    metrics = by_label(cells)
+    room = {label: next(iter(m.methods.values())).headroom for label, m in metrics.items()}
+    text = ", ".join(f"{label} {show_number(x, metrics[label].gain)}" for label, x in room.items())
     none = [label for label, x in room.items() if not (isinstance(x, Interval) and x.low > 0)]
-    if not found:
+    if not metrics:
         return "L alone less S alone: nothing is recorded yet."
     shown = "In all of them L is better." if not none else (
         f"In {', '.join(none)} L is not shown to be better than S, so whoever had these two models would not build a "
         "cascade of them: what is measured there is how well two models of one quality complement each other."
     )  # fmt: skip
-    first = next(iter(next(iter(found.values())).methods))
-    return f"L alone less S alone (by {name(first)}), points: {said}. {shown}"
+    first = next(iter(next(iter(metrics.values())).methods))
+    return f"L alone less S alone (by {name(first)}), points: {text}. {shown}"
 
 
 def corpus_table(cells: Iterable[Cell]) -> Table:
     """Recorded translations by every corpus metric, with sacrebleu's signatures: S and L alone, differences of AUDC."""
-    title, rows, found, signatures = "Translations by every metric, in points", [], [], {}
+    title, rows, cell_metrics, signatures = "Translations by every metric, in points", [], [], {}
     for label, cell in zip(by_label(cells), cells):
         whole = cell.metrics()
         for m in (whole, *whole.other_metrics.values()) if whole.other_metrics else ():
@@ -87,7 +87,7 @@ def corpus_table(cells: Iterable[Cell]) -> Table:
             alone = [show_number(v, unit) for v in (m.methods[first].small_alone, m.large_alone)]
             gains = (show_number(m.difference(*pair), m.gain) for pair in CLAIMED)
             rows.append((label, metric, *alone, *gains))
-            found.append(whole)
+            cell_metrics.append(whole)
     columns = ("Cell", "Metric", "S alone", "L alone", *(f"AUDC, {pair_name(*pair)}" for pair in CLAIMED))
-    said = ". ".join(f"{metric}: {signature}" for metric, signature in signatures.items())
-    return filled(columns, rows, title, note_on(found, f"BLEU decides; chrF is secondary. {said}."))
+    text = ". ".join(f"{metric}: {signature}" for metric, signature in signatures.items())
+    return filled(columns, rows, title, note_on(cell_metrics, f"BLEU decides; chrF is secondary. {text}."))

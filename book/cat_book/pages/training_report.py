@@ -121,8 +121,8 @@ def plateau_table(logs: Mapping[tuple[str, int], list[dict]]) -> Table:
 def ledger_figure(ledgers: Mapping[str, Ledger], origin: Provenance, text: str, n: int, seeds, unit: str):
     """Stacked bars of 2x2 ledgers, one a name."""
     fig = figures.ledger_figure({k: v.shares for k, v in ledgers.items()}, axis_label=f"Share of {unit} (%)")
-    said = [f"{k}: {ledger_words(v.shares)}" for k, v in ledgers.items()]
-    return figures.show(fig, f"Stacked bars. {'; '.join(said)}.", origin.caption(text, n, seeds, unit))
+    notes = [f"{k}: {ledger_words(v.shares)}" for k, v in ledgers.items()]
+    return figures.show(fig, f"Stacked bars. {'; '.join(notes)}.", origin.caption(text, n, seeds, unit))
 
 
 def ledger_table(ledgers: Mapping[str, Ledger], caption: str, note: str = "") -> Table:
