@@ -237,13 +237,16 @@ class CascadeRunner:
 
     def _description(self, items: list[Item], which: str, early_exit: EarlyExit | None) -> dict:
         """All that the stored numbers depend on; not the rules, which are applied to what is stored."""
-        model = self.models[which]
         digest = hashlib.sha256()
         for item in items:
             digest.update(json.dumps([item.item_id, item.prompt, item.options]).encode())
+        plan = {"records": RECORDS, "items": f"{len(items)} {digest.hexdigest()}"} | self.describe(which)
+        return plan | ({} if early_exit is None else {"early exit": repr(early_exit)})
+
+    def describe(self, which: str = "small") -> dict:
+        """All that the numbers of one model depend on, besides what is asked, as plain JSON."""
+        model = self.models[which]
         return {
-            "records": RECORDS,
-            "items": f"{len(items)} {digest.hexdigest()}",
             "model": self.fingerprint.get(which) or model_fingerprint(model),
             "max_new_tokens": self.max_new_tokens,
             "batch_tokens": self.batch_tokens,
@@ -253,7 +256,7 @@ class CascadeRunner:
             "device": model.device.type,
             "attention": str(getattr(model.config, "_attn_implementation", None)),
             "versions": [torch.__version__, transformers.__version__],
-        } | ({} if early_exit is None else {"early exit": repr(early_exit)})
+        }
 
     def _compute(self, model, items: list[Item], which: str, early_exit: EarlyExit | None = None) -> list[list[list]]:
         """Raw numbers of one batch, as `inference.generate_batch` or `inference.score_batch` gives them."""

@@ -12,6 +12,7 @@ takes token ids.
 import hashlib
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
@@ -51,7 +52,7 @@ class Answer:
     entropies: list[float] = field(default_factory=list)
 
 
-class Engine:
+class Engine(ABC):
     """The protocol: `generate`, `score` and `describe` are an engine's own, `answer` is common to all.
 
     batch_items: queries of one stored batch; prediction: how an option is chosen, of `queries.PREDICTIONS`;
@@ -62,17 +63,17 @@ class Engine:
     prediction = "sum"
     config = None
 
+    @abstractmethod
     def generate(self, prompts: Sequence[str]) -> list[Answer]:
         """Greedy answers, in the order of the prompts."""
-        raise NotImplementedError
 
+    @abstractmethod
     def score(self, prompts: Sequence[str], options: Sequence[Sequence[str]]) -> list[list[Answer]]:
         """The given options of each prompt, every one with its log-probabilities, EOS included."""
-        raise NotImplementedError
 
+    @abstractmethod
     def describe(self) -> dict:
         """All that the numbers of this engine depend on, as plain JSON: a store of another engine is refused."""
-        raise NotImplementedError
 
     def answer(self, requests: Sequence, progress=None, store=None) -> list[Response]:
         """Answers to requests, in their order.

@@ -25,6 +25,10 @@ class TransformersEngine(Engine):
         """The engine of one model; options as for `CascadeRunner`."""
         return cls(CascadeRunner(model, model, tokenizer, **options))
 
+    def describe(self):
+        """See `Engine.describe`; the weights go by their sha256, or by the name that the runner was given."""
+        return {"engine": "transformers"} | self.runner.describe(self.which)
+
     def generate(self, prompts):
         """See `Engine.generate`."""
         answers = []

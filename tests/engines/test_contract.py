@@ -4,6 +4,7 @@ The oracle is a pass of the model over each whole sequence, and transformers' ge
 real server (llama.cpp on a file made here), and vLLM where it is installed.
 """
 
+import json
 import os
 import random
 from pathlib import Path
@@ -149,6 +150,17 @@ def test_another_engine_is_refused_by_the_store(engine, pair, tmp_path):
     other = TransformersEngine.of(pair[0], pair[2], max_new_tokens=NEW)
     with pytest.raises(ValueError, match=r"holds another run \(different: .*model"):
         other.answer([Request("a", "the cat")], store=tmp_path)
+
+
+def test_an_engine_says_what_its_numbers_depend_on(engine):
+    described = engine.describe()
+    assert json.loads(json.dumps(described)) == described and {"engine", "model"} <= set(described)
+
+
+def test_half_an_engine_is_none():
+    half = type("Half", (Engine,), {"generate": TransformersEngine.generate, "score": TransformersEngine.score})
+    with pytest.raises(TypeError, match="describe"):
+        half()
 
 
 def test_the_contract_stands_first_and_alone():

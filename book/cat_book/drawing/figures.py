@@ -210,7 +210,7 @@ class Shown:
         image = base64.b64encode(self.png).decode("ascii")
         width, height = self.size
         return (
-            f'<figure class="cat-figure"><style>{asset("figure.css")}</style>'
+            f'<figure class="cat-figure"><style>{asset("card.css")}{asset("figure.css")}</style>'
             f'<img class="dark-light" alt="{escape(self.alt)}" width="{width}" height="{height}" '
             f'src="data:image/png;base64,{image}">'
             f"<figcaption>{escape(self.caption)}</figcaption></figure>"

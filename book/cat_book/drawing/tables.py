@@ -56,7 +56,7 @@ class Table:
         kind = "cat-table" + " cat-wide" * wide + " cat-dense" * (len(self.columns) > DENSE)
         return (
             f'<div class="{kind}" role="region" tabindex="0" aria-label="{escape(self.caption)}">'
-            f"<style>{asset('table.css')}</style><table{role['table']}><caption>{escape(self.caption)}</caption>"
+            f"<style>{asset('card.css')}{asset('table.css')}</style><table{role['table']}><caption>{escape(self.caption)}</caption>"
             f"<thead{role['body']}><tr{role['tr']}>{heads}</tr></thead><tbody{role['body']}>{body}</tbody></table>"
             f"{note}</div>"
         )
