@@ -71,7 +71,7 @@ class Rule:
 _TOKENS, _DISTRIBUTIONS = "log-probabilities of its tokens", "distributions of its tokens"
 _OPTIONS = "scores of the options"
 _CASCADES, _OURS, _EDGE = "Gupta et al., arXiv 2404.10136", "a common choice", "Kag et al., ICLR 2023"
-_SMALL = "a network of some ten thousand FLOPs"
+_SMALL = "a small network, not counted"
 
 RULES = {
     "chow_average": Rule("Chow-Average", _TOKENS, "arXiv 2406.00060", words="average token log-probability"),

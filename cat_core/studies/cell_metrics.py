@@ -209,7 +209,7 @@ def rule_flops(cell: Cell, c: Comparison, rules: Sequence[str]) -> dict[str, Rul
     """What rules cost beyond S's answer, mean FLOPs per test query: "per_query", and as shares of S and L alone.
 
     Post-Hoc-Embed has L's first layer read every prompt (`features.first_layer_flops`). The small networks of the
-    learned rules, some ten thousand FLOPs each, are not counted.
+    learned rules are not counted (`posthoc`).
     """
     if EMBED not in rules:
         return {}
