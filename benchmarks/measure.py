@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import statistics
 import string
 import sys
@@ -118,6 +119,8 @@ def command(benchmark: str, description: str, repeats: int, arguments: list[str]
     add = parser.add_argument
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--quick", action="store_true", help="small sizes, to see that it works; written only with --out")
+    add("--dtype", choices=("float32", "bfloat16"), help="default float32 on a CPU, bfloat16 elsewhere")
+    add("--cases", default="", help="only those whose text this regular expression finds, such as tokens=1024")
     add("--repeats", type=int, help=f"default {repeats}, with --quick 2")
     add("--threads", type=int, default=1, help="of the CPU (default 1)")
     add("--note", default="", help="kept with the results, such as what else the machine was doing")
@@ -125,10 +128,12 @@ def command(benchmark: str, description: str, repeats: int, arguments: list[str]
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     given.size = "quick" if given.quick else given.device
-    given.dtype = torch.float32 if given.device == "cpu" else torch.bfloat16
+    usual = "float32" if given.device == "cpu" else "bfloat16"
+    name = f"{benchmark}-{given.device}" + (f"-{given.dtype}" if given.dtype not in (None, usual) else "")
+    given.dtype = getattr(torch, given.dtype or usual)
     given.repeats = given.repeats or (2 if given.quick else repeats)
     if given.out is None and not given.quick:
-        given.out = ROOT / "benchmarks" / "results" / f"{benchmark}-{given.device}.json"
+        given.out = ROOT / "benchmarks" / "results" / f"{name}.json"
     return given
 
 
@@ -145,7 +150,7 @@ def run(benchmark: str, description: str, repeats: int, arguments: list[str] | N
     """
     given = command(benchmark, description, repeats, arguments)
     start, about, rows = now(), manifest(given), []
-    for case in cases(given.size):
+    for case in (case for case in cases(given.size) if re.search(given.cases, str(case))):
         rows += compare(case, given.device, given.dtype, given.repeats)
         say(case)
     print(markdown(table, rows))

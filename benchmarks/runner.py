@@ -201,7 +201,7 @@ def finished_rows_kept() -> Iterator[None]:
 
 def batch_ways(runner: CascadeRunner, which: str, requests: list[Request], device: str) -> dict[str, Callable]:
     """Ways to the tokens and log-probabilities of one batch; the runner's own first, whose text and rules come free."""
-    model, (eos, pad), steps = runner.models[which], (runner.eos, runner.pad), runner.max_new_tokens
+    model, (eos, pad), steps = runner.models[which], (runner.text.eos, runner.pad), runner.max_new_tokens
     single = copy.copy(runner)
     single.batch_tokens = 1
     prompts = [item.prompt for item in runner.items(requests)]
@@ -263,7 +263,8 @@ def memory_rows(inputs: Inputs, vocabulary: int) -> list[dict]:
 
     def own(count):
         with inference.answering(model):
-            return inference.generate_batch(model, prompts, eos=never, pad=pad, vocab=vocabulary, max_new_tokens=count)
+            given = {"stop_ids": {never}, "pad": pad, "vocab": vocabulary, "max_new_tokens": count}
+            return inference.generate_batch(model, prompts, **given)
 
     ways, rows = {"runner": own, "generate": partial(generate, model, padded, never, pad)}, []
     for count in (steps // 4, steps // 2, steps):

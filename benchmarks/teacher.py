@@ -71,7 +71,8 @@ class Sequences(TrainingSet):
             return int(torch.randint(low, high + 1, (), generator=g))
 
         prompts = [draw(length(*PROMPT)) for _ in range(case.examples)]
-        how = {"eos": -1, "pad": 0, "vocab": case.vocabulary, "max_new_tokens": TARGET[1]}  # no token ends an answer
+        how = {"pad": 0, "vocab": case.vocabulary, "max_new_tokens": TARGET[1]}
+        how["stop_ids"] = {-1}  # no token ends an answer
         with answering(large):
             answers = generate_batch(large, prompts, **how)
         self.pad, self.encoder, self.pairs = 0, False, []

@@ -10,6 +10,7 @@ Four doors:
 The modules beside this file are the core: they need torch, transformers and numpy alone, and change for a reason. What
 is built on them lies in rooms, each of which imports only those before it:
 
+    shapes     below the core: what a model's configuration says of its cost
     tasks      examples and suites: built in, of the registry, or a reader's own
     analysis   the outcome table, and every number that is read off it
     rules      deferral rules that are learned

@@ -5,6 +5,10 @@ the prompt in its encoder; its decoder reads the start token and the target with
 predicts token t of the target. Either way `target_outputs` gives one row for each target token, aligned with the labels
 of `training_set.collate`, and all training, teaching and measuring goes through it; `read_prompts` and `go_on` do the
 same for generation and for the scoring of options.
+
+Prompts come padded on the left. A causal model is told the positions; an encoder, which may count its positions by
+column (BART, Marian), gets them padded on the right. Families that no test has looked at are tried before they answer
+(`shapes.trial`).
 """
 
 from __future__ import annotations
@@ -16,8 +20,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, EncoderDecoderCache
+from transformers import EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
+
+from cat_core.shapes.caches import BANNED, Kept, copied, right_padded
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids")
 
@@ -53,8 +59,17 @@ def check_prompts(model, examples) -> None:
 
 
 def start_token(model) -> int:
-    """The id that an encoder-decoder model's decoder starts from. Raises ValueError where none is configured."""
-    for config in (model.config, getattr(model, "generation_config", None)):
+    """The id that an encoder-decoder model's decoder starts from.
+
+    Raises ValueError where none is configured, and where `generate()` would force another token behind it.
+    """
+    generation = getattr(model, "generation_config", None)
+    if (forced := getattr(generation, "forced_bos_token_id", None)) is not None:
+        raise ValueError(
+            f"{type(model).__name__} has forced_bos_token_id {forced} in its generation_config.json, and here no first "
+            "token is forced: set it to null, and the model chooses it by itself"
+        )
+    for config in (model.config, generation):
         if (token_id := getattr(config, "decoder_start_token_id", None)) is not None:
             return token_id
     raise ValueError(
@@ -104,10 +119,11 @@ def target_outputs(model, inputs: dict, start: int, *, states: bool = False, log
 def _decoder_outputs(model, bare, inputs: dict, start: int, states: bool, logits: bool) -> TargetOutputs:
     ids = inputs["input_ids"]
     first = ids.new_full((len(ids), 1), start_token(bare))
+    prompts, mask = right_padded(ids[:, :start], inputs["attention_mask"][:, :start])
     with _head_inputs(bare.get_output_embeddings(), run=logits) as seen:
         outputs = model(
-            input_ids=ids[:, :start],
-            attention_mask=inputs["attention_mask"][:, :start],
+            input_ids=prompts,
+            attention_mask=mask,
             decoder_input_ids=torch.cat([first, ids[:, start:-1]], dim=1),
             use_cache=False,
         )
@@ -142,33 +158,52 @@ def _head_inputs(head: torch.nn.Module, run: bool):
 class Encoded:
     """Prompts that an encoder has read, in the place of a causal model's cache.
 
-    states: [B, P, H] of the encoder; cache: keys and values of the decoder's own tokens, and those of `states`, which
-    are computed once.
+    states: [B, P, H] of the encoder, mask: [B, P] of its tokens; cache: keys and values of the decoder's own tokens,
+    and those of `states`, which are computed once.
     """
 
     states: Tensor
+    mask: Tensor
     cache: EncoderDecoderCache
 
     def batch_select_indices(self, rows: Tensor) -> None:
         """Keep these rows alone."""
-        self.states = self.states[rows]
+        self.states, self.mask = self.states[rows], self.mask[rows]
         self.cache.batch_select_indices(rows)
 
 
-Memory = DynamicCache | Encoded
+Memory = Kept | Encoded
 """What a model keeps of the prompts it has read."""
+
+
+def _without_banned(model, logits: Tensor) -> Tensor:
+    """Logits [..., V] in which tokens that a model must never write are as good as impossible.
+
+    Marian's generation_config.json bans its padding token, which it starts from. Raises ValueError for bans of more
+    than one token in a row.
+    """
+    generation = getattr(model, "generation_config", None)
+    words = getattr(generation, "bad_words_ids", None) or []
+    if any(len(word) > 1 for word in words):
+        raise ValueError(
+            f"{type(model).__name__} has bad_words_ids of several tokens in its generation_config.json, and here only "
+            "single tokens can be banned: leave those alone"
+        )
+    banned = [word[0] for word in words] + list(getattr(generation, "suppress_tokens", None) or [])
+    return logits.index_fill(-1, torch.tensor(banned, device=logits.device), BANNED) if banned else logits
 
 
 def read_prompts(model, ids: Tensor, mask: Tensor, positions: Tensor) -> tuple[Memory, Tensor]:
     """The memory of left-padded prompts (ids, mask, positions int64 [B, P]), and the logits [B, V] that follow them."""
     if not has_encoder(model):
-        cache = DynamicCache(config=model.config)
+        cache = Kept(config=model.config)
         return cache, go_on(model, cache, ids, mask, positions, keep=1)[:, -1]
     # without a configuration, which would give it as many layers as the encoder has
-    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-    first = ids.new_full((len(ids), 1), start_token(model))
+    cache = EncoderDecoderCache(Kept(), Kept())
+    first, (ids, mask) = ids.new_full((len(ids), 1), start_token(model)), right_padded(ids, mask)
     output = model(input_ids=ids, attention_mask=mask, decoder_input_ids=first, past_key_values=cache, use_cache=True)
-    return Encoded(output.encoder_last_hidden_state, cache), output.logits[:, -1]
+    memory = Encoded(output.encoder_last_hidden_state, mask, cache)
+    return memory, _without_banned(model, output.logits[:, -1])
 
 
 def go_on(model, memory: Memory, ids: Tensor, mask: Tensor, positions: Tensor, keep: int = 0) -> Tensor:
@@ -178,30 +213,32 @@ def go_on(model, memory: Memory, ids: Tensor, mask: Tensor, positions: Tensor, k
     new tokens, for a causal model; keep: rows of logits wanted, 0 for all (an encoder-decoder model gives all).
     """
     if isinstance(memory, Encoded):
-        return model(
+        logits = model(
             encoder_outputs=BaseModelOutput(last_hidden_state=memory.states),
-            attention_mask=mask[:, : memory.states.shape[1]],
+            attention_mask=memory.mask,
             decoder_input_ids=ids,
             past_key_values=memory.cache,
             use_cache=True,
         ).logits
-    return model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=memory,
-        use_cache=True,
-        logits_to_keep=keep,
-    ).logits
+    else:
+        logits = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=memory,
+            use_cache=True,
+            logits_to_keep=keep,
+        ).logits
+    return _without_banned(model, logits)
 
 
 def selected(memory: Memory, rows: Tensor) -> Memory:
     """A new memory of the given rows, repeats allowed; `memory` itself stays as it is."""
     if isinstance(memory, Encoded):
         both = memory.cache.self_attention_cache, memory.cache.cross_attention_cache
-        return Encoded(memory.states[rows], EncoderDecoderCache(*(selected(cache, rows) for cache in both)))
+        cache = EncoderDecoderCache(*(selected(cache, rows) for cache in both))
+        return Encoded(memory.states[rows], memory.mask[rows], cache)
     chosen = copy.copy(memory)
-    # shallow copies are enough: a layer replaces its tensors and never writes into them
-    chosen.layers = [copy.copy(layer) for layer in memory.layers]
+    chosen.layers = [copied(layer) for layer in memory.layers]
     chosen.batch_select_indices(rows)
     return chosen

@@ -9,7 +9,8 @@ log-probabilities into answers with their confidences and costs.
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,10 +19,10 @@ import torch
 import transformers
 from torch import Tensor
 
-from cat_core.architectures import check_one_kind, has_encoder
+from cat_core.architectures import check_one_kind, go_on, has_encoder, read_prompts, selected, start_token
 from cat_core.confidence import answer_confidence, option_confidence
 from cat_core.files import Store
-from cat_core.flops import option_flops, request_flops, shape_of
+from cat_core.flops import Costs
 from cat_core.inference import EXACT_RULES, EarlyExit, answering, generate_batch, model_fingerprint, score_batch
 from cat_core.queries import (
     CascadeResult,
@@ -30,13 +31,16 @@ from cat_core.queries import (
     best_option,
     check_requests,
     check_settings,
-    encode_prompts,
-    encode_targets,
     plan_batches,
     run_batches,
 )
 from cat_core.queries import Request as Request
 from cat_core.router import route
+from cat_core.shapes.trial import check_padding
+from cat_core.text import TextFormat
+
+LOWEST = -float(np.finfo(np.float32).max)
+"""The confidence of an answer that is to be deferred at every threshold but -inf, which defers nothing."""
 
 RECORDS = "2: log-probability, margin and entropy of each token"
 """What the stored batches hold. Folders of another version are refused, so change it with the records."""
@@ -47,17 +51,18 @@ class CascadeRunner:
 
     small, large: language models of transformers, both causal or both encoder-decoder;
     tokenizer: the common one (EOS needed, BOS not);
+    text: how it is used (default: plain prompts, no stop strings);
     batch_tokens: rows x (prompt + answer) tokens of one batch; an item with options takes a row an option;
     device: where both models are moved (default: they stay where they are);
     max_new_tokens: longest generated answer, EOS included;
     prediction: "sum" takes the option with the best summed log-probability, "average" the best mean a token;
-    truncate_prompts: cut prompts beyond the context on the left, keeping BOS, instead of refusing them;
-    encode: own function text -> prompt ids, instead of `queries.encode_prompt`;
-    fingerprint: {"small": ..., "large": ...}, names of the weights for `store` (default: their sha256).
+    truncate_prompts: cut plain prompts beyond the context on the left, keeping BOS, instead of refusing them;
+    fingerprint: {"small": ..., "large": ...}, names of the weights for `store` (default: their sha256);
+    costs: "formula", and None with a warning where a model has none, or "measured" there (`flops.Costs`).
 
-    Logits beyond the smaller of the two vocabularies (padding of the output matrix) are cut off. Raises
-    ValueError where a vocabulary is smaller than the tokenizer's, the models are of two kinds, or a type has no
-    exact FLOPs formula.
+    Logits beyond the smaller of the two vocabularies (padding of the output matrix) are cut off. Raises ValueError
+    where a vocabulary is smaller than the tokenizer's, the models are of two kinds, or one of a type without a formula
+    answers otherwise in a batch than alone (`shapes.trial`).
     """
 
     def __init__(
@@ -71,18 +76,17 @@ class CascadeRunner:
         max_new_tokens: int = 64,
         prediction: str = "sum",
         truncate_prompts: bool = False,
-        encode: Callable[[str], list[int]] | None = None,
+        text: TextFormat | None = None,
         fingerprint: Mapping[str, str] | None = None,
+        costs: str = "formula",
     ):
         check_settings(max_new_tokens, prediction, batch_tokens)
-        if tokenizer.eos_token_id is None:
-            raise ValueError("the tokenizer has no eos_token: set one, as every answer ends with it")
         self.models = {"small": small, "large": large}
         self.vocab = min(model.get_output_embeddings().weight.shape[0] for model in self.models.values())
         check_one_kind(small, large)
         self.encoder = has_encoder(small)
+        self.costs = {which: Costs(model, costs) for which, model in self.models.items()}
         for which, model in self.models.items():
-            shape_of(model.config)
             columns = model.get_output_embeddings().weight.shape[0]
             if columns < len(tokenizer):
                 raise ValueError(
@@ -91,14 +95,24 @@ class CascadeRunner:
                 )
             if device is not None:
                 model.to(device)
+            start = start_token(model) if self.encoder else None
+            if self.costs[which].measured or self.costs[which].unknown:
+                check_padding(model, read_prompts, go_on, selected, start)
+        if unknown := {which: cost.unknown for which, cost in self.costs.items() if cost.unknown}:
+            who, why = " and the ".join(unknown), next(iter(unknown.values()))
+            warnings.warn(f"FLOPs of the {who} model are unknown: {why}", stacklevel=2)
         contexts = [getattr(model.config, "max_position_embeddings", None) for model in self.models.values()]
         self.context = min((context for context in contexts if context), default=None)
         self.tokenizer = tokenizer
         self.batch_tokens, self.max_new_tokens = batch_tokens, max_new_tokens
         self.prediction, self.truncate_prompts = prediction, truncate_prompts
-        self.encode, self.fingerprint = encode, dict(fingerprint or {})
-        self.eos = tokenizer.eos_token_id
-        self.pad = self.eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        self.fingerprint = dict(fingerprint or {})
+        self.text = TextFormat(tokenizer, encoder=self.encoder) if text is None else text
+        if self.text.encoder != self.encoder:
+            raise ValueError(f"these models need a TextFormat with encoder={self.encoder}")
+        self.text.check_cut(truncate_prompts)
+        self.stop_ids = {which: self.text.stop_ids(model) for which, model in self.models.items()}
+        self.pad = self.text.eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
     def answer(
         self,
@@ -120,7 +134,7 @@ class CascadeRunner:
             raise ValueError(f"unknown model {which!r}: choose 'small' or 'large'")
         items, model = self.items(requests), self.models[which]
         kept = None if store is None else Store(store, self._description(items, which, early_exit))
-        read = partial(self._responses, model)
+        read = partial(self._responses, which)
 
         def compute(members):
             return self._compute(model, members, which, early_exit)
@@ -136,6 +150,7 @@ class CascadeRunner:
         progress=None,
         store=None,
         early_exit: bool = False,
+        defer_empty: bool = False,
     ) -> CascadeResult:
         """The whole cascade: S on all requests, then L on those with confidence <= tau (see `router.route`).
 
@@ -145,6 +160,7 @@ class CascadeRunner:
         "chow_quantile_0"). Decisions and final answers stay the same, as far as a batch of other rows rounds alike (see
         `inference`), and `flops` holds what was spent. Queries with options are scored whole. In the store S then has a
         folder for each rule and tau.
+        defer_empty: as in `confidence_of`.
         """
         requests = list(requests)
         exits = EarlyExit(rule, tau) if early_exit else None
@@ -152,12 +168,7 @@ class CascadeRunner:
         name = "small" if exits is None else f"small-{hashlib.sha256(repr(exits).encode()).hexdigest()[:16]}"
         folder = None if store is None else Path(store) / name
         small = self.answer(requests, "small", progress, folder, exits)
-        for response in small:
-            if rule not in response.confidences:
-                raise ValueError(
-                    f"item {response.item_id!r} has no confidence {rule!r}: it has {', '.join(response.confidences)}"
-                )
-        confidence = np.array([response.confidences[rule] for response in small], dtype=np.float64)
+        confidence = confidence_of(small, rule, defer_empty)
         deferred = np.asarray(route(confidence, tau), dtype=bool)
         large: list[Response | None] = [None] * len(requests)
         chosen = np.flatnonzero(deferred).tolist()
@@ -181,15 +192,12 @@ class CascadeRunner:
     def items(self, requests: Sequence) -> list[Item]:
         """Requests as token ids, as the models read them, after every check that needs no model."""
         requests = check_requests(requests)
-        prompts = (
-            [list(self.encode(request.prompt)) for request in requests]
-            if self.encode
-            else encode_prompts(self.tokenizer, [request.prompt for request in requests], self.encoder)
-        )
-        texts = list(dict.fromkeys(option for request in requests for option in request.options))
-        options = dict(zip(texts, encode_targets(self.tokenizer, texts)))
+        tasks = [getattr(request, "task", "") for request in requests]
+        prompts = self.text.prompts([request.prompt for request in requests], tasks)
+        pairs = [(request.prompt, option) for request in requests for option in request.options]
+        options = iter(self.text.targets(*zip(*pairs)) if pairs else ())
         return [
-            self._item(request, prompt, [options[text] for text in request.options])
+            self._item(request, prompt, [next(options) for _ in request.options])
             for request, prompt in zip(requests, prompts)
         ]
 
@@ -207,7 +215,7 @@ class CascadeRunner:
         shortened = self.context is not None and len(prompt) + answer > self.context
         if shortened:
             room = self.context - answer
-            head = prompt[:1] if prompt[0] == self.tokenizer.bos_token_id else []
+            head = self.text.head
             if room <= len(head):
                 raise ValueError(
                     f"item {name!r}: an answer of up to {answer} tokens leaves no room for a prompt in a "
@@ -251,7 +259,7 @@ class CascadeRunner:
             "max_new_tokens": self.max_new_tokens,
             "batch_tokens": self.batch_tokens,
             "vocabulary": self.vocab,
-            "special tokens": [self.eos, self.pad],
+            "text": self.text.describe() | {"pad": self.pad, "stop ids": sorted(self.stop_ids[which])},
             "dtype": str(model.dtype),
             "device": model.device.type,
             "attention": str(getattr(model.config, "_attn_implementation", None)),
@@ -267,7 +275,8 @@ class CascadeRunner:
             records = score_batch(model, prompts, options, batch_tokens=self.batch_tokens, **common)
             totals = [sum(sum(logprobs) for logprobs, *_ in rows) for rows in records]
         else:
-            common |= {"eos": self.eos, "max_new_tokens": self.max_new_tokens, "early_exit": early_exit}
+            common |= {"stop_ids": self.stop_ids[which], "stopped": self.text.stopped if self.text.stop else None}
+            common |= {"max_new_tokens": self.max_new_tokens, "early_exit": early_exit}
             made = generate_batch(model, prompts, **common)
             records = [list(record) for record in made]
             totals = [sum(logprobs) for _, logprobs, *_ in records]
@@ -279,25 +288,25 @@ class CascadeRunner:
                 )
         return records
 
-    def _responses(self, model, items: list[Item], records: list[list[list]]) -> list[Response]:
+    def _responses(self, which: str, items: list[Item], records: list[list[list]]) -> list[Response]:
         """Answers, confidences and costs from the raw numbers of one batch."""
         read = self._chosen if items[0].options else self._generated
-        texts, answers, costs, sums, table = read(model.config, items, records)
+        texts, answers, costs, sums, table = read(which, items, records)
         columns = [_right_padded(rows) for rows in list(zip(*answers))[1:]]
         rules = answer_confidence(*(padded for padded, _ in columns), columns[0][1])
         table = {name: values.tolist() for name, values in rules.items()} | table
         responses = []
         for i, (item, (tokens, logprobs, margins, entropies)) in enumerate(zip(items, answers)):
-            endless = tokens[-1] != self.eos
-            unfinished = endless and len(tokens) < self.max_new_tokens
+            text, ended = texts[i]
+            unfinished = not ended and len(tokens) < self.max_new_tokens
             known = EXACT_RULES if unfinished else table
             responses.append(
                 Response(
                     item_id=item.item_id,
-                    prediction=texts[i],
+                    prediction=text,
                     n_prompt=len(item.prompt),
                     n_generated=len(tokens),
-                    truncated=endless and not unfinished,
+                    truncated=not ended and not unfinished,
                     token_logprobs=logprobs,
                     flops=costs[i],
                     confidences={name: table[name][i] for name in known},
@@ -311,26 +320,38 @@ class CascadeRunner:
             )
         return responses
 
-    def _generated(self, config, items: list[Item], records: list[list[list]]):
-        """Texts, records, costs, no option sums and no option rules of generated answers."""
-        known = len(self.tokenizer)  # ids beyond it are padding of the output matrix: they have no text
-        texts = self.tokenizer.batch_decode(
-            [[token for token in tokens if token < known] for tokens, *_ in records],
-            skip_special_tokens=True,
-            clean_up_tokenization_spaces=False,
-        )
-        costs = [request_flops(config, len(item.prompt), len(ids)) for item, (ids, *_) in zip(items, records)]
-        return [text.strip() for text in texts], records, costs, [[] for _ in items], {}
+    def _generated(self, which: str, items: list[Item], records: list[list[list]]):
+        """(text, ended), records, costs, no option sums and no option rules of generated answers."""
+        texts = self.text.read([tokens for tokens, *_ in records], self.stop_ids[which])
+        cost = self.costs[which]
+        costs = [cost.request(len(item.prompt), len(ids)) for item, (ids, *_) in zip(items, records)]
+        return texts, records, costs, [[] for _ in items], {}
 
-    def _chosen(self, config, items: list[Item], records: list[list[list]]):
-        """Texts, records, costs, option sums and option rules of answers chosen among options."""
+    def _chosen(self, which: str, items: list[Item], records: list[list[list]]):
+        """(text, ended), records, costs, option sums and option rules of answers chosen among options."""
         sums = [[math.fsum(logprobs) for logprobs, *_ in rows] for rows in records]
         best = [best_option(row, map(len, item.options), self.prediction) for item, row in zip(items, sums)]
         rules = option_confidence(*_right_padded(sums), torch.tensor(best))
-        texts = [item.texts[k] for item, k in zip(items, best)]
+        texts = [(item.texts[k], True) for item, k in zip(items, best)]
         answers = [(item.options[k], *rows[k]) for item, k, rows in zip(items, best, records)]
-        costs = [option_flops(config, len(item.prompt), [len(ids) for ids in item.options]) for item in items]
+        cost = self.costs[which]
+        costs = [cost.options(len(item.prompt), [len(ids) for ids in item.options]) for item in items]
         return texts, answers, costs, sums, {name: value.tolist() for name, value in rules.items()}
+
+
+def confidence_of(responses: Sequence[Response], rule: str, defer_empty: bool = False) -> np.ndarray:
+    """Confidence of answers by a key of `Response.confidences`, float64 [n]. Raises ValueError where one lacks it.
+
+    defer_empty: LOWEST where the answer is empty, so that every finite threshold defers it first. A model that says
+    nothing is often very sure of it.
+    """
+    for response in responses:
+        if rule not in response.confidences:
+            raise ValueError(
+                f"item {response.item_id!r} has no confidence {rule!r}: it has {', '.join(response.confidences)}"
+            )
+    values = [LOWEST if defer_empty and r.empty else r.confidences[rule] for r in responses]
+    return np.array(values, dtype=np.float64)
 
 
 def _right_padded(rows: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:

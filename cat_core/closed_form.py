@@ -10,68 +10,67 @@ spreads its own: p_L(v) = tail p_S(v) / p_S(others), taken as a constant.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from math import isfinite
+
 import torch
 
 from cat_core.loss import TopK, require_finite_soft_term
 
 
 def loss_and_gradient(
-    logits: torch.Tensor,
+    tiles: Iterable[tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]],
+    size: int,
     labels: torch.Tensor,
     highest: torch.Tensor,
     at_label: torch.Tensor,
-    teacher: torch.Tensor | None,
-    spare: torch.Tensor,
     *,
     label_weight: float,
     temperature: float,
     softcap: float | None,
 ) -> torch.Tensor:
-    """Loss of each row [c]; `logits` [c, V] is overwritten by its gradient with respect to the head's output.
+    """Loss of each row [c], from tiles of `size` rows (the last may have fewer), one after another.
 
-    Every pass over [c, V] counts: one exponential a distribution, in place. `teacher` (L's logits, None where w = 1)
-    and `spare` [c, V] are used up; highest, at_label: of each row of `logits`, [c]; softcap: c of `logits`, which are
-    capped already. ValueError where the soft term is not finite.
+    A tile is (S's logits, L's or None where w = 1, memory to spare), [t, V] each: the first becomes the gradient with
+    respect to the head's output, the others are used up. highest, at_label: of each row of S's logits, [c]; softcap: c
+    of S's logits, which are capped already. ValueError where the soft term is not finite. Every pass over a tile
+    counts, and on a CPU every call: one exponential a distribution; one number a row waits for the last tile.
     """
     w, t = label_weight, temperature
-    index, highest = labels.unsqueeze(-1), highest.unsqueeze(-1)  # [c, 1] each
-    chain = _chain(logits, softcap)  # before the logits are overwritten
-    soft = p_soft = None
-    if w < 1:
-        # spare: p_L^(1/T). L's logits are used up, `teacher` is free
-        p_large = torch.softmax(teacher if t == 1 else teacher.div_(t), -1, out=spare)
-        # shifted [c, V]: (s - max s) / T; for T = 1 in `logits` itself, else in memory of its own
-        shifted = logits.sub_(highest) if t == 1 else (logits - highest).div_(t)
-        # teacher: p_L shifted. cross [c]: its sum; the soft term is log sum exp(shifted) - cross
-        cross = torch.mul(p_large, shifted, out=teacher).sum(-1)
-        if not bool(torch.isfinite(cross).all()):
-            # A token masked out of the vocabulary has p = 0 and log p = -inf; its product is 0, not NaN.
-            cross = teacher.masked_fill_(p_large == 0, 0.0).sum(-1)
-        if t != 1:
-            p_soft = shifted.exp_()  # shifted: exp((s - max s) / T)
-            total = p_soft.sum(-1, keepdim=True)
-            soft = total.squeeze(-1).log() - cross  # [c]
-            p_soft.div_(total).sub_(p_large)  # shifted: p_S^(1/T) - p_L^(1/T)
-            logits.sub_(highest)
-    else:
-        logits.sub_(highest)
-    # logits [c, V]: s - max s on every path; from here on the same memory is called p
-    p = logits.exp_()
-    total = p.sum(-1, keepdim=True)
-    log_total = total.squeeze(-1).log()  # [c]
-    loss = log_total + highest.squeeze(-1) - at_label
-    p.div_(total)  # p: p_S
-    if w < 1:
-        soft = (log_total - cross if t == 1 else soft) * t**2
+    minus = highest.new_full((size, 1), -w)
+    sums = []  # [t, 1] each: of exp(s - max s), the same at T, the cross term times L's sum, and L's sum
+    # tiles come first: zip asks them for one more, and so says that it is done with the last
+    for (p, large, spare), index, top in zip(tiles, *(v.unsqueeze(-1).split(size) for v in (labels, highest))):
+        chain = _chain(p, softcap)  # before the logits are overwritten
+        p.sub_(top)
+        soft_total = cross = large_total = None
+        if w < 1:
+            # large: exp((L's logits - their highest) / T); p_L^(1/T) is that over its sum
+            large = large if t == 1 else large.div_(t)
+            large_total = large.sub_(large.amax(-1, keepdim=True)).exp_().sum(-1, keepdim=True)
+            shifted = p if t == 1 else p / t  # (s - max s) / T, in memory of its own unless T = 1
+            cross = torch.mul(large, shifted, out=spare).sum(-1, keepdim=True)
+            if not isfinite(cross.sum()):
+                # A token masked out of the vocabulary has p = 0 and log p = -inf; its product is 0, not NaN.
+                cross = spare.masked_fill_(large == 0, 0.0).sum(-1, keepdim=True)
+            soft_total = None if t == 1 else shifted.exp_().sum(-1, keepdim=True)
+        total = p.exp_().sum(-1, keepdim=True)
+        sums.append((total, total if soft_total is None else soft_total, cross, large_total))
+        # p: w p_S + (1 - w) T p_S^(1/T), one product where T = 1, then - (1 - w) T p_L^(1/T), then - w e_y
+        p.mul_(total.reciprocal() if w == 1 or t == 1 else w / total)
+        if w < 1 and t != 1:
+            torch.addcmul(p, shifted, soft_total.reciprocal(), value=(1 - w) * t, out=p)
+        if w < 1:
+            torch.addcmul(p, large, large_total.reciprocal(), value=(w - 1) * t, out=p)
+        p.scatter_add_(-1, index, minus[: len(index)])
+        if chain is not None:
+            p.mul_(chain)  # from the gradient by the capped logits to that by the head's output
+    total, soft_total, cross, large_total = (None if v[0] is None else torch.cat(v).squeeze(-1) for v in zip(*sums))
+    loss = total.log() + highest - at_label
+    if w < 1:  # the soft term: log sum exp(shifted) - the sum of p_L shifted
+        soft = (soft_total.log() - cross / large_total) * t**2
         require_finite_soft_term(soft, t)
         loss = w * loss + (1 - w) * soft
-        if t == 1:  # both terms share p_S: w p_S + (1 - w) (p_S - p_L)
-            p.sub_(p_large, alpha=1 - w)
-        else:  # w p_S + (1 - w) T (p_S^(1/T) - p_L^(1/T))
-            p.mul_(w).add_(p_soft, alpha=(1 - w) * t)
-    p.scatter_add_(-1, index, p.new_full(index.shape, -w))  # ... - w e_y: the gradient by the capped logits
-    if chain is not None:
-        p.mul_(chain)
     return loss
 
 
@@ -86,7 +85,7 @@ def top_loss_and_gradient(
     temperature: float,
     softcap: float | None,
 ) -> torch.Tensor:
-    """As `loss_and_gradient`, with L's distribution as k tokens and a tail: [c, k], [c, k], [c].
+    """As `loss_and_gradient` of one tile, with L's distribution as k tokens and a tail: [c, k], [c, k], [c].
 
     The k tokens are taken out of the row and put back at the end, so that the sum over all others is exact, however
     little they have.

@@ -26,7 +26,8 @@ def file_sha256(path: Path) -> str:
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` (its folder is made) to write to: it takes its place if all goes well.
 
-    Until then `path` is what it was; after an error the temporary is gone. What a kill leaves matches `.*.tmp`.
+    Until then `path` is what it was; after an error the temporary is gone, and an OSError names `path`: a full disk
+    does not say which file was too much. What a kill leaves matches `.*.tmp`.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,8 +35,10 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o644)  # some writers make files that their owner alone may read
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            raise type(error)(error.errno, error.strerror, str(path)) from None
         raise
 
 

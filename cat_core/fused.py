@@ -3,7 +3,8 @@
 The gradient of a row's loss by its logits s = W x is known in closed form (`closed_form`); alpha times it is that of
 the masked loss. So each chunk of rows is read once in forward: logits, alpha, then gradient, dX and dW, and the chunk
 is dropped. Rows with alpha = 0 need no softmax, no dX and no dW; ignored rows go before the first matrix product.
-Matrix products: N V (2 H + 4 rho H + 2 H_t) FLOPs, rho the share of kept rows. Memory: dX, dW, one chunk.
+Matrix products: N V (2 H + 4 rho H + 2 H_t) FLOPs, rho the share of kept rows; 2 rho H_t where it was given on which
+tokens L is right. Memory: dX, dW, one chunk, through which all else than the products goes in tiles that fit a cache.
 
 Right is decided on the logits as the head gives them, and a tie of the highest counts as right, for S and L alike. In
 bfloat16, whose numbers have eight bits, ties are common: more tokens are right, and kept, than by the same head in
@@ -34,20 +35,18 @@ from cat_core.loss import (
 class TargetCache(Protocol):
     """What L said of the target tokens of a training set, kept: `training.teacher.TeacherCache`."""
 
-    correct: torch.Tensor  # [tokens] bool: L's most probable token is the label
-
-    def rows(self, examples: torch.Tensor) -> torch.Tensor:
-        """[n] numbers of the target tokens of examples [B], in their order."""
-
-    def distribution(self, rows: torch.Tensor, temperature: float, device: torch.device) -> dict:
-        """L's distributions at these tokens, as arguments of `fused_linear_cat_loss`."""
+    def of(self, examples: torch.Tensor, labels: torch.Tensor, label_weight: float, temperature: float):
+        """Whether L is right on the target tokens of examples [B], whose labels these are, bool [n], and, where
+        label_weight < 1, its distributions as arguments of `fused_linear_cat_loss`."""
 
 
-# Memory for a chunk's logits and gradients, and the rows it has at least. Each chunk reads W and writes dW once: a GPU
+# Memory for a chunk's logits of S and L, and the rows it has at least. Each chunk reads W and writes dW once: a GPU
 # needs many rows to hide that, while on a CPU few rows do, and small chunks stay in or near the caches.
 CHUNK_BYTES = {"cpu": 64 * 2**20, "else": 512 * 2**20}
 MIN_ROWS = {"cpu": 128, "else": 1024}
-SKIP_BELOW = 0.9  # skipping pays while at most this share of the rows is kept: it copies the rows that stay
+# For each of the three parts of a tile: together within a core's second-level cache; enough to keep a GPU busy.
+TILE_BYTES = {"cpu": 512 * 2**10, "else": 64 * 2**20}
+SKIP_BELOW = 0.95  # skipping pays while at most this share of the rows is kept: it copies the rows that stay
 SKIP_ROWS = ("auto", True, False)
 
 
@@ -69,6 +68,7 @@ class _Given(NamedTuple):
     temperature: float
     softcap: float | None
     chunk_rows: int
+    tile_bytes: int
     skip: bool | str
     dtype: torch.dtype
     wanted: tuple[bool, bool, bool]
@@ -88,13 +88,13 @@ class _Given(NamedTuple):
         needed = (self.label_weight < 1 and self.teacher_top is None) or self.large_right is None
         return needed and (self.teacher_input is not None or self.teacher_logits is not None)
 
-    def teacher(self, chunk: slice, out: torch.Tensor) -> torch.Tensor:
-        """L's logits of some rows, in `out` [rows, V]."""
-        columns = out.shape[1]
+    def teacher(self, rows, out: torch.Tensor) -> torch.Tensor:
+        """L's logits of some rows, in `out` [at least as many, V]."""
+        part = (self.teacher_input if self.teacher_logits is None else self.teacher_logits)[rows]
+        out, columns = out[: len(part)], out.shape[1]
         if self.teacher_logits is not None:
-            return out.copy_(self.teacher_logits[chunk, :columns])
-        bias = None if self.teacher_bias is None else self.teacher_bias[:columns]
-        return _linear(self.teacher_input[chunk], self.teacher_weight[:columns], bias, out)
+            return out.copy_(part[:, :columns])
+        return _linear(part, self.teacher_weight[:columns], self.teacher_bias, out)
 
 
 def fused_linear_cat_loss(
@@ -140,9 +140,9 @@ def fused_linear_cat_loss(
             numbers of the examples in its training set whose target tokens are those of `target`, one after another.
         token_mask: bool [...], alpha given from outside, in place of `mask`.
         logit_softcap: c of c tanh(logits / c) (Gemma 2), for S; L's logits are taken as they come.
-        chunk_bytes: memory for one chunk's logits and gradients, by default 64 MiB on a CPU and 512 MiB elsewhere; a
+        chunk_bytes: memory for one chunk's logits of S and L, by default 64 MiB on a CPU and 512 MiB elsewhere; a
             chunk has at least 128 rows on a CPU and 1,024 elsewhere.
-        skip_rows: compute the gradient of kept rows alone: True, False, or "auto" (while at most 90 % are kept).
+        skip_rows: compute the gradient of kept rows alone: True, False, or "auto" (while at most 95 % are kept).
         label_weight, temperature, mask, normalize, reduction, generator, return_stats: as in `cascade_aware_loss`.
 
     Returns the loss (with `return_stats` the pair of loss and `LossStats`). Matrix products are in autocast's dtype
@@ -154,8 +154,8 @@ def fused_linear_cat_loss(
     Raises ValueError as `cascade_aware_loss`, and for shapes that do not fit; RuntimeError in backward with
     `create_graph`.
     """
-    teacher_head = (teacher_input, teacher_linear_weight, teacher_linear_bias)
-    _check_shapes(input, linear_weight, linear_bias, target, *teacher_head, teacher_logits)
+    teacher = (teacher_input, teacher_linear_weight, teacher_linear_bias)
+    _check_shapes(input, linear_weight, linear_bias, target, *teacher, teacher_logits)
     if logit_softcap is not None and not 0 < logit_softcap < float("inf"):
         raise ValueError(f"logit_softcap is {logit_softcap!r}; expected None or a finite number > 0")
     if isinstance(mask, torch.Tensor):
@@ -163,7 +163,7 @@ def fused_linear_cat_loss(
             raise ValueError("mask is a tensor and token_mask was given as well: give one of them")
         token_mask = mask
     has_logits = teacher_logits is not None or teacher_input is not None
-    check_top(teacher_top, target, linear_weight.shape[0], has_logits)
+    check_top(teacher_top, target, linear_weight.shape[0], has_logits, ignore_index)
     if teacher_cache is not None and (has_logits or teacher_top is not None or teacher_correct is not None):
         raise ValueError("teacher_cache says all of L: give no other teacher_... beside it")
     has_soft = has_logits or teacher_top is not None or (teacher_cache is not None and teacher_cache.mode != "argmax")
@@ -172,49 +172,42 @@ def fused_linear_cat_loss(
         raise ValueError(f"skip_rows is {skip_rows!r}; expected True, False or 'auto'")
     is_target, labels = target_rows(target, ignore_index, linear_weight.shape[0])
 
-    def rows(tensor):
-        if tensor is None or len(labels) < target.numel():
-            return None if tensor is None else tensor[is_target]
-        return tensor.reshape(len(labels), -1)  # no copy: teacher_logits are large
+    def rows(tensor):  # no copy where none is needed: teacher_logits are large
+        whole = len(labels) == target.numel()
+        return None if tensor is None else tensor.reshape(len(labels), -1) if whole else tensor[is_target]
 
     def flags(name, tensor):
         return None if tensor is None else check_flags(name, tensor, target).to(input.device)[is_target]
 
     device = "cpu" if input.device.type == "cpu" else "else"
     memory = CHUNK_BYTES[device] if chunk_bytes is None else chunk_bytes
-    given_mask = flags("token_mask", token_mask)
-    student = (input, linear_weight, linear_bias)
+    given_mask, student = flags("token_mask", token_mask), (input, linear_weight, linear_bias)
     teacher = (rows(teacher_input), teacher_linear_weight, teacher_linear_bias)
     teacher_logits, large_right = rows(teacher_logits), flags("teacher_correct", teacher_correct)
     teacher_top = None if teacher_top is None else teacher_top.rows(is_target)
     if teacher_cache is not None:
-        large_right, known = _cached(teacher_cache, examples, labels, label_weight, temperature)
+        large_right, known = teacher_cache.of(examples, labels, label_weight, temperature)
         teacher = tuple(known.get(name) for name in ("teacher_input", "teacher_linear_weight", "teacher_linear_bias"))
         teacher_logits, teacher_top = known.get("teacher_logits"), known.get("teacher_top")
         _check_columns(linear_weight, teacher[1], teacher_logits)
-        check_top(teacher_top, labels, linear_weight.shape[0], False)
+        check_top(teacher_top, labels, linear_weight.shape[0], False, ignore_index)
     if teacher[0] is not None:
         dtype = _product_dtype(*teacher)
-        teacher = (None if t is None else t.to(dtype) for t in teacher)
+        teacher = [None if t is None else t.to(dtype) for t in teacher]
+        teacher[2] = None if teacher[2] is None else teacher[2][: linear_weight.shape[0]]
+    dtype, threads = _product_dtype(*student), torch.get_num_threads() if device == "cpu" else 1  # a cache each
     given = _Given(
-        *teacher,
-        teacher_logits=teacher_logits,
-        teacher_top=teacher_top,
-        large_right=large_right,
-        mask=mask if given_mask is None else given_mask,
-        generator=generator,
-        label_weight=float(label_weight),
-        temperature=float(temperature),
-        softcap=logit_softcap,
-        chunk_rows=max(MIN_ROWS[device], int(memory // (12 * linear_weight.shape[0]))),
+        *(*teacher, teacher_logits, teacher_top, large_right, mask if given_mask is None else given_mask, generator),
+        *(float(label_weight), float(temperature), logit_softcap),
+        chunk_rows=max(MIN_ROWS[device], int(memory // (2 * dtype.itemsize * linear_weight.shape[0]))),
+        tile_bytes=TILE_BYTES[device] * threads,
         skip=skip_rows,
-        dtype=_product_dtype(*student),
+        dtype=dtype,
         wanted=tuple(torch.is_grad_enabled() and t is not None and t.requires_grad for t in student),
     )
     function = _PerToken if reduction == "none" else _Summed
-    token_loss, keep, small_right, large_right = function.apply(
-        input[is_target], linear_weight, linear_bias, labels, given
-    )
+    found = function.apply(input[is_target], linear_weight, linear_bias, labels, given)
+    token_loss, keep, small_right, large_right = found
     kept = keep.sum()
     if reduction == "none":
         loss = torch.zeros(target.shape, dtype=token_loss.dtype, device=token_loss.device)
@@ -283,63 +276,87 @@ def _run(rows, weight, bias, labels, given: _Given, wanted, row_weight=None):
     d_bias = torch.zeros_like(bias, dtype=kind) if wanted[2] else None
     rows, weight, bias = (None if t is None else t.to(given.dtype) for t in (rows, weight, bias))
     chunks = [slice(first, min(first + given.chunk_rows, count)) for first in range(0, count, given.chunk_rows)]
-    # [c, V] each: S's logits, which become their gradient; L's, where they are read; one to spare. Once for all chunks:
-    # memory that is asked for anew for every chunk costs more on a CPU than a pass over it.
-    shape = (3 if given.reads_teacher else 2, min(count, given.chunk_rows), weight.shape[0])
-    buffers = torch.empty(shape, dtype=kind, device=rows.device)
-    mask = given.mask
+    # Once for all chunks, as memory that is asked for anew for each costs more on a CPU than a pass over it. buffers: 2
+    # [c, V], S's logits, which become their gradient, and L's; memory: 3 [t, V] for tiles.
+    shape = (min(count, given.chunk_rows), weight.shape[0])
+    alike = given.teacher_input is not None and given.teacher_input.dtype == given.dtype
+    sizes = ((shape[0], given.dtype), (shape[0] * given.reads_teacher, given.dtype if alike else kind))
+    buffers = [torch.empty((high, shape[1]), dtype=dtype, device=rows.device) for high, dtype in sizes]
+    size = min(shape[0], max(1, given.tile_bytes // (shape[1] * kind.itemsize)))
+    memory = torch.empty((3, size, shape[1]), dtype=kind, device=rows.device)
+    soft, mask = given.label_weight < 1, given.mask
+    options = {"label_weight": given.label_weight, "temperature": given.temperature, "softcap": given.softcap}
     with torch.autocast(rows.device.type, enabled=False):  # it would round the sums that are kept in float32
         if mask == "random" and len(chunks) > 1:  # how many tokens of the whole batch are kept must be known first
             rights = [_rights(rows, weight, bias, labels, given, chunk, buffers)[4:] for chunk in chunks]
             mask = keep_mask("random", *map(torch.cat, zip(*rights)), given.generator)
         for chunk in chunks:
-            # logits [c, V] in buffer 0, teacher [c, V] or None in buffer 1
-            logits, teacher, top, at_label, small[chunk], large[chunk] = _rights(
-                rows, weight, bias, labels, given, chunk, buffers
-            )
+            # logits [c, V] and teacher [c, V] (None where nothing of L is needed yet) in the two buffers
+            found = _rights(rows, weight, bias, labels, given, chunk, buffers)
+            logits, teacher, top, at_label, small[chunk], large[chunk] = found
             known = large[chunk] if given.compares else None
-            keep[chunk] = alpha = (
-                mask[chunk] if isinstance(mask, torch.Tensor) else keep_mask(mask, small[chunk], known, given.generator)
-            )
-            x, y = rows[chunk], labels[chunk]
-            kept = alpha.nonzero().squeeze(-1)
-            skip = given.skip is True or (given.skip == "auto" and len(kept) <= SKIP_BELOW * len(y))
-            where = kept + chunk.start if skip else chunk  # the rows of this chunk among all N
-            if skip:  # from here on c is the number of kept rows
-                x, y, top, at_label = x[kept], y[kept], top[kept], at_label[kept]
-                # S's kept rows go from buffer 0 to the last one, then L's from 1 to 0: what is left is the spare one
-                free, spare = buffers[0, : len(kept)], buffers[-1, : len(kept)]
-                logits, spare = torch.index_select(logits, 0, kept, out=spare), free
-                if given.label_weight < 1 and teacher is not None:
-                    spare = buffers[1, : len(kept)]
-                    teacher = torch.index_select(teacher, 0, kept, out=free)
-            else:
-                spare = buffers[-1, : len(y)]
-            options = {"label_weight": given.label_weight, "temperature": given.temperature, "softcap": given.softcap}
-            if given.label_weight < 1 and given.teacher_top is not None:
-                events = given.teacher_top.rows(where)
-                token_loss = top_loss_and_gradient(logits, y, at_label, events, spare, **options)
-            else:
-                token_loss = loss_and_gradient(logits, y, top, at_label, teacher, spare, **options)
-            # logits [c, V] are the gradient now, teacher and spare are used up
-            if not skip and len(kept) < len(y):
-                token_loss.masked_fill_(~alpha, 0.0)
-                logits.masked_fill_(~alpha.unsqueeze(-1), 0.0)
-            loss[where] = token_loss
-            if not any(wanted):
+            alpha = mask[chunk] if torch.is_tensor(mask) else keep_mask(mask, small[chunk], known, given.generator)
+            keep[chunk], kept = alpha, alpha.nonzero().squeeze(-1)
+            skip = given.skip is True or (given.skip == "auto" and len(kept) <= SKIP_BELOW * len(alpha))
+            if skip and len(kept) == 0:
                 continue
-            if row_weight is not None:
-                logits *= row_weight[where].unsqueeze(-1)
-            gradient = logits.to(given.dtype)  # a copy only under autocast, or where the factors are half precision
+            where = kept + chunk.start if skip else chunk  # the rows of this chunk among all N whose gradient is made
+            x, y, factor = rows[where], labels[where], None if row_weight is None else row_weight[where]
+            if skip:
+                top, at_label = top[kept], at_label[kept]
+            elif len(kept) < len(alpha):
+                factor = alpha.to(kind) if factor is None else factor * alpha
+            chosen = [kept if skip else None] * 2  # the rows of S's logits and of L's; None: all, in their order
+            if soft and given.reads_teacher and teacher is None:
+                teacher, chosen[1] = given.teacher(where, buffers[1]), None
+            tiles = _tiles(logits, teacher if soft else None, chosen, memory, len(y), factor, d_bias, given.softcap)
+            if soft and given.teacher_top is not None:
+                parts = (v.split(size) for v in (y, at_label, *given.teacher_top.rows(where)))
+                token_loss = torch.cat([
+                    top_loss_and_gradient(s, labelled, score, TopK(*events), spare, **options)
+                    for (s, _, spare), labelled, score, *events in zip(tiles, *parts)
+                ])  # fmt: skip
+            else:
+                token_loss = loss_and_gradient(tiles, size, y, top, at_label, **options)
+            loss[where] = token_loss if skip else token_loss.masked_fill_(~alpha, 0.0)
+            gradient = logits[: len(y)]
             if d_rows is not None:
                 d_rows[where] = (gradient @ weight).to(d_rows.dtype)
             if d_weight is not None and d_weight.dtype == gradient.dtype:
                 torch.addmm(d_weight, gradient.T, x, out=d_weight)
             elif d_weight is not None:
                 d_weight += gradient.T @ x
-            if d_bias is not None:
-                d_bias += logits.sum(0)
     return (loss, keep, small, large), (d_rows, d_weight, d_bias)
+
+
+def _tiles(logits, teacher, chosen, memory, count: int, factor, d_bias, softcap):
+    """(S's logits, L's or None, memory to spare), [t, V] each, of the chosen rows of a chunk, `count` in all.
+
+    Who asks for the next has made the first the gradient: times `factor` [count], it is added to d_bias, and put where
+    the gradient of the chunk lies, at the front of `logits`, over rows that were read already."""
+    for first in range(0, count, memory.shape[1]):
+        part = slice(first, min(first + memory.shape[1], count))
+        of_small, of_large = (part if numbers is None else numbers[part] for numbers in chosen)
+        s = _tile(logits, of_small, memory[0])
+        if softcap is not None:
+            s.div_(softcap).tanh_().mul_(softcap)
+        large = None if teacher is None else _tile(teacher, of_large, memory[1])
+        yield s, large, memory[2, : part.stop - first]
+        if factor is not None:
+            s.mul_(factor[part].unsqueeze(-1))
+        if d_bias is not None:
+            d_bias += s.sum(0)
+        if s.data_ptr() != logits[first].data_ptr():
+            logits[part] = s
+
+
+def _tile(buffer: torch.Tensor, rows, out: torch.Tensor) -> torch.Tensor:
+    """Rows (a slice or numbers) of a chunk's buffer to compute in: themselves where possible, else copied to `out`."""
+    if isinstance(rows, slice):
+        part = buffer[rows]
+        return part if part.dtype == out.dtype else out[: len(part)].copy_(part)
+    out = out[: len(rows)]
+    return torch.index_select(buffer, 0, rows, out=out) if buffer.dtype == out.dtype else out.copy_(buffer[rows])
 
 
 def _linear(x, weight, bias, out):
@@ -350,22 +367,20 @@ def _linear(x, weight, bias, out):
 
 
 def _rights(rows, weight, bias, labels, given: _Given, chunk: slice, buffers):
-    """Logits of S and L [c, V] (L's may be None), S's highest logit and that of the label [c], who is right [c], [c].
-
-    The logits lie in the first two buffers. Non-finite ones are refused.
-    """
+    """Logits of S, not capped yet, and of L (None unless they say whether L is right) [c, V], S's highest and that of
+    the label, capped [c], who is right [c], [c]. Non-finite ones are refused."""
     y = labels[chunk]
-    logits = _linear(rows[chunk], weight, bias, buffers[0, : len(y)])
+    logits = _linear(rows[chunk], weight, bias, buffers[0][: len(y)])
+    top, at_label = (each.to(given.kind) for each in highest_and_label(logits, y, "logits"))
     if given.softcap is not None:
-        logits.div_(given.softcap).tanh_().mul_(given.softcap)
-    top, at_label = highest_and_label(logits, y, "logits")
-    teacher = None
-    large = given.large_right[chunk] if given.large_right is not None else torch.zeros_like(y, dtype=torch.bool)
-    if given.reads_teacher:
-        teacher = given.teacher(chunk, buffers[1, : len(y)])
-        if given.large_right is None:
-            best, labelled = highest_and_label(teacher, y, "teacher_logits")
-            large = labelled >= best
+        top, at_label = torch.stack([top, at_label]).div_(given.softcap).tanh_().mul_(given.softcap)
+    teacher, large = None, torch.zeros_like(y, dtype=torch.bool)
+    if given.large_right is not None:
+        large = given.large_right[chunk]
+    elif given.reads_teacher:
+        teacher = given.teacher(chunk, buffers[1])
+        best, labelled = highest_and_label(teacher, y, "teacher_logits")
+        large = labelled >= best
     return logits, teacher, top, at_label, at_label >= top, large
 
 
@@ -420,17 +435,3 @@ def _check_columns(weight, teacher_weight, teacher_logits):
             f"L has {columns} output columns and S {weight.shape[0]}: S and L must share one vocabulary; cut the "
             "padded columns of S off before the call"
         )
-
-
-def _cached(cache: TargetCache, examples, labels: torch.Tensor, label_weight: float, temperature: float):
-    """(whether L is right on each target token, what else the cache says of them: `TeacherCache.distribution`)."""
-    if not isinstance(examples, torch.Tensor) or examples.dtype != torch.int64 or examples.dim() != 1:
-        raise ValueError("teacher_cache needs examples: int64 [B], the examples whose target tokens these are")
-    rows = cache.rows(examples.cpu())
-    if len(rows) != len(labels):
-        raise ValueError(
-            f"the teacher cache has {len(rows)} target tokens for these {len(examples)} examples and the batch "
-            f"{len(labels)}: it is of another training set, or the batch was cut after it was made"
-        )
-    right = cache.correct[rows].to(labels.device)
-    return right, cache.distribution(rows, temperature, labels.device) if label_weight < 1 else {}

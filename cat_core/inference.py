@@ -5,7 +5,7 @@ are computed on the fly, so that memory never holds a tensor of steps x batch x 
 are padded on the left, with explicit position ids where the model takes them, so that a query gets the same
 answer in a batch as alone (log-probabilities, margins and entropies within 1e-5 in float32).
 
-Token conventions are those of `queries`.
+Token conventions are those of `text.TextFormat`.
 
 Exact early exit: an answer that will be deferred whatever follows is not written to its end. Log-probabilities are
 never above 0, so the sum and the minimum of an answer's can only fall while it grows. Once either is at or below the
@@ -17,7 +17,7 @@ import hashlib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -113,24 +113,27 @@ def generate_batch(
     model,
     prompts: Sequence[Sequence[int]],
     *,
-    eos: int,
+    stop_ids: Iterable[int],
     pad: int,
     vocab: int,
     max_new_tokens: int,
+    stopped: Callable[[list[list[int]]], list[bool]] | None = None,
     early_exit: EarlyExit | None = None,
 ) -> list[tuple[list[int], list[float], list[float], list[float]]]:
     """Greedy answers of one batch: (token ids, log-probabilities, margins, entropies), one of each a token.
 
-    An answer includes EOS where it is reached; margins and entropies are those of `confidence.margin_and_entropy`.
-    prompts: token ids; eos: the id that ends an answer; pad: any id, for the padding; vocab: number of logits
-    used. Rows that are finished leave the batch; memory holds one step's logits [B, vocab] at a time. early_exit: rows
-    that are deferred for certain are finished, too; their answers end there, without EOS.
+    An answer includes the token that ends it, where there is one; margins and entropies are those of
+    `confidence.margin_and_entropy`. prompts: token ids; stop_ids: the ids that end an answer; stopped: tells of the ids
+    of answers so far whether they end there (`text.TextFormat.stopped`); pad: any id, for the padding; vocab: number of
+    logits used. Rows that are finished leave the batch; memory holds one step's logits [B, vocab] at a time.
+    early_exit: rows that are deferred for certain are finished, too; their answers end there.
     """
     cache, mask, logits = _prefill(model, prompts, pad, vocab)
     size, width = mask.shape
     device = mask.device
     # Of all B rows, to the end: tokens [B, M]; log-probabilities, margins and entropies [3, B, M]; lengths [B].
-    tokens = torch.full((size, max_new_tokens), eos, dtype=torch.long, device=device)
+    tokens = torch.full((size, max_new_tokens), pad, dtype=torch.long, device=device)
+    ends = torch.tensor(sorted(stop_ids), device=device)
     values = torch.zeros((3, size, max_new_tokens), dtype=torch.float32, device=device)
     counts = torch.zeros(size, dtype=torch.long, device=device)  # a finished row writes on until it is dropped
     # Of the b <= B rows that are still in the batch, as the cache and the logits [b, V]: their numbers in it, mask
@@ -144,7 +147,9 @@ def generate_batch(
         tokens[rows, step] = token
         values[:, rows, step] = torch.stack([chosen_logprob(logits, token), *margin_and_entropy(logits)]).float()
         counts[rows] += ~done
-        done |= token == eos
+        done |= torch.isin(token, ends)
+        if stopped is not None:
+            done |= torch.tensor(stopped(tokens[rows, : step + 1].tolist()), device=device)
         if early_exit is not None:
             done |= early_exit.certain(values[0, rows, : step + 1])
         left = len(rows) - int(done.sum())

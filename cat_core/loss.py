@@ -118,7 +118,7 @@ def cascade_aware_loss(
             target; -inf logits where L gives probability.
     """
     _check_tensors(logits, labels, teacher_logits, teacher_correct, mask)
-    check_top(teacher_top, labels, logits.shape[-1], teacher_logits is not None)
+    check_top(teacher_top, labels, logits.shape[-1], teacher_logits is not None, ignore_index)
     has_soft = teacher_logits is not None or teacher_top is not None
     check_options(label_weight, temperature, mask, normalize, reduction, has_soft)
     is_target, target = target_rows(labels, ignore_index, logits.shape[-1])
@@ -326,8 +326,8 @@ def check_flags(name: str, tensor, labels: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def check_top(top: TopK | None, labels: torch.Tensor, vocabulary: int, has_logits: bool) -> None:
-    """ValueError unless the parts of a `TopK` fit the labels, each other and the vocabulary."""
+def check_top(top: TopK | None, labels: torch.Tensor, vocabulary: int, has_logits: bool, ignore_index=-100) -> None:
+    """ValueError unless the parts of a `TopK` fit the labels, each other and the vocabulary, and are distributions."""
     if top is None:
         return
     if has_logits:
@@ -343,6 +343,15 @@ def check_top(top: TopK | None, labels: torch.Tensor, vocabulary: int, has_logit
             f"teacher_top has token ids in [{int(ids.min())}, {int(ids.max())}], but S has {vocabulary} output "
             "columns: S and L must share one vocabulary"
         )
+    in_order, is_target = ids.sort(-1).values, labels != ignore_index
+    twice = (in_order[..., 1:] == in_order[..., :-1]).any(-1) & is_target
+    off = (probabilities.float().sum(-1) + tail.float() - 1).abs()
+    # half-precision probabilities do not sum to 1 exactly, and a tail of 1 - sum may lie below 0 by rounding
+    wrong = ~((probabilities >= 0).all(-1) & (tail >= -1e-3) & (off <= 0.01)) & is_target
+    if (twice | wrong).any():
+        fault = "an id twice" if twice.any() else "probabilities and a tail that are negative or do not sum to 1"
+        count = int((twice if twice.any() else wrong).sum())
+        raise ValueError(f"teacher_top has {fault} at {count} of {int(is_target.sum())} target tokens: see `loss.TopK`")
 
 
 def check_options(label_weight, temperature, mask, normalize, reduction, has_teacher_logits):

@@ -1,12 +1,12 @@
 """Queries and answers: what goes into a cascade, what each model gives back, what comes out; and as token ids.
 
-A prompt is [BOS] + its tokens (BOS where the tokenizer has one), an answer is its tokens + [EOS]; the two are
-tokenised separately and joined. A prompt for an encoder has the special tokens that the tokenizer's own template gives
-a text: T5's ends with EOS, as in its training. A prompt that a causal model goes on from never does.
+Texts become ids as `text.TextFormat` says: a prompt that a causal model goes on from, with BOS where the tokenizer adds
+it, and an answer that follows it and ends with EOS.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -28,11 +28,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """One model's answer to one query. Token counts include BOS in the prompt and EOS in the answer.
+    """One model's answer to one query. Token counts include BOS in the prompt and what ends the answer.
 
-    prediction: generated text without special tokens and outer white space, or the chosen option as given;
-    tokens, token_logprobs: the answer's ids and natural-log probabilities;
-    truncated: generation reached max_new_tokens without EOS; prompt_truncated: the prompt was cut left;
+    prediction: generated text without special tokens, outer white space and the string that stopped it, or the chosen
+    option as given;
+    tokens, token_logprobs: the answer's ids and natural-log probabilities, to the end (`text.TextFormat`);
+    truncated: generation reached max_new_tokens without an end; prompt_truncated: the prompt was cut left;
     flops: cost of this answer, the item taken alone (None where an engine's shape is not known: see `engines`);
     confidences: by rule name, high = keep;
     option_logprobs: summed log-probability of every option, in the order given;
@@ -55,6 +56,11 @@ class Response:
     token_margins: list[float] = field(default_factory=list)
     token_entropies: list[float] = field(default_factory=list)
     unfinished: bool = False
+
+    @property
+    def empty(self) -> bool:
+        """Whether the model ended the answer before it had said anything."""
+        return not self.prediction.strip()
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,8 @@ def check_requests(requests: Sequence) -> list:
         seen.add(name)
         if not isinstance(request.prompt, str) or not all(isinstance(option, str) for option in options):
             raise ValueError(f"item {name!r}: prompt and options must be text")
+        if any(re.search("[\ud800-\udfff]", text) for text in (request.prompt, *options)):
+            raise ValueError(f"item {name!r}: half a surrogate pair, which is no Unicode text, in prompt or options")
         if len(options) == 1:
             raise ValueError(f"item {name!r} has one option: give two or more, or none for free generation")
         if not all(option.strip() for option in options):
@@ -124,40 +132,6 @@ def best_option(sums: Sequence[float], lengths: Iterable[int], prediction: str) 
 
 
 # ---------------------------------------------------------------- token ids and batches
-
-
-def _token_ids(tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of texts without special tokens."""
-    return tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
-
-
-def encode_prompts(tokenizer, texts: Sequence[str], encoder: bool = False) -> list[list[int]]:
-    """Token ids of prompts: [BOS] + tokens, with BOS only where the tokenizer defines one.
-
-    encoder: they are read by the encoder of an encoder-decoder model, and follow the tokenizer's own template.
-    """
-    if encoder:
-        return tokenizer(list(texts))["input_ids"] if texts else []
-    head = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    return [head + ids for ids in _token_ids(tokenizer, texts)]
-
-
-def encode_targets(tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of answers: tokens + [EOS]. Raises ValueError when the tokenizer has no EOS."""
-    if tokenizer.eos_token_id is None:
-        raise ValueError("the tokenizer has no eos_token: set one, as every answer ends with it")
-    tail = [tokenizer.eos_token_id]
-    return [ids + tail for ids in _token_ids(tokenizer, texts)]
-
-
-def encode_prompt(tokenizer, text: str, encoder: bool = False) -> list[int]:
-    """Token ids of one prompt; see `encode_prompts`."""
-    return encode_prompts(tokenizer, [text], encoder)[0]
-
-
-def encode_target(tokenizer, text: str) -> list[int]:
-    """Token ids of one answer, EOS included; see `encode_targets`."""
-    return encode_targets(tokenizer, [text])[0]
 
 
 def aligned(

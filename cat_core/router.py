@@ -6,7 +6,8 @@ calibration rows and their achievement is reported on test rows; either kind of 
 place.
 
 Numpy only. Outcomes are anything with small_quality, large_quality, confidence, small_flops, large_flops [n], such as
-`analysis.outcomes.paired` gives of an outcome table.
+`analysis.outcomes.paired` gives of an outcome table. FLOPs that are unknown are NaN throughout, and so is what rests on
+them.
 """
 
 import math
@@ -17,7 +18,7 @@ import numpy as np
 from cat_core.ranking import Interval, check_confidence, check_values, rank
 
 BUDGETS = ("deferral_rate", "flops")
-BOUNDS = ("auto", "binomial", "hoeffding_bentkus")
+BOUNDS = ("auto", "binomial", "hoeffding_bentkus", "betting")
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,11 @@ def calibrate(
     certified. The p-value of "quality < target" is the exact binomial tail for 0/1 quality (bound "binomial":
     the sequence stops where the one-sided Clopper-Pearson limit falls below the target) or Hoeffding-Bentkus
     for quality in [0, 1] (Bates et al., arXiv 2101.02703); "auto" chooses. Between two observed confidences
-    nothing changes, so testing at the observed ones tests all. Where items share clusters, the clusters count
-    as the independent units, each with its mean quality.
+    nothing changes, so testing at the observed ones tests all. Where items share clusters, the clusters are the
+    independent units, and the promise is still about the mean over items: a cluster's excess, the sum over its items
+    of loss - (1 - target), is divided by the size of the largest cluster, which keeps it in an interval of length 1
+    (all clusters of one size: its mean loss). As small clusters then hardly vary, clusters of several sizes get
+    "betting" (`betting_p`). This supposes clusters drawn alike and independently, none larger than the largest here.
 
     Raises ValueError in one line for empty input, NaN, rows of another split, equal confidences throughout,
     and budgets or targets that cannot be met or that defer nothing.
@@ -148,6 +152,8 @@ def _within(budget, kind, rates, costs, n) -> int:
             return 0
     else:
         spent, unit = costs, "mean FLOPs per query"
+        if np.isnan(costs).any():
+            raise ValueError("the FLOPs of these rows are unknown: give a budget of the deferral rate, or measure them")
         if not costs[0] <= budget:
             raise ValueError(
                 f"a budget of {budget:g} FLOPs per query does not pay for the small model alone "
@@ -179,22 +185,30 @@ def _certified(target, delta, bound, rows, taus) -> tuple[int, int, str]:
     if bound == "binomial" and not binary:
         raise ValueError("bound 'binomial' needs 0/1 quality and items that share no clusters: use 'hoeffding_bentkus'")
     if bound == "auto":
-        bound = "binomial" if binary else "hoeffding_bentkus"
+        bound = "binomial" if binary else "hoeffding_bentkus" if sizes.min() == sizes.max() else "betting"
 
-    # losses of the units from "always defer" downwards: each step hands one group of items back to S
-    share = 1 / sizes[labels]
-    loss = units - (share * rows.large_quality).sum()
-    change = share * (rows.large_quality - rows.small_quality)
+    # from "always defer" downwards: each step hands one group of items back to S
+    largest, alpha = sizes.max(), 1 - target
+    change = rows.large_quality - rows.small_quality
     back = rank(rows.confidence)
-    lost = np.concatenate(([0.0], np.cumsum(np.add.reduceat(change[back.order], back.starts)[::-1])))
-    p = p_values(np.clip(loss + lost, 0, units), units, 1 - target, bound)
+    if bound == "betting":
+        excess, p = np.bincount(labels, weights=target - rows.large_quality), []
+        for group in [[], *np.split(back.order, back.starts[1:])[::-1]]:
+            np.add.at(excess, labels[group], change[group])
+            p.append(betting_p(excess / largest, alpha, delta))
+            if p[-1] > delta:
+                break
+    else:
+        lost = np.concatenate(([0.0], np.cumsum(np.add.reduceat(change[back.order], back.starts)[::-1])))
+        excess = ((target - rows.large_quality).sum() + lost) / largest
+        p = p_values(np.clip(units * alpha + excess, 0, units), units, alpha, bound)
+    p = np.array(p)
     refused = np.flatnonzero(p > delta)
     certified = int(refused[0]) if len(refused) else len(p)
     if not certified:
-        best = 1 - loss / units
         raise ValueError(
             f"quality {target:g} cannot be certified with probability {1 - delta:g}: even "
-            f"always deferring gives {best:.4g} on {units} calibration units (p = {p[0]:.3g}, "
+            f"always deferring gives {rows.large_quality.mean():.4g} on {units} calibration units (p = {p[0]:.3g}, "
             f"needs <= {delta:g}); lower "
             "the target, raise delta or calibrate on more items"
         )
@@ -218,6 +232,20 @@ def p_values(losses, n: int, alpha: float, bound: str = "hoeffding_bentkus") -> 
         divergence = np.where(mean > 0, mean * np.log(mean / alpha), 0.0)
         divergence += np.where(mean < 1, (1 - mean) * np.log((1 - mean) / (1 - alpha)), 0.0)
     return np.minimum(1.0, np.minimum(np.exp(-n * divergence), math.e * tail))
+
+
+def betting_p(excess: np.ndarray, alpha: float, delta: float) -> float:
+    """p-value of "expected loss > alpha" from excess losses [n] of independent units, each in [-alpha, 1 - alpha].
+
+    A gambler who bets against it on one unit after the other (in an order drawn beforehand) wins b-fold with a
+    probability of at most 1 / b, if it is true (Waudby-Smith and Ramdas, arXiv 2010.09686, Ville's inequality); each
+    stake is by the squares of the excesses before, so units that hardly vary cost little. Sharpest at p = delta.
+    """
+    excess = excess[np.random.default_rng(0).permutation(len(excess))]
+    seen = alpha * (1 - alpha) + np.concatenate(([0.0], np.cumsum(excess[:-1] ** 2)))
+    stake = np.sqrt(2 * math.log(1 / delta) * np.arange(1, len(excess) + 1) / (len(excess) * seen))
+    fortune = np.cumsum(np.log1p(-np.minimum(stake, 0.75 / (1 - alpha)) * excess))
+    return float(np.exp(-max(fortune.max(), 0.0)))
 
 
 # ---------------------------------------------------------------- evaluation
@@ -310,12 +338,18 @@ def _rows(outcomes, split) -> _Rows:
     confidence = check_confidence(outcomes.confidence)
     n = len(confidence)
     quality = [check_values(name, getattr(outcomes, name), n) for name in ("small_quality", "large_quality")]
-    costs = [check_values(name, getattr(outcomes, name), n, unit=False) for name in ("small_flops", "large_flops")]
+    costs = [_costs(outcomes, name, n) for name in ("small_flops", "large_flops")]
     clusters = getattr(outcomes, "cluster_ids", None)
     clusters = np.arange(n) if clusters is None else np.asarray(clusters)
     if len(clusters) != n:
         raise ValueError(f"cluster_ids has {len(clusters)} items where {n} are expected: align all arrays item by item")
     return _Rows(confidence, *quality, *costs, clusters)
+
+
+def _costs(outcomes, name: str, n: int) -> np.ndarray:
+    """FLOPs [n], or NaN throughout where they are unknown."""
+    values = np.asarray(getattr(outcomes, name), dtype=np.float64)
+    return values if values.shape == (n,) and np.isnan(values).all() else check_values(name, values, n, unit=False)
 
 
 def _labels(rows) -> np.ndarray:

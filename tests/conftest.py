@@ -16,7 +16,7 @@ def tiny_pair():
     before changing it. The context is 64 tokens.
     """
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     lines = [
@@ -34,6 +34,8 @@ def tiny_pair():
         lines,
         trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
     )
+    bos = ("<s>", raw.token_to_id("<s>"))
+    raw.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[bos])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=raw,
         pad_token="<pad>",

@@ -1,4 +1,4 @@
-"""Trains S by CAT-Dist and writes weights and log: run alone, and by `accelerate launch` with two processes."""
+"""Trains S, by CAT-Dist unless told otherwise, and writes weights and log: run alone, and by `accelerate launch`."""
 
 import json
 import sys
@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from small_models import sentences
 
+from cat_core.methods import METHODS
+from cat_core.training.joint import train_jointly
 from cat_core.training.models import ModelSize, build_model
 from cat_core.training.teacher import TeacherCache
 from cat_core.training.train import TrainSettings, train
@@ -15,8 +17,13 @@ from cat_core.training.train import TrainSettings, train
 def main(cache: Path, folder: Path, options: dict) -> None:
     tokenizer, training_set = sentences()
     model = build_model(ModelSize(hidden=16, layers=1, heads=2, context=48), tokenizer, 1)
-    settings = TrainSettings(method="cat-dist", steps=6, batch_size=16, learning_rate=4e-3, **options)
-    log = train(model, training_set, settings, folder, TeacherCache.load(cache), use_cpu=True)
+    model = model.double() if options.pop("double", False) else model
+    given = {"method": "cat-dist", "steps": 6, "batch_size": 16, "learning_rate": 4e-3} | options
+    settings, teacher = TrainSettings(**given), TeacherCache.load(cache)
+    if METHODS[settings.method].router:
+        log, model.cascade_router = train_jointly(model, training_set, settings, folder, teacher, use_cpu=True)
+    else:
+        log = train(model, training_set, settings, folder, teacher, use_cpu=True)
     if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
         torch.save(model.state_dict(), folder / "weights.pt")
         (folder / "log.json").write_text(json.dumps(log))

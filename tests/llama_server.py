@@ -51,11 +51,11 @@ def plain_pair():
     return *models, tokenizer
 
 
-def write_gguf(model, tokenizer, path) -> None:
-    """A Llama of transformers as llama.cpp's file, in float32."""
+def write_gguf(model, tokenizer, path, pre: str = "gpt-2", begins: bool = True, architecture: str = "llama") -> None:
+    """A Llama of transformers as llama.cpp's file, in float32; pre: how it cuts texts; begins: whether with BOS."""
     import gguf
 
-    config, writer = model.config, gguf.GGUFWriter(str(path), "llama")
+    config, writer = model.config, gguf.GGUFWriter(str(path), architecture)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
@@ -69,14 +69,14 @@ def write_gguf(model, tokenizer, path) -> None:
     merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
     special = set(tokenizer.all_special_ids)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
+    writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokenizer.convert_ids_to_tokens(range(len(tokenizer))))
     kinds = [gguf.TokenType.CONTROL if i in special else gguf.TokenType.NORMAL for i in range(len(tokenizer))]
     writer.add_token_types(kinds)
     writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
     writer.add_bos_token_id(tokenizer.bos_token_id)
     writer.add_eos_token_id(tokenizer.eos_token_id)
-    writer.add_add_bos_token(True)
+    writer.add_add_bos_token(begins)
     names = {
         "attn_norm": "input_layernorm",
         "attn_q": "self_attn.q_proj",
@@ -96,6 +96,26 @@ def write_gguf(model, tokenizer, path) -> None:
         if theirs.endswith(("attn_q", "attn_k")):  # rotary pairs: neighbours there, halves of a head here
             array = array.reshape(-1, 2, config.head_dim // 2, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
         writer.add_tensor(f"{theirs}.weight", np.ascontiguousarray(array))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def dequantise(source, path) -> None:
+    """llama.cpp's file of a quantised model once more, its weights as they are but in float32."""
+    import gguf
+
+    reader, writer = gguf.GGUFReader(str(source)), gguf.GGUFWriter(str(path), "llama")
+    for name, field in reader.fields.items():
+        if name.startswith("GGUF.") or name == "general.architecture":
+            continue  # the writer's own
+        value, kind = field.contents(), field.types[0]
+        inner = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(name, 0 if name == "general.file_type" else value, kind, sub_type=inner)
+    for tensor in reader.tensors:
+        array = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        writer.add_tensor(tensor.name, np.ascontiguousarray(array, dtype=np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

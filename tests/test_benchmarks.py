@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import loss, measure, runner, teacher
+from benchmarks import loss, measure, runner, teacher, training
 from cat_core import inference
 
 
@@ -19,11 +19,13 @@ def test_the_table_has_every_way_of_every_case(monkeypatch, tmp_path, capsys):
     lines = capsys.readouterr().out.strip().splitlines()
     assert len(lines) == len(rows) + 2 and all(line.count("|") == lines[0].count("|") == 10 for line in lines)
     kept = {(row["rho"], row["way"]) for row in rows}
-    assert kept > {(rho, way) for rho in (1.0, 0.6, 0.3) for way in ("naive", "fused")} | {(1.0, "checkpointed")}
+    assert kept > {(rho, way) for rho in (1.0, 0.6, 0.3) for way in ("plain", "plain, amax", "fused")} | {
+        (1.0, "dense, with checks"), (1.0, "checkpointed")
+    }  # fmt: skip
     for row in rows:
         low, high = row["speedup_range"]
         assert 0 < low <= row["speedup"] <= high and len(row["seconds"]) == 2 and row["floor_share"] > 0
-        if row["way"].startswith("naive"):
+        if row["way"] in ("plain", "plain, Xent"):
             assert low == high == row["memory_share"] == 1
     stored = json.loads(out.read_text())
     assert stored["rows"] == rows and stored["note"] == "a test" and stored["threads"] == 1
@@ -41,19 +43,36 @@ def test_the_peak_is_what_lives_at_one_time():
 
 
 def test_a_way_to_another_gradient_is_refused(monkeypatch):
-    monkeypatch.setattr(loss, "ways", lambda *_: [{"naive": loss.naive, "other": loss.naive_xent}])
-    with pytest.raises(ValueError, match="other has another gradient than naive: relative difference"):
+    monkeypatch.setattr(loss, "ways", lambda *_: [{"plain": loss.plain, "other": loss.plain_xent}])
+    with pytest.raises(ValueError, match="other has another gradient than plain: relative difference"):
         loss.compare(loss.Case(30, 20, 4, 4, 1.0), "cpu", torch.float32, 1)
 
 
 def test_every_way_with_the_labels_alone_or_the_teacher_is_compared_with_its_like():
     case = loss.Case(30, 20, 4, 4, 1.0)
     first, second = loss.ways(case, "cpu")
-    assert list(first) == ["naive", "checkpointed", "fused"]
-    assert next(iter(second)) == "naive, Xent" and "fused, Xent" in second
-    assert list(loss.ways(loss.Case(30, 20, 4, 4, 0.6), "cpu")[0]) == ["naive", "fused", "fused, no row skipped"]
-    inputs = loss.Inputs(loss.Case(30, 20, 4, 4, 0.6), "cpu", torch.float32)
-    assert int(inputs.keep.sum()) == 18
+    assert list(first) == ["plain", "plain, amax", "fused", "dense, with checks", "checkpointed"]
+    assert next(iter(second)) == "plain, Xent" and "fused, Xent" in second
+    some = ["plain", "plain, amax", "fused", "fused, no row skipped"]
+    assert list(loss.ways(loss.Case(30, 20, 4, 4, 0.6), "cpu")[0]) == some
+
+
+@pytest.mark.parametrize("rho", [1.0, 0.6, 0.3])
+def test_every_way_finds_the_same_tokens_loss_and_gradients_by_itself(rho):
+    """Against the formula in float64 with a loop over tokens: nobody tells a way which tokens count."""
+    inputs = loss.Inputs(loss.Case(30, 20, 4, 6, rho), "cpu", torch.float64)
+    logits, teacher = inputs.x @ inputs.w.T, inputs.tx @ inputs.tw.T
+    right = [y in (int(s.argmax()), int(t.argmax())) for s, t, y in zip(logits, teacher, inputs.y.tolist())]
+    assert right == inputs.keep.tolist() and sum(right) == round(30 * rho)
+    total = 0
+    for s, t, y in zip(logits[inputs.keep], teacher[inputs.keep], inputs.y[inputs.keep]):
+        q = 0.5 * torch.softmax(t, 0) + 0.5 * torch.eye(20, dtype=s.dtype)[y]
+        total = total - (q * (s - s.logsumexp(0))).sum()
+    expected = (total / 30, *torch.autograd.grad(total / 30, (inputs.x, inputs.w)))
+    for name, way in loss.ways(loss.Case(30, 20, 4, 6, rho), "cpu")[0].items():
+        found = way(inputs)
+        for a, b in zip((found, *torch.autograd.grad(found, (inputs.x, inputs.w))), expected):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6, msg=name, check_dtype=False)
 
 
 # ----------------------------------------------------------------- the teacher
@@ -175,3 +194,34 @@ def test_without_compaction_every_row_stays(monkeypatch, quick):
     rows.clear()
     assert [tokens for tokens, _ in ways["runner, finished rows kept"]()] == [tokens for tokens, _ in expected]
     assert rows == [8] * max(len(tokens) for tokens, _ in expected)
+
+
+# ----------------------------------------------------------------- fine-tuning
+
+
+@pytest.mark.slow
+def test_every_way_to_train_is_compared_with_a_plain_loop_and_the_products(tmp_path, capsys):
+    out = tmp_path / "training.json"
+    rows = training.main(["--quick", "--repeats", "2", "--out", str(out)])
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert len(lines) == len(rows) + 2 and all(line.count("|") == lines[0].count("|") == 9 for line in lines)
+    assert [row["way"] for row in rows] == list(training.WAYS)
+    for row in rows:
+        assert row["speedup_range"][0] <= row["speedup"] <= row["speedup_range"][1] and len(row["seconds"]) == 2
+        assert row["memory"] > 0 and row["floor_share"] > 0 and row["tokens_per_second"] > 0
+    assert rows[0]["speedup_range"] == [1, 1] and json.loads(out.read_text())["rows"] == rows
+
+
+def test_a_way_to_train_with_another_gradient_is_refused(monkeypatch):
+    def wrong(model, *given):
+        step = training.trainer()(model, *given)
+
+        def other():
+            step()
+            next(model.parameters()).grad.mul_(2)
+
+        return other
+
+    monkeypatch.setattr(training, "WAYS", {"plain loop": training.plain, "Trainer": wrong})
+    with pytest.raises(ValueError, match="Trainer has another gradient than plain loop"):
+        training.compare(training.CASES["quick"][0], "cpu", torch.float32, 1)

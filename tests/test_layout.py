@@ -15,7 +15,8 @@ from cat_core.training.code import code_digests, imported_modules
 ROOT = Path(__file__).resolve().parents[1]
 CORE = "core"
 ROOMS = {
-    "core": (),
+    "shapes": (),
+    "core": ("shapes",),
     "tasks": ("core",),
     "analysis": ("core", "tasks"),
     "rules": ("core",),
@@ -27,9 +28,9 @@ ROOMS = {
     "build": ("core", "tasks", "training"),
 }
 """Each room, from the ground up, and those that it may import besides itself."""
-DOORS = ("cat_core.study", "cat_core.runs", "cat_core.bootstrap", "cat_core.cascade")
+DOORS = ("cat_core.study", "cat_core.runs", "cat_core.bootstrap", "cat_core.pairs", "cat_core.cascade")
 """Modules that start a command line from the room that holds it, under `if __name__ == "__main__"`."""
-OPTIONAL = {"vllm", "peft", "datasets", "pyarrow", "sacrebleu", "tqdm", "tomllib"}
+OPTIONAL = {"vllm", "peft", "gguf", "datasets", "pyarrow", "sacrebleu", "tqdm", "tomllib"}
 """Packages that may be imported inside a function, as one can do without them (tomllib: where Python is too old)."""
 LONGEST = 460
 
@@ -46,7 +47,7 @@ def sources() -> dict[str, Path]:
 
 SOURCES = sources()
 CORE_MODULES = [name for name in SOURCES if name.count(".") == 1 and name.startswith("cat_core") and
-                SOURCES[name].name != "__init__.py" and name not in DOORS[:3]]  # fmt: skip
+                SOURCES[name].name != "__init__.py" and name not in DOORS[:4]]  # fmt: skip
 
 
 def room_of(name: str) -> str:
@@ -132,7 +133,7 @@ def test_modules_are_small():
     long = {n: k for n, p in SOURCES.items() if (k := len(p.read_text(encoding="utf-8").splitlines())) > LONGEST}
     assert not long, f"longer than {LONGEST} lines: {long}"
     core = sum(len(SOURCES[n].read_text(encoding="utf-8").splitlines()) for n in CORE_MODULES)
-    assert core <= 3_500, f"the core has {core} lines"
+    assert core <= 3_650, f"the core has {core} lines"
 
 
 def bare_site(folder: Path) -> None:
@@ -158,7 +159,8 @@ def test_the_core_needs_torch_transformers_and_numpy_alone(tmp_path):
     code = (
         f"import importlib, sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]\n"
         f"for name in {CORE_MODULES}: importlib.import_module(name)\n"
-        f"rooms = [m for m in sys.modules if m.startswith('cat_core.') and m not in {CORE_MODULES}]\n"
+        f"below = {[name for name in SOURCES if room_of(name) == 'shapes']}\n"
+        f"rooms = [m for m in sys.modules if m.startswith('cat_core.') and m not in [*{CORE_MODULES}, *below]]\n"
         "try: import pandas\n"
         "except ImportError: print('bare', rooms)\n"
     )

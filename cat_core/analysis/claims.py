@@ -21,7 +21,9 @@ from cat_core.ranking import Interval
 
 SAME, UNDECIDED, OPPOSITE = "same direction, interval excludes 0", "undecided", "opposite"
 ONE_SEED = "one seed proves nothing"
-UNTESTED = "not testable here"
+NONE = "no claim"
+"""In place of a claim's id, on data that no claim is about."""
+UNTESTED, NO_VERDICT = "not testable here", "no verdict"
 DIRECTIONS = {1: "above 0", -1: "below 0", 0: "no difference"}
 ROLES = ("primary", "control", "secondary")
 """What a row is for: deciding its claim, showing that the effect is that of the mask, or neither."""
@@ -39,7 +41,8 @@ ROW_RULES = (
     f"Rules: interval above or below 0 as claimed, {SAME!r}; interval includes 0, {UNDECIDED!r}; interval on "
     f"the other side of 0, {OPPOSITE!r}; claimed to be no difference: {NO_DIFFERENCE!r}, else {DIFFERENCE!r} where it "
     f"excludes 0, else {UNDECIDED!r}; claimed to be bounded by a share: {WITHIN!r}, or {ABOVE!r} where the whole "
-    f"interval lies beyond it; with fewer than two training seeds the verdict adds that {ONE_SEED}."
+    f"interval lies beyond it; with fewer than two training seeds the verdict adds that {ONE_SEED}; where a run "
+    f"cannot speak, {NO_VERDICT!r} with the reason."
 )
 
 
@@ -52,7 +55,7 @@ class ClaimRow:
     interval, or why there is none; scale: brings it to points (0 to 100); level: coverage of the interval. n items,
     seeds of S, large_seeds: what it rests on. mass: the share of target tokens that neither model gets right, for the
     claim that it bounds the difference (C10). headroom: quality of L alone less that of S alone, in points, where the
-    number is a saving at the quality of L (C8).
+    number is a saving at the quality of L (C8). silenced: why there is no verdict where a guard forbids it (`guards`).
     """
 
     claim: str
@@ -67,6 +70,7 @@ class ClaimRow:
     large_seeds: int = 1
     mass: float | None = None
     headroom: Interval | None = None
+    silenced: str | None = None
 
     also_written: ClassVar[dict[str, str]] = {"verdict": "mass"}
 
@@ -81,8 +85,8 @@ class ClaimRow:
 
     @property
     def heard(self) -> bool:
-        """Whether it may decide anything: a number with an interval, from at least two seeds."""
-        return isinstance(self.number, Interval) and self.seeds > 1
+        """Whether it may decide anything: a number with an interval, from at least two seeds, that no guard forbids."""
+        return isinstance(self.number, Interval) and self.seeds > 1 and not self.silenced
 
     @property
     def side(self) -> int:
@@ -93,6 +97,8 @@ class ClaimRow:
     @property
     def verdict(self) -> str:
         """The verdict by `ROW_RULES`."""
+        if self.silenced:
+            return f"{NO_VERDICT}: {self.silenced}"
         if self.mass is not None and isinstance(self.number, Interval):
             points, low = 100 * self.mass, max(self.number.low, -self.number.high, 0.0)
             text = WITHIN if self.scale * low <= points else ABOVE
@@ -107,7 +113,8 @@ class ClaimRow:
     @property
     def sentence(self) -> str:
         """The row in one sentence."""
-        return f"{self.measure} ({self.claim}): {self.shown}; verdict: {self.verdict}."
+        verdict = self.verdict if self.silenced else f"verdict: {self.verdict}"
+        return f"{self.measure} ({self.claim}): {self.shown}; {verdict}."
 
 
 def caveat_mark(headroom: Interval | Undefined | None) -> str:

@@ -20,14 +20,19 @@ import pandas as pd
 
 from cat_core import curves
 from cat_core.analysis.corpus import METRICS as CORPUS
-from cat_core.analysis.corpus import CorpusRun, scale_of
+from cat_core.analysis.corpus import CorpusRun, scale_of, tokenizer_of, tokenizer_options
 from cat_core.analysis.intervals import RANDOM, Intervals
-from cat_core.analysis.outcomes import OutcomeError, Pairing, paired, validate
+from cat_core.analysis.outcomes import COST, OutcomeError, Pairing, paired, validate
 from cat_core.analysis.quantities import Undefined, Unit
 from cat_core.analysis.resampling import GRID, Bootstrap, paired_bootstrap
 from cat_core.ranking import DeferralCurve, Interval, rank
+from cat_core.tasks.scoring import SHARES
 
-METRIC_LABELS = {"accuracy": "Accuracy", "exact_match": "Exact match", "bleu": "BLEU", "chrf": "chrF"}
+METRIC_LABELS = {
+    "accuracy": "Accuracy", "exact_match": "Exact match", "exact_match_normalized": "Exact match (normalized)",
+    "f1": "Token F1", "bleu": "BLEU", "chrf": "chrF", "quality": "Mean quality",
+}  # fmt: skip
+"""Metrics as readers know them; "quality" is the mean over tasks whose metrics are different shares."""
 PAGE_RULES = ("chow_average", "chow_quantile_0", "option_probability")
 PRIMARY = (("cat-dist", "dist"), ("cat-xent", "xent"))
 CONTROL = (("cat-dist", "random-dist"), ("cat-xent", "random-xent"))
@@ -209,10 +214,14 @@ class Comparison(InPoints):
         def counted():
             where = {"item_ids": rows.item_ids, "cluster_ids": rows.cluster_ids, "seed": seed}
             if _has_texts(self.frame):
-                texts = (rows.small_predictions, rows.large_predictions, rows.targets)
+                if len(rows.tokenizers) > 1:
+                    raise OutcomeError("the tasks have different tokenizers, so no BLEU in common: choose one task")
+                where |= tokenizer_options(self.metric, rows.tokenizers[0])
+                texts = (rows.small_predictions, rows.large_predictions, rows.right_answers)
                 return CorpusRun(*texts, rows.confidence, self.metric, **where)
             counts = (rows.small_counts[self.metric], rows.large_counts[self.metric])
-            where["signature"] = rows.signatures[self.metric]
+            where["signature"] = signature = rows.signatures[self.metric]
+            where |= tokenizer_options(self.metric, tokenizer_of(signature))
             return CorpusRun.from_counts(*counts, rows.confidence, self.metric, **where)
 
         return with_confidence(self._once(("counts", method, seed, split), counted), rows.confidence)
@@ -239,14 +248,29 @@ class Comparison(InPoints):
 
         return self._once(("curve", method, rule), mean)
 
-    def cost(self, method: str, rule: str = "chow_average") -> np.ndarray:
+    @property
+    def unknown_costs(self) -> Undefined | None:
+        """Why nothing can be said of costs, where the FLOPs of a model are unknown; None where all are known."""
+
+        def find():
+            models = sorted(self.frame["model"][self.frame[COST].isna()].unique(), reverse=True)
+            names = " and ".join({"small": "S", "large": "L"}[model] for model in models)
+            return Undefined(f"the FLOPs of {names} are unknown") if models else None
+
+        return self._once("unknown costs", find)
+
+    def cost(self, method: str, rule: str = "chow_average") -> np.ndarray | Undefined:
         """[n+1] mean FLOPs per query of the cascade along `curve`, S included, averaged over the seeds."""
+        if (why := self.unknown_costs) is not None:
+            return why
         rows = [self.pairing(method, seed, rule=rule) for seed in self.seeds]
         return np.mean([curves.cascade_cost(r.small_flops, r.large_flops, r.confidence) for r in rows], axis=0)
 
     @property
-    def large_flops(self) -> float:
+    def large_flops(self) -> float | Undefined:
         """C_L: mean FLOPs per test query of L alone, averaged over the seeds."""
+        if (why := self.unknown_costs) is not None:
+            return why
         return float(np.mean([self.pairing(self.methods[0], seed).large_flops.mean() for seed in self.seeds]))
 
     def oracle(self, method: str) -> DeferralCurve:
@@ -394,6 +418,8 @@ def _metric_of(small: pd.DataFrame) -> str:
     metrics = sorted(small["metric"].unique())
     if len(metrics) == 1:
         return metrics[0]
-    if set(metrics) <= {"accuracy", "exact_match"}:
+    if set(metrics) <= {"accuracy", "exact_match", "exact_match_normalized"}:
         return "accuracy"
+    if set(metrics) <= set(SHARES):
+        return "quality"
     raise OutcomeError(f"the rows have the metrics {', '.join(metrics)}, which have no common mean: choose one task")

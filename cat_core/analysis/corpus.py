@@ -13,6 +13,8 @@ for bit, and say of a text little more than its length.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -20,9 +22,13 @@ import pandas as pd
 from sacrebleu.metrics import BLEU, CHRF
 
 from cat_core.ranking import DeferralCurve, Ranking, check_confidence, rank, straighten
+from cat_core.tasks.schema import brief
+from cat_core.tasks.scoring import CORPUS, composed
 
-METRICS = ("bleu", "chrf")
-"""Corpus metrics, as the outcome table names them."""
+_NREFS = re.compile(r"nrefs:\w+")
+
+METRICS = CORPUS
+"""Corpus metrics, as the outcome table names them: "bleu", "chrf"."""
 
 
 def scale_of(metric: str) -> float:
@@ -40,27 +46,57 @@ def corpus_metric(name: str, **options):
 def sentence_counts(metric, predictions, references) -> np.ndarray:
     """[n, d] integer sufficient statistics of each sentence under a sacrebleu `metric`; they add up.
 
-    predictions, references: n texts each (one reference a sentence). BLEU: hypothesis and reference length, then
-    matches and totals of each n-gram order (10 numbers); chrF: hypothesis, reference and match count of each order.
+    predictions: n texts; references: n right answers, each a text or a list of texts, as many as there are. BLEU:
+    hypothesis and reference length (the nearest), then matches and totals of each n-gram order (10 numbers); chrF:
+    hypothesis, reference and match count of each order, with the reference that gives the best score. Texts are
+    compared in NFC.
     """
-    predictions, references = list(predictions), list(references)
+    predictions = list(predictions)
+    references = [[r] if isinstance(r, str) or not isinstance(r, list | tuple) else list(r) for r in references]
     if len(predictions) != len(references) or not predictions:
         given = f"{len(predictions)} predictions for {len(references)} references"
         raise ValueError(f"{given}: give one each, at least one")
-    for name, texts in (("predictions", predictions), ("references", references)):
-        bad = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
+    for name, rows in (("predictions", [[text] for text in predictions]), ("references", references)):
+        bad = next((i for i, row in enumerate(rows) if not row or not all(isinstance(text, str) for text in row)), None)
         if bad is not None:
-            raise ValueError(f"{name}[{bad}] is {texts[bad]!r}, expected text (was the table written without texts?)")
-    return np.array(metric._extract_corpus_statistics(predictions, [references]), dtype=np.int64)
+            given = brief(rows[bad][0] if len(rows[bad]) == 1 else rows[bad])
+            raise ValueError(f"{name}[{bad}] is {given}, expected text (was the table written without texts?)")
+    most = max(map(len, references))
+    streams = [[composed(row[k]) if k < len(row) else None for row in references] for k in range(most)]
+    return np.array(metric._extract_corpus_statistics(list(map(composed, predictions)), streams), dtype=np.int64)
 
 
 # ---------------------------------------------------------------- counts in a table
 
 
 def _count_signature(metric) -> str:
-    """sacrebleu's signature of `metric` with the one reference a sentence that counts are made for."""
-    metric.num_refs = 1
+    """sacrebleu's signature of `metric`, of one reference a sentence if it was not asked for any yet."""
+    metric.num_refs = getattr(metric, "num_refs", None) or 1
     return str(metric.get_signature())
+
+
+def joined_signature(signatures: Iterable[str]) -> str:
+    """The signature of counts made alike: "nrefs:var" where they differ in the number of references alone.
+
+    ValueError where they differ in something else.
+    """
+    signatures = sorted(set(signatures))
+    if len(signatures) > 1 and len({_NREFS.sub("", text) for text in signatures}) == 1:
+        return _NREFS.sub("nrefs:var", signatures[0])
+    if len(signatures) > 1:
+        raise ValueError(f"counted as {' and as '.join(signatures)}: count all texts alike, or choose one task")
+    return signatures[0]
+
+
+def tokenizer_options(metric: str, tokenize: str) -> dict[str, str]:
+    """sacrebleu's options for BLEU with a tokenizer ("" is its default, 13a); chrF has none."""
+    return {"tokenize": tokenize} if metric == "bleu" and tokenize else {}
+
+
+def tokenizer_of(signature: str) -> str:
+    """The tokenizer that sacrebleu's signature names; "" where it is the default, or chrF's."""
+    match = re.search(r"\|tok:([^|]+)", signature)
+    return match[1] if match and match[1] != "13a" else ""
 
 
 def _predicted(metric, counts: np.ndarray, back: bool) -> np.ndarray:
@@ -114,10 +150,10 @@ def unpack_counts(metric, cells: Iterable[bytes]) -> np.ndarray:
 def with_counts(frame: pd.DataFrame, metrics: Iterable[str] = METRICS) -> pd.DataFrame:
     """A copy of an outcome table with the sentence counts of its texts, in the columns <metric>_counts and _signature.
 
-    Rows whose metric is a corpus metric get the counts of all `metrics` (sacrebleu's default settings, one reference),
-    other rows null; counts that are there already are kept. After that `outcomes.drop_text` loses nothing that a curve
-    needs. A table without such rows comes back as it is. Raises ValueError where a text is missing and no counts are
-    there.
+    Rows whose metric is a corpus metric get the counts of all `metrics` (sacrebleu's default settings, but for the
+    row's `tokenize`; against the target and the row's `references`), other rows null; counts that are there already
+    are kept. After that `outcomes.drop_text` loses nothing that a curve needs. A table without such rows comes back as
+    it is. Raises ValueError where a text is missing and no counts are there.
     """
     rows = frame["metric"].isin(METRICS).to_numpy()
     if not rows.any():
@@ -128,26 +164,52 @@ def with_counts(frame: pd.DataFrame, metrics: Iterable[str] = METRICS) -> pd.Dat
         cells = {c: frame[c].to_numpy(object) if c in frame else np.full(len(frame), None, object) for c in columns}
         counts, signatures = (cells[c].copy() for c in columns)
         wanted = rows & pd.isna(counts)
-        if wanted.any():
-            metric = corpus_metric(name)
-            texts = frame.loc[wanted, ["prediction", "target"]]
+        for places in _alike(frame, wanted):
+            rest = frame.iloc[places]
+            metric = corpus_metric(name, **tokenizer_options(name, tokenizers(rest)[0]))
+            right = right_answers(rest)
             # many models give the same answer to an item: each is counted once
-            group = texts.groupby(["prediction", "target"], sort=False, dropna=False).ngroup().to_numpy()
-            first = np.unique(group, return_index=True)[1]
-            once = texts.iloc[first]
-            packed = pack_counts(metric, sentence_counts(metric, once["prediction"], once["target"]))
-            counts[wanted] = np.array(packed, dtype=object)[group]
-            signatures[wanted] = _count_signature(metric)
+            keys = [(prediction, answers) for prediction, answers in zip(rest["prediction"], right)]
+            once = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+            packed = pack_counts(metric, sentence_counts(metric, *zip(*once)))
+            for place, key in zip(places, keys):
+                counts[place] = packed[once[key]]
+            signatures[places] = _count_signature(metric)
         # as objects: a text type would turn missing ones into NaN and bytes into text
         frame[columns[0]] = pd.Series(counts, index=frame.index, dtype=object)
         frame[columns[1]] = pd.Series(signatures, index=frame.index, dtype=object)
     return frame
 
 
+def right_answers(frame: pd.DataFrame) -> list[tuple[str, ...]]:
+    """The target and the further references of each row of an outcome table; the former is None without texts."""
+    if "references" not in frame:
+        return [(target,) for target in frame["target"]]
+    return [
+        tuple(dict.fromkeys((target, *(json.loads(more) if isinstance(more, str) else ()))))
+        for target, more in zip(frame["target"], frame["references"])
+    ]
+
+
+def tokenizers(frame: pd.DataFrame) -> list[str]:
+    """The tokenizers of BLEU that the rows of an outcome table name, sorted; "" is the default."""
+    return sorted(set(frame["tokenize"].fillna(""))) if "tokenize" in frame else [""]
+
+
+def _alike(frame: pd.DataFrame, wanted: np.ndarray) -> list[np.ndarray]:
+    """Positions of the wanted rows, by task and tokenizer: what has one signature."""
+    keys = [frame[name].fillna("") for name in ("task", "tokenize") if name in frame]
+    group = pd.factorize(pd.Series(list(zip(*keys)) if keys else [()] * len(frame)))[0]
+    return [np.flatnonzero(wanted & (group == number)) for number in np.unique(group[wanted])]
+
+
 def check_signature(metric, signature: str) -> str:
-    """`signature` of stored counts, or ValueError unless it is that of `metric` (sacrebleu's version aside)."""
+    """`signature` of stored counts, or ValueError unless it is that of `metric`.
+
+    sacrebleu's version and the number of references do not matter.
+    """
     own = _count_signature(metric)
-    if signature.split("|version:")[0] != own.split("|version:")[0]:
+    if _NREFS.sub("", signature.split("|version:")[0]) != _NREFS.sub("", own.split("|version:")[0]):
         raise ValueError(f"the stored counts are those of {signature!r}, expected {own!r}: use the same settings")
     return signature
 
@@ -211,7 +273,8 @@ def _chrf(metric, counts):
 class CorpusRun:
     """A corpus metric of one method and seed along its deferral curve; may be passed to `paired_bootstrap`.
 
-    small_predictions, large_predictions, references: n texts each; confidence: [n]; metric: "bleu" or "chrf"
+    small_predictions, large_predictions: n texts each; references: n right answers, each a text or a list of texts;
+    confidence: [n]; metric: "bleu" or "chrf"
     with sacrebleu's own options (default settings otherwise). item_ids, cluster_ids: as in
     `outcomes.Pairing`. `from_counts` builds the same run where there are no texts.
     """

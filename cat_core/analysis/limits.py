@@ -145,8 +145,11 @@ def _rates(shares) -> tuple[float, float, float]:
 def couple_of(c: Comparison, method: str) -> Couple | Undefined:
     """The couple of a comparison's S by `method` and L: mean test quality and cost, over seeds.
 
-    Undefined where S costs as much as L or more: then there is nothing to save (S may be as large, or ramble).
+    Undefined where costs are unknown, and where S costs as much as L or more: then there is nothing to save (S may be
+    as large, or ramble).
     """
+    if (why := c.unknown_costs) is not None:
+        return why
     curve, ratio = c.curve(method), float(c.cost(method)[0]) / c.large_flops
     if ratio >= 1:
         return Undefined(f"an answer of S costs {ratio:.2f} times one of L")

@@ -15,6 +15,7 @@ from cat_core.analysis.claims import ClaimRow
 from cat_core.analysis.comparison import Comparison, InPoints
 from cat_core.analysis.contrasts import Effect
 from cat_core.analysis.decomposition import Decomposition, RuleGrid
+from cat_core.analysis.guards import Guard
 from cat_core.analysis.intervals import Intervals
 from cat_core.analysis.operating_points import (
     BUDGETS,
@@ -74,7 +75,10 @@ class TaskMetrics(InPoints):
 
 @dataclass(frozen=True)
 class SuiteMetrics(InPoints):
-    """A comparison of methods on one suite, by one metric. tasks: their names; or, of a cell, their metrics by name."""
+    """A comparison of methods on one suite, by one metric. tasks: their names; or, of a cell, their metrics by name.
+
+    guards: what keeps it from saying anything; None where nobody asked (all recorded cells).
+    """
 
     suite: str
     large_models: int
@@ -83,11 +87,12 @@ class SuiteMetrics(InPoints):
     seeds: tuple[int, ...]
     tasks: dict[str, TaskMetrics] | tuple[str, ...]
     large_alone: Quantity
-    large_flops: float
+    large_flops: float | Undefined
     budget: float
     methods: dict[str, MethodMetrics]
     differences: dict[str, Pairs]
     claims: tuple[ClaimRow, ...]
+    guards: tuple[Guard, ...] | None = None
 
     def difference(self, a: str, b: str) -> Quantity:
         """AUDC of method `a` less that of `b`, Chow-Average, test items."""
@@ -193,7 +198,10 @@ def read_metrics(content: Mapping) -> CellMetrics:
     return read(CellMetrics, content)
 
 
-def suite_metrics(c: Comparison, claims: Sequence[ClaimRow], budget: float, rules: Sequence[str] = ()) -> SuiteMetrics:
+def suite_metrics(
+    c: Comparison, claims: Sequence[ClaimRow], budget: float, rules: Sequence[str] = (),
+    guards: tuple[Guard, ...] | None = None,
+) -> SuiteMetrics:  # fmt: skip
     """Every number of a comparison, Chow-Average; differences for `rules` (default all), thresholds for `budget`."""
     methods = {}
     for m in c.methods:
@@ -205,5 +213,5 @@ def suite_metrics(c: Comparison, claims: Sequence[ClaimRow], budget: float, rule
     differences = {rule: {f"{a} - {b}": c.difference(a, b, rule) for a, b in c.pairs} for rule in rules or c.rules}
     return SuiteMetrics(
         c.frame["suite"].iloc[0], c.large_models, c.metric, c.n, c.seeds, c.tasks, c.large_alone(), c.large_flops,
-        budget, methods, differences, tuple(claims),
+        budget, methods, differences, tuple(claims), guards,
     )  # fmt: skip

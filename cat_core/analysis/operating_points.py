@@ -31,7 +31,7 @@ class OperatingPoint:
     """What thresholds, one per seed, gave on test rows; each an Interval, averaged over seeds.
 
     taus: by seed. deferral_rate, quality (in the metric's unit), gap: quality - that of L alone, saving: 1 -
-    C / C_L. promised_rate: the mean deferral rate on the calibration rows.
+    C / C_L, Undefined where costs are unknown. promised_rate: the mean deferral rate on the calibration rows.
     """
 
     taus: dict[int, float]
@@ -39,11 +39,13 @@ class OperatingPoint:
     deferral_rate: Interval
     quality: Interval
     gap: Interval
-    saving: Interval
+    saving: Interval | Undefined
 
 
 def quality_at_budgets(c: Comparison, method: str, rule: str = "chow_average") -> list[float | Undefined]:
     """Quality at mean costs of 10, 25 and 50 % of C_L (`BUDGETS`), S included; mean over seeds."""
+    if (why := c.unknown_costs) is not None:
+        return [why] * len(BUDGETS)
     rows = []
     for seed in c.seeds:
         p = c.pairing(method, seed, rule=rule)
@@ -69,7 +71,7 @@ def iso_quality(c: Comparison, method: str, rule: str = "chow_average") -> Opera
     if (point := _recorded(c, method, rule).iso_quality) != NOT_THERE:
         return point
     taus, rates = _iso_taus(c, method, rule)
-    return OperatingPoint(taus, float(np.mean(rates)), *intervals(*_iso_draws(c, method, rule), c.level))
+    return _point(c, taus, float(np.mean(rates)), intervals(*_iso_draws(c, method, rule), c.level))
 
 
 class _Unknown:
@@ -130,11 +132,18 @@ def at_thresholds(
         rows = c.pairing(method, c.seeds[0], "test", rule)
         exact = router.evaluate(taus[c.seeds[0]], rows, level=c.level, resamples=c.resamples)
         measures[:2] = [exact.deferral_rate, exact.quality]
-    return OperatingPoint(dict(taus), promised_rate, *measures)
+    return _point(c, dict(taus), promised_rate, measures)
 
 
-def saving_difference(c: Comparison, method: str, baseline: str, rule: str = "chow_average") -> Interval:
+def _point(c: Comparison, taus: dict[int, float], promised_rate: float, measures) -> OperatingPoint:
+    *known, saving = measures
+    return OperatingPoint(taus, promised_rate, *known, c.unknown_costs or saving)
+
+
+def saving_difference(c: Comparison, method: str, baseline: str, rule: str = "chow_average") -> Interval | Undefined:
     """Iso-quality saving (see `iso_quality`) of `method` less that of `baseline`, on the same draws."""
+    if (why := c.unknown_costs) is not None:
+        return why
     (once, draws), (other, others) = (_iso_draws(c, m, rule) for m in (method, baseline))
     return intervals(once - other, draws - others, c.level)[3]
 

@@ -1,13 +1,14 @@
 """The outcome table: one row per item, model, method and seed; every figure is drawn from it alone.
 
-A Parquet file (zstd) with the columns of `SCHEMA` in that order, followed by those of `COUNTS` that there are
-and any further confidence_* columns. Rows of the large model have method "large". Quality is a number in [0, 1]:
-0/1 for accuracy and exact match, sacrebleu's sentence-level score / 100 for bleu and chrf (corpus-level scores come
-from the texts, or from the counts of each sentence where texts may not be passed on, see `corpus`). Token counts and
-FLOPs are measured. Files are written whole or not at all, and checked on the way out as on the way in. Tables that
-are committed are written compactly (`compact`).
+A Parquet file (zstd) with the columns of `SCHEMA` in that order, followed by those of `MORE` and `COUNTS` that there
+are and any further confidence_* columns. Rows of the large model have method "large". Quality is a number in [0, 1]:
+0/1 for accuracy and exact match, a share for F1, sacrebleu's sentence-level score / 100 for bleu and chrf
+(corpus-level scores come from the texts, or from the counts of each sentence where texts may not be passed on, see
+`corpus`). Token counts and FLOPs are measured. Files are written whole or not at all, and checked on the way out as on
+the way in. Tables that are committed are written compactly (`compact`).
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cat_core.analysis.corpus import METRICS, with_counts
+from cat_core.analysis.checksums import check_parquet, seal_parquet
+from cat_core.analysis.corpus import METRICS, joined_signature, right_answers, tokenizers, with_counts
 from cat_core.curves import deferral_curve
 from cat_core.files import whole_file
 from cat_core.ranking import DeferralCurve
@@ -27,6 +29,7 @@ SPLITS = ("train", "calibration", "test")
 MODELS = ("small", "large")
 KEY = ["suite", "task", "split", "item_id", "method", "seed", "model"]
 TEXT = ["prediction", "target"]  # may be null: the texts of some data must not be passed on
+COST = "flops"  # may be null in all rows of a model whose costs are unknown
 
 _STRING, _INTEGER, _FLOAT = pa.string(), pa.int64(), pa.float64()
 _TYPES = {
@@ -41,8 +44,12 @@ COUNTS = {f"{metric}_{what}": kind for metric in METRICS
           for what, kind in (("counts", pa.binary()), ("signature", _STRING))}  # fmt: skip
 """Optional columns: the sentence counts of `corpus.with_counts` and sacrebleu's signature; null in other rows."""
 
+MORE = {"references": _STRING, "tokenize": _STRING}
+"""Optional columns: further right answers beside the target, a JSON list, and BLEU's tokenizer where it is not 13a."""
+
 SCHEMA = pa.schema([*_TYPES.items(), *((f"confidence_{rule}", _FLOAT) for rule in _CONFIDENCES)])
-"""Columns and types of the table. The confidence_* columns are null where a rule is undefined for a row."""
+"""Columns and types of the table. The confidence_* columns are null where a rule is undefined for a row, and flops for
+a small or a large model whose costs are unknown."""
 
 
 class OutcomeError(ValueError):
@@ -67,6 +74,7 @@ def write_outcomes(path, table, *, compactly: bool = False) -> Path:
     path = Path(path)
     with whole_file(path) as temporary:
         pq.write_table(arrow.replace_schema_metadata(None), temporary, compression="zstd", **options)
+        seal_parquet(temporary)
     return path
 
 
@@ -95,13 +103,18 @@ def _stored(frame: pd.DataFrame, compactly: bool) -> tuple[pa.Schema, dict]:
 def read_outcomes(path) -> pd.DataFrame:
     """The table at `path` as a checked DataFrame, columns as in SCHEMA, undefined confidences as NaN.
 
-    Raises FileNotFoundError, or OutcomeError for a file that is not whole Parquet and as `validate`.
+    Raises FileNotFoundError, or OutcomeError for a file that is not whole Parquet, or not as it was written
+    (`checksums`), and as `validate`.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no outcome table at {path}: run the edition that writes it, or correct the path")
     try:
-        arrow = pq.read_table(path)
+        check_parquet(content := path.read_bytes())
+    except ValueError as error:
+        raise OutcomeError(f"{path}: {error}: restore it, or write it again") from None
+    try:
+        arrow = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise OutcomeError(f"{path} is not a complete Parquet file: delete it and write it again") from error
     return validate(arrow, source=str(path))
@@ -116,7 +129,7 @@ def drop_text(frame: pd.DataFrame) -> pd.DataFrame:
     if frame["metric"].isin(METRICS).any() and not frame.loc[frame["metric"].isin(METRICS), TEXT].isna().any().any():
         frame = with_counts(frame)
     nothing = pd.Series([None] * len(frame), index=frame.index, dtype=object)
-    return frame.assign(prediction=nothing, target=nothing)
+    return frame.drop(columns="references", errors="ignore").assign(prediction=nothing, target=nothing)
 
 
 def compact(table, bits: int = 10) -> pd.DataFrame:
@@ -158,12 +171,12 @@ def significant(values, bits: int, rounded=np.rint) -> np.ndarray:
 def validate(table, source: str = "the outcome table") -> pd.DataFrame:
     """`table` (DataFrame or pyarrow Table) as a DataFrame in SCHEMA's order, or a one-line OutcomeError.
 
-    Refused: an empty table; missing, unknown or wrongly typed columns; null where only texts and confidences
-    may be; sentence counts without signature, or of several lengths; quality that is not in [0, 1]; negative
-    counts; unknown splits and models; method "large" on a small model or the other way round; the same (suite, task,
-    split, item_id, method, seed, model) twice; an item in two splits.
+    Refused: an empty table; missing, unknown or wrongly typed columns; null where only texts, confidences and the FLOPs
+    of all rows of a model may be; sentence counts without signature, or of several lengths; quality that is not in
+    [0, 1]; negative counts; unknown splits and models; method "large" on a small model or the other way round; the same
+    (suite, task, split, item_id, method, seed, model) twice; an item in two splits.
     """
-    frame = table.to_pandas() if isinstance(table, pa.Table) else table
+    frame = _to_pandas(table) if isinstance(table, pa.Table) else table
 
     def require(fine, problem, advice):
         if not fine:
@@ -171,7 +184,7 @@ def validate(table, source: str = "the outcome table") -> pd.DataFrame:
 
     names = [str(name) for name in frame.columns]
     missing = [name for name in SCHEMA.names if name not in names]
-    known = {*SCHEMA.names, *COUNTS}
+    known = {*SCHEMA.names, *MORE, *COUNTS}
     extra = [name for name in names if name not in known and not name.startswith("confidence_")]
     twice = sorted({name for name in names if names.count(name) > 1})
     problems = {"missing": missing, "unknown": extra, "repeated": twice}
@@ -184,6 +197,7 @@ def validate(table, source: str = "the outcome table") -> pd.DataFrame:
     wrong = [f"{name} (expected {kind})" for name, kind in kinds if not _has_type(frame[name], kind, name)]
     require(not wrong, f"wrongly typed columns {', '.join(wrong)}", "convert them before writing")
     frame = frame[schema.names].reset_index(drop=True)
+    frame[COST] = _costs(frame[COST])
     for name in (name for name in schema.names if name in COUNTS and name.endswith("_counts")):
         partner = name.replace("_counts", "_signature")
         complete = partner in names and (frame[name].isna() == frame[partner].isna()).all()
@@ -216,22 +230,36 @@ def validate(table, source: str = "the outcome table") -> pd.DataFrame:
 
 def _faults(frame: pd.DataFrame, confidences: Sequence[str]) -> Iterator[tuple[pd.Series, str, str]]:
     """What a row may not hold: in which rows it does, what is wrong with these, and what to do."""
+    unknown = frame[COST].isna()
+    some = unknown & frame["model"].isin(set(frame["model"][~unknown]))
+    yield some, f"{COST} is null or NaN for a model that has them elsewhere", "measure all rows of a model, or none"
     for name in _TYPES:
-        if name not in TEXT:
+        if name not in (*TEXT, COST):
             yield frame[name].isna(), f"{name} is null or NaN", "every row needs it"
     for name in ("suite", "task", "split", "item_id", "method", "model"):
         yield frame[name] == "", f"{name} is empty", "every row needs it"
     yield ~frame["quality"].between(0, 1), "quality is outside [0, 1]", "divide percentages by 100"
-    for name in ("n_prompt", "n_generated", "flops"):
-        yield frame[name] < 0, f"{name} is negative", "counts start at 0"
+    for name in ("n_prompt", "n_generated", COST):
+        yield (frame[name] < 0).fillna(False).astype(bool), f"{name} is negative", "counts start at 0"
     for name in confidences:
         yield frame[name] == -np.inf, f"{name} is -inf", "write null where undefined"
     for name, allowed in (("split", SPLITS), ("model", MODELS)):
         bad = ~frame[name].isin(allowed)
         yield bad, f"{name} is {brief(frame[name][bad.argmax()])}", f"expected one of {', '.join(allowed)}"
+    if "references" in frame:
+        bad = frame["references"].map(lambda cell: isinstance(cell, str) and not _is_list_of_texts(cell)).astype(bool)
+        yield bad, "references is no list of texts", 'write JSON such as ["one", "two"], or null'
     bad = (frame["method"] == "large") != (frame["model"] == "large")
     only = "rows of the large model, and only they, have method 'large'"
     yield bad, "method and model disagree about the large model", only
+
+
+def _is_list_of_texts(cell: str) -> bool:
+    try:
+        texts = json.loads(cell)
+    except ValueError:
+        return False
+    return isinstance(texts, list) and all(isinstance(text, str) for text in texts)
 
 
 def _frame(table):
@@ -239,21 +267,39 @@ def _frame(table):
     if isinstance(table, pd.DataFrame | pa.Table):
         return table
     if isinstance(table, list | tuple) and all(isinstance(row, dict) for row in table):
-        return pd.DataFrame(list(table))
+        frame = pd.DataFrame(list(table))
+        if COST in frame:  # beside a null, pandas would make floats of integers, and lose digits
+            frame[COST] = pd.Series([row.get(COST) for row in table], dtype=object)
+        return frame
     raise TypeError(f"table must be a DataFrame, a pyarrow Table or a list of dicts, got {type(table).__name__}")
 
 
+def _to_pandas(table: pa.Table) -> pd.DataFrame:
+    """The table with FLOPs as whole numbers, also where some are null."""
+    frame = table.to_pandas()
+    if COST in frame and pa.types.is_integer(table.schema.field(COST).type) and table[COST].null_count:
+        frame[COST] = pd.array(table[COST].to_pylist(), dtype="Int64")
+    return frame
+
+
+def _costs(column: pd.Series) -> pd.Series:
+    """FLOPs as int64, or as pandas' integers with gaps where some are unknown."""
+    return column.astype("Int64" if column.isna().any() else "int64")
+
+
 def _schema(names) -> pa.Schema:
-    """SCHEMA followed by the columns of COUNTS and the further confidence_* ones among `names`, the latter sorted."""
-    counts = [(name, kind) for name, kind in COUNTS.items() if name in set(names)]
+    """SCHEMA, and of `names` the columns of MORE and COUNTS and the further confidence_* ones, the latter sorted."""
+    optional = [(name, kind) for name, kind in (MORE | COUNTS).items() if name in set(names)]
     more = sorted(name for name in names if name.startswith("confidence_") and name not in SCHEMA.names)
-    return pa.schema([*SCHEMA, *counts, *(pa.field(name, pa.float64()) for name in more)])
+    return pa.schema([*SCHEMA, *optional, *(pa.field(name, pa.float64()) for name in more)])
 
 
 def _has_type(column: pd.Series, kind: pa.DataType, name: str) -> bool:
     """Whether `column` holds `kind`; nulls are let through here, and are looked for by name afterwards."""
     if pa.types.is_boolean(kind):
         return pd.api.types.is_bool_dtype(column)
+    if name == COST and (column.dtype == object or column.isna().all()):
+        return all(isinstance(value, int | np.integer) and not isinstance(value, bool) for value in column.dropna())
     if pa.types.is_integer(kind):
         return pd.api.types.is_integer_dtype(column)
     if pa.types.is_floating(kind):
@@ -272,9 +318,10 @@ def _has_type(column: pd.Series, kind: pa.DataType, name: str) -> bool:
 class Pairing:
     """The answers of S (one method and seed) and of L to the same items; arrays [n], sorted by item_id.
 
-    quality in [0, 1], flops per item, confidence of S (high = keep). split, method, seed, rule: where they
-    come from. counts, signatures: for each corpus metric whose sentence counts all rows have, the cells of
-    `corpus.with_counts` [n] and sacrebleu's signature of them.
+    quality in [0, 1], flops per item (all NaN where a model's costs are unknown), confidence of S (high = keep). split,
+    method, seed, rule: where they come from. right_answers: the target and the further references of each item, as
+    tuples; tokenizers: of BLEU, of all items. counts, signatures: for each corpus metric whose sentence counts all rows
+    have, the cells of `corpus.with_counts` [n] and sacrebleu's signature of them.
     """
 
     item_ids: np.ndarray
@@ -290,13 +337,19 @@ class Pairing:
     rule: str = ""
     small_predictions: np.ndarray | None = field(default=None, repr=False)
     large_predictions: np.ndarray | None = field(default=None, repr=False)
-    targets: np.ndarray | None = field(default=None, repr=False)
+    right_answers: list[tuple[str, ...]] | None = field(default=None, repr=False)
+    tokenizers: list[str] = field(default_factory=lambda: [""], repr=False)
     small_counts: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     large_counts: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     signatures: dict[str, str] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.item_ids)
+
+    @property
+    def targets(self) -> np.ndarray:
+        """[n] the target of each item."""
+        return np.array([answers[0] for answers in self.right_answers], dtype=object)
 
     def curve(self) -> DeferralCurve:
         """Mean quality at all deferral rates."""
@@ -354,15 +407,17 @@ def paired(
     if np.isnan(score).any():
         problem = f"{column} is undefined for {int(np.isnan(score).sum())} of {len(small)} rows of {method!r}"
         raise OutcomeError(f"{problem}: choose another confidence or one task")
-    ids, clusters, targets = (small[name].to_numpy(dtype=object) for name in ("item_id", "cluster_id", "target"))
-    quality, flops, texts = (
+    ids, clusters = (small[name].to_numpy(dtype=object) for name in ("item_id", "cluster_id"))
+    quality, texts = (
         [rows[name].to_numpy(kind) for rows in (small, large)]
-        for name, kind in (("quality", np.float64), ("flops", np.int64), ("prediction", object))
+        for name, kind in (("quality", np.float64), ("prediction", object))
     )
+    costs = [rows[COST] for rows in (small, large)]
+    flops = [np.full(len(c), np.nan) if c.isna().any() else c.to_numpy(np.int64) for c in costs]
     ids_or_clusters = np.where(clusters == "", ids, clusters)
     return Pairing(
-        ids, ids_or_clusters, *quality, score, *flops, split, method, int(seed), confidence, *texts, targets,
-        **_counted(small, large),
+        ids, ids_or_clusters, *quality, score, *flops, split, method, int(seed), confidence, *texts,
+        right_answers(small), tokenizers(small), **_counted(small, large),
     )  # fmt: skip
 
 
@@ -373,12 +428,12 @@ def _counted(small, large) -> dict[str, dict]:
         column, signature = f"{metric}_counts", f"{metric}_signature"
         if column not in small or small[column].isna().any() or large[column].isna().any():
             continue
-        signatures = sorted({*small[signature], *large[signature]})
-        if len(signatures) > 1:
-            raise OutcomeError(f"{metric} was counted as {' and as '.join(signatures)}: count all texts alike")
+        try:
+            counts["signatures"][metric] = joined_signature((*small[signature], *large[signature]))
+        except ValueError as error:
+            raise OutcomeError(f"{metric} was {error}") from None
         counts["small_counts"][metric] = small[column].to_numpy(dtype=object)
         counts["large_counts"][metric] = large[column].to_numpy(dtype=object)
-        counts["signatures"][metric] = signatures[0]
     return counts
 
 

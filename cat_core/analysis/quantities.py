@@ -56,12 +56,16 @@ PLAIN = Unit(1.0, 2)
 def show_number(value, unit: Unit = PLAIN) -> str:
     """`value` (a number, an Interval or Undefined) as text: "61.2 %", "+0.4 [−0.1, +0.9]", "– (the reason)"
 
+    An interval without width, but for that of an exact 0, is none: "100.0 (no interval)".
+
     Raises ValueError for NaN and infinity: what does not exist is `Undefined`, with a reason.
     """
     if isinstance(value, Undefined):
         return f"\u2013 ({value.reason})"
     if isinstance(value, Interval):
         middle, low, high = (_finite(part, unit) for part in (value.estimate, value.low, value.high))
+        if value.low == value.high and value.estimate:  # all items agree, and drawing them anew shows nothing
+            return f"{middle}{unit.suffix} (no interval)"
         return f"{middle}{unit.suffix} [{low},\u00a0{high}]"  # a narrow cell breaks before the bracket
     return f"{_finite(value, unit)}{unit.suffix}"
 

@@ -11,7 +11,6 @@ to the intervals: the two-sided p of a normal distribution with the half-width o
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +21,7 @@ from statistics import NormalDist
 import numpy as np
 from scipy.stats import rankdata
 
+from cat_core.analysis.checksums import read_json
 from cat_core.analysis.claims import DIRECTIONS, MARGIN, ClaimRow, caveat_mark
 from cat_core.analysis.corpus import scale_of
 from cat_core.analysis.quantities import Undefined, read
@@ -124,7 +124,7 @@ def read_entries(*folders) -> list[Entry]:
             raise FileNotFoundError(f"no metrics in {folder}: give an edition's folder that holds metrics/*.json")
         for path in files:
             try:
-                content = json.loads(path.read_text(encoding="utf-8"))
+                content = read_json(path)
                 page, page_metrics = content["page"], content["metrics"]
                 entries += [_entry(row, page, path.parent.parent.name, holder) for row, holder in _rows(page_metrics)]
             except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
@@ -185,7 +185,7 @@ def _silent(asked: Sequence[Entry]) -> str:
     if not asked:
         return "no page that was run measures it"
     alone = "one training seed proves nothing"
-    reasons = [e.number.reason if isinstance(e.number, Undefined) else alone for e in asked]
+    reasons = [e.number.reason if isinstance(e.number, Undefined) else e.silenced or alone for e in asked]
     return "; ".join(dict.fromkeys(reasons))
 
 

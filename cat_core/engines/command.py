@@ -2,9 +2,9 @@
 
     python -m cat_core.cascade prompts.jsonl --small FOLDER --large FOLDER --deferral-rate 0.3 --output answers.jsonl
 
-A model is a folder or Hub name (transformers), `vllm:` and one (vLLM on this machine), or the address of a server
-with OpenAI's completions endpoint. What is finished is kept in `<output>.run`; the same command goes on from there
-after an interruption and gives the same file. The output is written whole, when everything is answered.
+A model is a folder, GGUF file or Hub name (transformers), `vllm:` and one (vLLM on this machine), or the address of a
+server with OpenAI's completions endpoint. What is finished is kept in `<output>.run`; the same command goes on from
+there after an interruption and gives the same file. The output is written whole, when everything is answered.
 """
 
 import argparse
@@ -16,28 +16,41 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
-from transformers import AutoConfig
 
-from cat_core.cascade import CascadeRunner
+from cat_core.architectures import has_encoder
+from cat_core.cascade import LOWEST, CascadeRunner, confidence_of
 from cat_core.engines.contract import Engine, EngineError, requests_digest
 from cat_core.engines.local import EngineCascade, TransformersEngine, VllmEngine
 from cat_core.engines.server import ServerEngine
 from cat_core.files import Store, write_text
+from cat_core.flops import COSTS
 from cat_core.methods import RULES
 from cat_core.queries import PREDICTIONS, CascadeResult, Request, check_requests
 from cat_core.router import rate_threshold
 from cat_core.tasks.example import text_problem
 from cat_core.tasks.schema import brief, nearest
 from cat_core.tasks.sources import example_rows
+from cat_core.text import TEMPLATES, TextFormat
+from cat_core.training import model_store
 from cat_core.training.configs import resolve_device
+from cat_core.training.depth import is_cut
 from cat_core.training.experiment import Experiment
-from cat_core.training.models import check_same_tokenizer, check_vocabulary, load_model, load_tokenizer
+from cat_core.training.models import (
+    check_same_tokenizer,
+    check_vocabulary,
+    end_ids,
+    load_config,
+    load_model,
+    load_tokenizer,
+)
 
 SIDES = ("small", "large")
 VLLM = "vllm:"
 ASKED_RULES = tuple(name for name, rule in RULES.items() if not rule.learned)
 MEASURED = ("n_prompt", "n_generated", "truncated", "tokens", "token_logprobs")
 """Of a response, what a row of the output holds besides the answer."""
+FEW = 100
+"""Queries below which a rate that is measured on them is rough."""
 IGNORED = ("concurrency", "timeout", "output", "prompts", "device")
 """Arguments that change no answer, or that the configuration states in another way."""
 
@@ -59,9 +72,22 @@ def read_requests(path: str | Path) -> list[Request]:
     return requests
 
 
+def read_shots(path: str | Path) -> list[tuple[str, str]]:
+    """(prompt, target) of each line of a `.jsonl` or `.jsonl.gz` file. ValueError names file, line and field."""
+    pairs = []
+    for _, where, row in example_rows(path, "prompt", "target"):
+        for name in ("prompt", "target"):
+            if problem := text_problem(row[name]):
+                raise ValueError(f"{where}, field {name!r}: {problem}")
+        pairs.append((row["prompt"], row["target"]))
+    return pairs
+
+
 def engines(given: argparse.Namespace) -> list[Engine]:
     """The small and the large engine that the arguments name."""
     common = {"max_new_tokens": given.max_new_tokens, "prediction": given.prediction}
+    of_text = {"template": given.template, "stop": tuple(given.stop)}
+    shots = {"": read_shots(given.shots)} if given.shots else {}
     local = {side: getattr(given, side) for side in SIDES if kind(getattr(given, side)) == "transformers"}
     tokenizers = [load_tokenizer(name) for name in local.values()]
     if len(local) == 2:
@@ -73,19 +99,23 @@ def engines(given: argparse.Namespace) -> list[Engine]:
             check_vocabulary(models[side], tokenizers[0], name)
         # one local model stands on both sides: the other side's is never asked
         pair = [models.get(side) or next(iter(models.values())) for side in SIDES]
-        of_runner = {"batch_tokens": given.batch_tokens, "truncate_prompts": given.truncate_prompts} | common
-        runner = CascadeRunner(*pair, tokenizers[0], device=resolve_device(given.device), **of_runner)
+        text = TextFormat(tokenizers[0], shots=shots, encoder=has_encoder(pair[0]), **of_text)
+        of_runner = {name: getattr(given, name) for name in ("batch_tokens", "truncate_prompts", "costs")} | common
+        runner = CascadeRunner(*pair, tokenizers[0], device=resolve_device(given.device), text=text, **of_runner)
     engine_pair: list[Engine] = []
     for side in SIDES:
         name, source = getattr(given, side), getattr(given, f"{side}_tokenizer")
         if kind(name) == "transformers":
             engine_pair.append(TransformersEngine(runner, side))
         elif kind(name) == "vllm":
-            engine_pair.append(VllmEngine(name.removeprefix(VLLM), dtype=given.dtype, **common))
+            source = model_store.local(name.removeprefix(VLLM))
+            of_vllm = {"dtype": given.dtype, "shots": shots, "stop_ids": end_ids(source)} | of_text | common
+            engine_pair.append(VllmEngine(source, **of_vllm))
         else:
             tokenizer = load_tokenizer(source) if source else None
-            config = AutoConfig.from_pretrained(source, trust_remote_code=False) if source else None
-            of_server = {"concurrency": given.concurrency, "timeout": given.timeout} | common
+            config = load_config(source) if source else None
+            of_server = {"concurrency": given.concurrency, "timeout": given.timeout, "shots": shots} | of_text | common
+            of_server["stop_ids"] = end_ids(source) if source else frozenset()
             model = getattr(given, f"{side}_model")
             engine_pair.append(ServerEngine(name, model, tokenizer=tokenizer, config=config, **of_server))
     return engine_pair
@@ -103,14 +133,33 @@ def rows(result: CascadeResult) -> list[dict]:
     table, columns = [], (result.responses, result.deferred.tolist(), result.confidence.tolist(), result.flops)
     for response, deferred, confidence, flops in zip(*columns):
         row = {"item_id": response.item_id, "prediction": response.prediction}
-        row |= {"model": "large" if deferred else "small", "confidence": confidence}
+        row |= {"model": "large" if deferred else "small", "confidence": None if confidence == LOWEST else confidence}
         row |= {name: getattr(response, name) for name in MEASURED}
         table.append(row if flops is None else row | {"flops": flops})
     return table
 
 
+def remarks(result: CascadeResult) -> list[str]:
+    """What the answers are like, a line for S and one for L, and what a user must know before believing them."""
+    lines = []
+    for side, answers in (("S", result.small), ("L", [r for r in result.large if r is not None])):
+        counts = {
+            "empty": sum(r.empty for r in answers),
+            "cut off at --max-new-tokens": sum(r.truncated for r in answers),
+            "unfinished": sum(r.unfinished for r in answers),
+            "to prompts that were cut": sum(r.prompt_truncated for r in answers),
+        }
+        said = ", ".join(f"{count} {what}" for what, count in counts.items() if count or what == "empty")
+        lines.append(f"{side}: {len(answers)} answers, {said}")
+        if len(answers) > 1 and len(only := {r.prediction for r in answers}) == 1:
+            lines.append(f"warning: {side} gives one answer to everything: {brief(only.pop())}")
+    if len(result.small) < FEW:
+        lines.append(f"warning: fewer than {FEW} queries; a deferral rate or quality on so few says little of others")
+    return lines
+
+
 def run(given: argparse.Namespace) -> str:
-    """Answer the file's queries and write the output; returns a line that says what was done."""
+    """Answer the file's queries and write the output; returns lines that say what was done, and what to mind."""
     requests = read_requests(given.prompts)
     _check(given, requests)
     output = Path(given.output)
@@ -136,14 +185,17 @@ def run(given: argparse.Namespace) -> str:
             progress = sys.stderr.isatty() or given.progress
             tau = given.tau
             if tau is None:
-                small = cascade.run(requests, -math.inf, given.rule, progress, folder)  # nothing is deferred
-                tau = rate_threshold(small.confidence, given.deferral_rate)
-            result = cascade.run(requests, tau, given.rule, progress, folder)
+                small = cascade.answer(requests, "small", progress, folder / "small")
+                tau = rate_threshold(confidence_of(small, given.rule, given.defer_empty), given.deferral_rate)
+            result = cascade.run(requests, tau, given.rule, progress, folder, defer_empty=given.defer_empty)
             write_text(output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows(result)))
     except Timeout:
         raise ValueError(f"{folder} is in use: another process writes {output}") from None
     deferred = int(result.deferred.sum())
-    return f"{len(requests)} answers, {deferred} of them by the large model (tau {tau:.6g}): {output}"
+    first = f"{len(requests)} answers, {deferred} of them by the large model (tau {tau:.6g}): {output}"
+    reasons = dict.fromkeys(engine.unknown_costs for engine in cascade.engines.values())
+    unknown = [f"FLOPs unknown, {reason}" for reason in reasons if reason]
+    return "\n".join([first, *unknown, *remarks(result)])
 
 
 def _check(given: argparse.Namespace, requests: list[Request]) -> None:
@@ -158,6 +210,9 @@ def _check(given: argparse.Namespace, requests: list[Request]) -> None:
             f"--deferral-rate {rate:g}: expected 0, or a share up to 1 that defers at least one of {len(requests)} "
             "queries"
         )
+    for side in SIDES:
+        if is_cut(name := getattr(given, side)):
+            raise ValueError(f"--{side} {brief(name)}: a cut model says nothing before it is trained; give its folder")
     resolve_device(given.device)
     check_requests(requests)
 
@@ -166,6 +221,7 @@ def configuration(given: argparse.Namespace, requests: list[Request]) -> dict:
     """All that the output depends on, as plain JSON; the weights of local models are looked at by the runner."""
     fields = {name: value for name, value in vars(given).items() if name not in (*IGNORED, "progress")}
     fields["tau"] = None if given.tau is None else repr(given.tau)  # an infinity is no JSON
+    fields["shots"] = read_shots(given.shots) if given.shots else []
     return fields | {"queries": requests_digest(requests)}
 
 
@@ -195,8 +251,13 @@ def _parser() -> argparse.ArgumentParser:
     default = "(default: %(default)s)"
     add("--max-new-tokens", type=int, default=64, help=f"{texts['max_new_tokens']} {default}")
     add("--prediction", choices=PREDICTIONS, default="sum", help=f"{texts['prediction']} {default}")
+    add("--template", choices=TEMPLATES, default="plain", help=f"{texts['template']} {default}")
+    add("--stop", action="append", default=[], metavar="TEXT", help="a text that ends an answer; may be given again")
+    add("--shots", metavar="FILE", help="JSONL file with prompt and target of examples that stand before each prompt")
+    add("--defer-empty", action="store_true", help=texts["defer_empty"])
     add("--batch-tokens", type=int, default=16384, help=f"of local models: {texts['batch_tokens']} {default}")
     add("--truncate-prompts", action="store_true", help=f"of local models: {texts['truncate_prompts']}")
+    add("--costs", choices=COSTS, default="formula", help=f"of local models: {texts['costs']} {default}")
     add("--device", default="auto", help=f"of local models: {texts['device']} {default}")
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of local models")
     add("--concurrency", type=int, default=8, help="requests to a server at once (default: %(default)s)")

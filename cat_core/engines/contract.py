@@ -7,6 +7,8 @@ on disk.
 Nothing is guessed: rules whose numbers an engine lacks are left out of the confidences, FLOPs are counted where the
 model's configuration is at hand, and are None elsewhere. Token conventions are those of `queries`, where the engine
 takes token ids.
+
+Numbers are not believed blindly: what no model can have said (`implausible`) is refused, with the item's name.
 """
 
 import hashlib
@@ -36,7 +38,7 @@ class Answer:
     """What an engine produced for one prompt, or its reading of one option.
 
     text: without special tokens and outer white space, or the option as given; n_prompt, n_generated: token
-    counts, BOS and EOS included as far as the engine counts them, 0 = not known; ended: EOS was reached;
+    counts, BOS and EOS included as far as the engine counts them, 0 = not known; ended: EOS or a stop was reached;
     tokens: ids, or texts where the engine knows no ids; logprobs: natural-log probability of each token. Both are
     empty where the engine did not give one for every token. margins, entropies: as in `queries.Response`, empty
     where the engine does not give them.
@@ -56,12 +58,14 @@ class Engine(ABC):
     """The protocol: `generate`, `score` and `describe` are an engine's own, `answer` is common to all.
 
     batch_items: queries of one stored batch; prediction: how an option is chosen, of `queries.PREDICTIONS`;
-    config: the model's transformers configuration, or None where it is not known.
+    config: the model's transformers configuration, or None where it is not known;
+    unknown_costs: why responses have no FLOPs, where an engine can say it.
     """
 
     batch_items = 128
     prediction = "sum"
     config = None
+    unknown_costs = ""
 
     @abstractmethod
     def generate(self, prompts: Sequence[str]) -> list[Answer]:
@@ -104,11 +108,8 @@ class Engine(ABC):
         else:
             results = [[answer] for answer in self.generate(prompts)]
         for request, answers in zip(requests, results, strict=True):
-            if not all(math.isfinite(value) for answer in answers for value in answer.logprobs):
-                raise EngineError(
-                    f"item {request.item_id!r}: the engine gives NaN or infinite log-probabilities: its weights are "
-                    "damaged, or its number type overflows"
-                )
+            if problem := implausible(answers):
+                raise EngineError(f"item {request.item_id!r}: the engine gives {problem}")
         return [[asdict(answer) for answer in answers] for answers in results]
 
     def _responses(self, requests: list, records: list[list[dict]]) -> list[Response]:
@@ -151,6 +152,55 @@ class Engine(ABC):
 
 def _values(rules: dict) -> dict[str, float]:
     return {name: value.item() for name, value in rules.items()}
+
+
+NEAR_ZERO = -1e-3
+"""A log-probability above this is that of a token which is nearly certain: float32 rounds many to one number."""
+CERTAIN = (5.0, 1000.0)
+"""The margins, in nats, of tokens that are nearly certain. More stand for a runner-up whose probability was cut off."""
+EXCESS = 0.25
+"""By how much probabilities that exclude each other may add up to more than 1: options, each read in a pass of its own
+and rounded there, as with 4-bit weights, and tokens whose log-probabilities a server rounds."""
+
+
+def implausible(answers: Sequence[Answer]) -> str | None:
+    """What in an answer, or in the options of one prompt, no model can have said, in words; None where all is well.
+
+    NaN and infinities; numbers above 0; probabilities of options that exclude each other and add up to more than
+    1 (+ `EXCESS`); and one number for everything: three log-probabilities or more of different tokens, or two near 0.
+    A token may well have probability 1 in float32. So numbers near 0 that are all one are believed of a single token,
+    however often it stands there, and where the margins, which must be in `CERTAIN`, say the same.
+    """
+    numbers = [value for answer in answers for value in answer.logprobs]
+    if not all(map(math.isfinite, numbers)):
+        return (
+            "NaN or infinite log-probabilities: its weights are damaged, its number type overflows, or a server knows "
+            "the most probable tokens only"
+        )
+    advice = "take another engine, server or version of it"
+    if positive := [value for value in numbers if value > 0]:
+        return f"a log-probability above 0 ({positive[0]:.6g}): {advice}"
+    several = len({token for answer in answers for token in answer.tokens}) > 1
+    if several and len(set(numbers)) == 1 and not _certain(numbers, answers):
+        return (
+            f"each of {len(numbers)} tokens the log-probability {numbers[0]:.6g}, so it does not compute them: {advice}"
+            + (", or leave the options out" if len(answers) > 1 else "")
+        )
+    sums = {tuple(answer.tokens): math.fsum(answer.logprobs) for answer in answers if answer.logprobs}
+    begun = {tokens for tokens in sums if any(tokens[:n] in sums for n in range(1, len(tokens)))}
+    if (total := math.fsum(math.exp(sums[tokens]) for tokens in sums.keys() - begun)) > 1 + EXCESS:
+        return (
+            f"its {len(answers)} options probabilities that add up to {total:.4g}: {advice}, or leave the options out"
+        )
+    return None
+
+
+def _certain(numbers: list[float], answers: Sequence[Answer]) -> bool:
+    """Whether numbers that are all one may be right: too few to tell, or near 0 with margins that say so."""
+    if numbers[0] < NEAR_ZERO:
+        return len(numbers) < 3
+    margins = [margin for answer in answers for margin in answer.margins]
+    return len(numbers) < 2 or len(margins) == len(numbers) and all(CERTAIN[0] <= x <= CERTAIN[1] for x in margins)
 
 
 def requests_digest(requests: Sequence) -> str:

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 
 from cat_core.cascade import CascadeRunner
 from cat_core.engines.contract import Answer, Engine, EngineError, known_config, scored
-from cat_core.queries import Request, check_settings, encode_prompts, encode_targets
+from cat_core.engines.stops import Stops
+from cat_core.queries import Request, check_settings
+from cat_core.text import TextFormat
 from cat_core.training.models import load_tokenizer
 
 
@@ -19,6 +21,7 @@ class TransformersEngine(Engine):
     def __init__(self, runner: CascadeRunner, which: str = "small"):
         self.runner, self.which = runner, which
         self.config, self.prediction = runner.models[which].config, runner.prediction
+        self.unknown_costs = runner.costs[which].unknown
 
     @classmethod
     def of(cls, model, tokenizer, **options) -> "TransformersEngine":
@@ -53,13 +56,18 @@ class VllmEngine(Engine):
     """A model in vLLM on this machine's GPUs (offline, without a server). vLLM is imported here and only here.
 
     name: folder or Hub name of a model with its tokenizer; max_new_tokens, prediction: as in `CascadeRunner`;
+    template, shots: as in `text.TextFormat`;
+    stop, stop_ids: strings and token ids that end an answer besides the model's own end (see `stops`);
     options: of `vllm.LLM`, such as tensor_parallel_size or dtype. Prompts go in as token ids. Margins come from
     the two most probable tokens, entropies are not given. Raises EngineError where vLLM is not installed.
     """
 
     batch_items = 2048
 
-    def __init__(self, name: str, *, max_new_tokens: int = 64, prediction: str = "sum", **options):
+    def __init__(
+        self, name: str, *, max_new_tokens: int = 64, prediction: str = "sum", template: str = "plain", shots=None,
+        stop: Sequence[str] = (), stop_ids: frozenset[int] = frozenset(), **options,
+    ):  # fmt: skip
         check_settings(max_new_tokens, prediction)
         try:
             import vllm
@@ -67,7 +75,8 @@ class VllmEngine(Engine):
             raise EngineError(f"vLLM cannot be imported ({error}): pip install vllm, or name a server of it") from None
 
         self.name, self.max_new_tokens, self.prediction, self.options = name, max_new_tokens, prediction, options
-        self.tokenizer = load_tokenizer(name)
+        self.text = TextFormat(load_tokenizer(name), template=template, stop=stop, shots=shots)
+        self.stops = Stops.of(self.text.tokenizer, stop, stop_ids | self.text.stop_ids())
         # "vllm": sampling settings of the model's generation_config.json would change greedy answers
         fixed = {"generation_config": "vllm", "trust_remote_code": False}
         self.llm = vllm.LLM(model=name, **(fixed | options))
@@ -81,25 +90,20 @@ class VllmEngine(Engine):
             "model": self.name,
             "options": json.loads(json.dumps(self.options, default=str)),
             "max_new_tokens": self.max_new_tokens,
-        }
+            "text": self.text.describe(),
+        } | self.stops.describe(self.text.eos)
 
     def generate(self, prompts):
         """See `Engine.generate`."""
-        ids = encode_prompts(self.tokenizer, prompts)
-        params = self.params(temperature=0.0, max_tokens=self.max_new_tokens, logprobs=2)
-        answers = []
-        for prompt, result in zip(ids, self._run(ids, params)):
-            made = result.outputs[0]
-            tokens = list(made.token_ids)
-            text = self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            ended, numbers = made.finish_reason == "stop", vllm_numbers(tokens, made.logprobs)
-            answers.append(Answer(text.strip(), len(prompt), len(tokens), ended, tokens, *numbers))
-        return answers
+        ids = self.text.prompts(prompts)
+        params = self.params(temperature=0.0, max_tokens=self.max_new_tokens, logprobs=2, **vllm_stops(self.stops))
+        results = (result.outputs[0] for result in self._run(ids, params))
+        return [vllm_answer(self.text.tokenizer, self.stops, prompt, made) for prompt, made in zip(ids, results)]
 
     def score(self, prompts, options):
         """See `Engine.score`. Each option is read with its prompt as one sequence."""
-        ids = encode_prompts(self.tokenizer, prompts)
-        tails = [encode_targets(self.tokenizer, row) for row in options]
+        ids = self.text.prompts(prompts)
+        tails = [self.text.targets([prompt] * len(row), row) for prompt, row in zip(prompts, options)]
         sequences = [prompt + tail for prompt, row in zip(ids, tails) for tail in row]
         results = iter(self._run(sequences, self.params(temperature=0.0, max_tokens=1, prompt_logprobs=2)))
         answers = []
@@ -110,6 +114,31 @@ class VllmEngine(Engine):
 
     def _run(self, sequences: list[list[int]], params) -> list:
         return self.llm.generate([{"prompt_token_ids": ids} for ids in sequences], params, use_tqdm=False)
+
+
+def vllm_stops(stops: Stops) -> dict:
+    """The fields of `vllm.SamplingParams` for what ends an answer."""
+    return {
+        "stop": list(stops.strings),
+        "stop_token_ids": sorted(stops.ids),
+        "include_stop_str_in_output": True,  # nothing is to be left out: it is cut here, as for every engine
+    }
+
+
+def vllm_answer(tokenizer, stops: Stops, prompt: list[int], made) -> Answer:
+    """The answer of a `vllm.CompletionOutput`, up to its end."""
+    tokens = list(made.token_ids)
+
+    def text(count):
+        return tokenizer.decode(tokens[:count], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    end = stops.length(tokens, text)
+    count = len(tokens) if end is None else end
+    # a token that ends an answer by its id has no text in it
+    shown = stops.before(text(count - bool(end and tokens[end - 1] in stops.ids)))
+    numbers = vllm_numbers(tokens[:count], made.logprobs[:count])
+    ended = end is not None or made.finish_reason == "stop"
+    return Answer(shown.strip(), len(prompt), count, ended, tokens[:count], *numbers)
 
 
 def vllm_numbers(tokens: Sequence[int], table: Sequence) -> tuple[list[float], list[float]]:

@@ -12,6 +12,8 @@ Graded quality: o = 1[S >= L], which is the same where quality is 0 or 1.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,7 @@ from cat_core.rules.features import TOKEN_FEATURES, AnswerFeatures
 from cat_core.rules.fitting import Dense, FitSettings, Standardise, check_finite, cross_entropy
 
 WIDTH = 32
+COVERAGE, COVERAGE_WEIGHT, ROUTER_WEIGHT = 0.5, 1.0, 1.0  # of `joint_loss`
 FIT = FitSettings(epochs=60, learning_rate=5e-4)
 """How the rule is fitted by default: on synthetic rows like 200 epochs at `FitSettings`' learning rate, but sooner."""
 NORMALIZE = ("tokens", "kept")
@@ -94,8 +97,9 @@ def check_coverage(coverage: float, coverage_weight: float) -> None:
 
 def joint_loss(
     token_loss: Tensor, features: Tensor, lengths: Tensor, small_right: Tensor, large_right: Tensor, router: Router, *,
-    coverage: float = 0.5, coverage_weight: float = 1.0, router_weight: float = 1.0, normalize: str = "tokens",
-    token_divisor: float | Tensor | None = None, sequence_divisor: float | Tensor | None = None,
+    coverage: float = COVERAGE, coverage_weight: float = COVERAGE_WEIGHT, router_weight: float = ROUTER_WEIGHT,
+    normalize: str = "tokens", token_divisor: float | Tensor | None = None,
+    sequence_divisor: float | Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
     """S and its router in one loss, over the target tokens of B sequences: a scalar, and what was seen.
 
@@ -112,7 +116,8 @@ def joint_loss(
         loss        = label_loss + router_weight router_loss + coverage_weight hinge
 
     normalize: token_divisor is N by default ("tokens"), or sum_b keep_b lengths_b ("kept"); sequence_divisor is B.
-    When one optimiser step sums several calls, give both for the whole step. The router gets its gradient from the
+    When one optimiser step sums several calls, give both for the whole step; the hinge is then of each call's own mean
+    (`joint_parts` has what a step needs for the hinge of its whole). The router gets its gradient from the
     last two terms only, S from the first only. Without the hinge S starves at the start: as long as it is wrong where
     L is right, o_b = 0, keep_b falls, and with it the weight of the very sequences S would have to learn.
 
@@ -122,6 +127,30 @@ def joint_loss(
     check_coverage(coverage, coverage_weight)
     if normalize not in NORMALIZE:
         raise ValueError(f"unknown normalize {normalize!r}: choose {' or '.join(NORMALIZE)}")
+    parts = joint_parts(token_loss, features, lengths, small_right, large_right, router)
+    batch, keep = len(parts.keep), parts.keep
+    if token_divisor is None:
+        token_divisor = len(token_loss) if normalize == "tokens" else parts.kept
+    if sequence_divisor is None:
+        sequence_divisor = batch
+    hinge = (coverage - keep.mean()).clamp_min(0.0) * (batch / sequence_divisor)
+    loss = parts.label / token_divisor + router_weight * parts.entropy / sequence_divisor + coverage_weight * hinge
+    return loss, {"keep": keep.mean().detach(), "right": parts.right.mean()}
+
+
+class JointParts(NamedTuple):
+    """Sums of `joint_loss` before any division: label and entropy, 0-dim with gradient; keep: [B] with the router's
+    gradient; kept: sum_b keep_b lengths_b, 0-dim; right: [B] 1 where the decision (keep_b >= 1/2) is o_b."""
+
+    label: Tensor
+    entropy: Tensor
+    keep: Tensor
+    kept: Tensor
+    right: Tensor
+
+
+def joint_parts(token_loss, features, lengths, small_right, large_right, router: Router) -> JointParts:
+    """The sums of `joint_loss`, with its first six arguments: those of a step are the sums over its micro-batches."""
     count, batch = len(token_loss), len(lengths)
     for name, tensor, shape in (
         ("token_loss", token_loss, (count,)),
@@ -147,12 +176,7 @@ def joint_loss(
     small, large = ((per_sequence(right) | ~mask).all(1) for right in (small_right, large_right))
     proxy = (~large | small).to(logits.dtype)
     weights = keep.detach().to(token_loss.dtype)
-    if token_divisor is None:
-        token_divisor = count if normalize == "tokens" else (weights * lengths).sum()
-    if sequence_divisor is None:
-        sequence_divisor = batch
-    label = (weights * per_sequence(token_loss).sum(1)).sum() / token_divisor
-    entropy = F.binary_cross_entropy_with_logits(logits, proxy, reduction="sum") / sequence_divisor
-    hinge = (coverage - keep.mean()).clamp_min(0.0) * (batch / sequence_divisor)
-    seen = {"keep": keep.mean().detach(), "right": ((logits >= 0) == proxy.bool()).to(logits.dtype).mean()}
-    return label + router_weight * entropy + coverage_weight * hinge, seen
+    label = (weights * per_sequence(token_loss).sum(1)).sum()
+    entropy = F.binary_cross_entropy_with_logits(logits, proxy, reduction="sum")
+    right = ((logits >= 0) == proxy.bool()).to(logits.dtype)
+    return JointParts(label, entropy, keep, (weights * lengths).sum(), right)

@@ -213,6 +213,8 @@ def rule_flops(cell: Cell, c: Comparison, rules: Sequence[str]) -> dict[str, Rul
     """
     if EMBED not in rules:
         return {}
+    if (why := c.unknown_costs) is not None:
+        return {EMBED: why}
     try:
         large = shape_config(cell.config["large"], cell.config.get("context", 64), cell.config.get("vocab_size", 1_400))
     except ValueError as error:

@@ -9,7 +9,7 @@ import numpy as np
 
 from cat_core.analysis.comparison import Comparison
 from cat_core.analysis.quantities import Undefined
-from cat_core.flops import sequence_flops, shape_of
+from cat_core.flops import sequence_flops, shape_of, training_flops
 from cat_core.methods import METHODS
 from cat_core.studies.record import experiment_of
 from cat_core.studies.study import Cell
@@ -50,15 +50,16 @@ def training_cost(
     if not len(pairs):
         raise ValueError("lengths is empty: give prompt and target tokens of at least one sequence")
 
-    def mean(config) -> float:
-        return float(np.average([sequence_flops(config, p, t) for p, t in pairs.tolist()], weights=counts))
+    def mean(config, flops=sequence_flops) -> float:
+        return float(np.average([flops(config, p, t) for p, t in pairs.tolist()], weights=counts))
 
     kind = METHODS[method]
     sequences = batch_size * (steps + (max(1, steps // 4) if kind.second_stage else 0))
     teacher = examples * mean(large) if kind.compares else 0.0
     if kind.distil:
         teacher += sequences * float(np.average(pairs[:, 1], weights=counts)) * shape_of(large).head_flops
-    return TrainingCost(3 * sequences * mean(small), teacher, 3 * large_steps * large_batch_size * mean(large))
+    own = large_steps * large_batch_size * mean(large, training_flops)
+    return TrainingCost(sequences * mean(small, training_flops), teacher, own)
 
 
 def payback(extra: float, saved: float) -> float | Undefined:
@@ -76,7 +77,9 @@ def training_examples(cell: Cell) -> int:
     kinds = {"mini-superglue": synthetic.MiniSuperGlue, "mini-wmt": synthetic.MiniWmt, "mini-flan": mini_flan.MiniFlan}
     kind = kinds.get(config["suite"])
     if kind is None:
-        return config["steps"] * config.get("batch_size", 128)
+        if not {"steps", "batch_size"} <= config.keys():
+            config = vars(experiment_of(cell))  # what the cell leaves open follows the start of its models
+        return config["steps"] * config["batch_size"]
     if config.get("train_limit") or config.get("mixing_cap"):  # mixing and limits have to be done to be counted
         return len(experiment_of(cell).data.load().split("train"))
     return kind(**config.get("suite_options", {})).train
@@ -99,14 +102,12 @@ def cell_cost(cell: Cell, c: Comparison, method: str) -> TrainingCost | Undefine
 
     An estimate: the lengths are those of the test items (`item_lengths`), in place of training sequences.
     """
-    config = cell.config
-    context, vocabulary = config.get("context", 64), config.get("vocab_size", 1_400)
+    e = experiment_of(cell)
     try:
-        small, large = (shape_config(config[which], context, vocabulary) for which in ("small", "large"))
+        small, large = (shape_config(model, e.context, e.vocab_size) for model in (e.small, e.large))
     except ValueError as error:
         return Undefined(str(error))
     return training_cost(
-        small, large, item_lengths(cell, c), method=method, steps=config["steps"],
-        batch_size=config.get("batch_size", 128), large_steps=config["large_steps"],
-        large_batch_size=config.get("large_batch_size", 128), examples=training_examples(cell),
+        small, large, item_lengths(cell, c), method=method, steps=e.steps, batch_size=e.batch_size,
+        large_steps=e.large_steps, large_batch_size=e.large_batch_size, examples=training_examples(cell),
     )  # fmt: skip

@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from cat_core.analysis.outcomes import drop_text, write_outcomes
 from cat_core.analysis.publish import publish
-from cat_core.files import file_sha256, find_root, write_text
+from cat_core.files import file_sha256, find_root, seal, write_text
 from cat_core.studies.cell_metrics import cell_metrics
 from cat_core.studies.study import Cell, read_record
 from cat_core.training.artifacts import root
@@ -68,6 +68,7 @@ def run_cell(cell: Cell, progress=None, costs: Callable[[Cell], dict] | None = N
         "last_wall_seconds": round(time.time() - began, 1),
         "work": costs(cell) if costs is not None else None,
     }  # fmt: skip
+    record["seal"] = seal(record)
     with FileLock(root() / f"{cell.study}.lock"):  # another process may record another cell
         whole = read_record(cell.folder)
         whole["study"] = cell.study

@@ -25,11 +25,12 @@ from typing import Annotated
 import numpy as np
 from pydantic import Strict
 
+from cat_core.analysis.checksums import read_json
 from cat_core.analysis.comparison import Comparison
 from cat_core.analysis.metrics import CellMetrics, read_metrics
 from cat_core.analysis.outcomes import read_outcomes
 from cat_core.curves import Ledger
-from cat_core.files import file_sha256, find_root
+from cat_core.files import file_sha256, find_root, seal
 from cat_core.tasks.schema import NAME, FileModel, brief, matching, nearest, read_file
 
 FOLDER = Path("data") / "studies"
@@ -114,9 +115,12 @@ class Cell:
             return None
         files = {self.outcomes_path, self.training_path}
         whole = isinstance(entry, dict) and all(isinstance(entry.get(key), dict) for key in ("config", "files"))
+        where = self.folder / "study.json"
         if not (whole and files <= {self.folder / name for name in entry["files"]}):
-            where = self.folder / "study.json"
             raise ValueError(f"{where}: the entry of {self.name!r} is damaged: restore it from git")
+        rest = {key: value for key, value in entry.items() if key != "seal"}
+        if "seal" in entry and entry["seal"] != seal(rest):  # those of older runs have none
+            raise ValueError(f"{where}: the entry of {self.name!r} has changed since: restore it from git")
         if changed := _differing(self.config, entry["config"], SPEED):
             raise ValueError(
                 f"cell {self.name!r} of study {self.study!r} was recorded with another {changed}; "
@@ -302,7 +306,7 @@ def open_cell(place: str, root: Path | None = None) -> Cell:
 
 @lru_cache(maxsize=64)
 def _read_metrics(path: Path, _written: int) -> CellMetrics:
-    return read_metrics(json.loads(path.read_text(encoding="utf-8"))["metrics"])
+    return read_metrics(read_json(path)["metrics"])
 
 
 def read_record(folder: Path) -> dict:

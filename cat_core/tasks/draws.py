@@ -60,6 +60,23 @@ def limit(examples: list[Example], limits: Mapping[str, int], seed: int) -> list
     return [e for e in examples if e.split not in limits or e.item_id in kept[e.task, e.split]]
 
 
+def draw_shots(examples: list[Example], count: int, seed: int) -> dict[str, list[Example]]:
+    """Task -> `count` of its training examples (all, if there are fewer), to stand before every prompt.
+
+    Drawn so that every target comes up equally often, as far as there are examples, prompts that repeat left out.
+    """
+    shots: dict[str, list[Example]] = {}
+    for task in dict.fromkeys(e.task for e in examples):
+        by_prompt = {e.prompt: e for e in reversed(examples) if e.task == task and e.split == "train"}
+        left = [by_prompt[prompt] for prompt in draw_order(by_prompt, seed)]
+        chosen: list[Example] = []
+        while left and len(chosen) < count:
+            used = Counter(e.target for e in chosen)
+            chosen.append(left.pop(min(range(len(left)), key=lambda i: (used[left[i].target], i))))
+        shots[task] = chosen
+    return shots
+
+
 def mix(examples: list[Example], cap: int, rounds: int, seed: int) -> list[Example]:
     """The examples with train mixed as FLAN does: in every round, each task gives its next min(n, cap) of n examples.
 

@@ -1,14 +1,13 @@
 """An example: one query with its answer; what makes it fit, and how a prediction is scored."""
 
-import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from cat_core.tasks.schema import brief, nearest
+from cat_core.tasks.scoring import BY_WORDS, CORPUS, METRICS, TOKENIZERS, composed, quality_of, squad_words
 
 SPLITS = ("train", "calibration", "test")
-METRICS = ("accuracy", "exact_match", "bleu", "chrf")
 BUILT_IN = ("mini-superglue", "mini-wmt", "mini-flan")
 FILE_ENDINGS = (".jsonl", ".jsonl.gz")
 _ENDINGS = (*FILE_ENDINGS, ".yaml", ".yml")
@@ -20,7 +19,8 @@ class Example:
 
     `options` is empty for free generation; else the prediction is the option with the best log-probability and `target`
     is one of them. Items that share a passage share a `cluster_id`, and are resampled together; "" means that the item
-    stands alone (a `Suite` fills in the item_id).
+    stands alone (a `Suite` fills in the item_id). Without options there may be further right answers, the `references`:
+    `target` is what is learnt, and the best of all counts. `tokenize` is that of BLEU (`scoring.TOKENIZERS`; "": 13a).
     """
 
     item_id: str
@@ -31,6 +31,13 @@ class Example:
     options: tuple[str, ...] = ()
     metric: str = "accuracy"
     cluster_id: str = ""
+    references: tuple[str, ...] = ()
+    tokenize: str = ""
+
+    @property
+    def right_answers(self) -> tuple[str, ...]:
+        """The target and the further references, each once."""
+        return tuple(dict.fromkeys((self.target, *self.references)))
 
 
 def find_problem(example: Example) -> tuple[str, str] | None:
@@ -48,19 +55,44 @@ def find_problem(example: Example) -> tuple[str, str] | None:
         return "options", f"options must be a tuple of texts, not {type(options).__name__}"
     if not options:
         if example.metric == "accuracy":
-            return ("options", "metric 'accuracy' needs options; give two or more, or use exact_match, bleu or chrf")
-        return None
+            others = ", ".join(name for name in METRICS if name != "accuracy")
+            return "options", f"metric 'accuracy' needs options; give two or more, or use one of {others}"
+        return _free_text_problem(example)
+    for field in ("references", "tokenize"):
+        if getattr(example, field):
+            return field, f"{field} {brief(getattr(example, field))} with options; leave it out"
     if example.metric != "accuracy":
         return ("metric", f"metric {example.metric!r} with options; items with options are scored by 'accuracy'")
     for option in options:
         if problem := text_problem(option):
             return "options", f"options: one of them {problem}"
-    if len(options) < 2 or len({" ".join(o.split()) for o in options}) < len(options):
+    if len(options) < 2 or len({" ".join(composed(o).split()) for o in options}) < len(options):
         return "options", (
             f"options must be two or more different texts (white space is no difference), got {brief(list(options))}"
         )
     if example.target not in options:
         return "target", f"target {brief(example.target)} is not one of the options {brief(list(options))}"
+    return None
+
+
+def _free_text_problem(example: Example) -> tuple[str, str] | None:
+    """The first fault of an example without options, as `find_problem`."""
+    if not isinstance(example.references, tuple):
+        return "references", f"references must be a tuple of texts, not {type(example.references).__name__}"
+    for reference in example.references:
+        if problem := text_problem(reference):
+            return "references", f"references: one of them {problem}"
+    if example.tokenize and example.metric not in CORPUS:
+        return "tokenize", f"tokenize {brief(example.tokenize)} with metric {example.metric!r}; it is BLEU's, drop it"
+    if example.tokenize and example.tokenize not in TOKENIZERS:
+        return "tokenize", f"unknown tokenize {brief(example.tokenize)}{nearest(example.tokenize, TOKENIZERS)}"
+    for text in example.right_answers if example.metric in BY_WORDS else ():
+        if not squad_words(text):
+            field = "target" if text == example.target else "references"
+            return field, (
+                f"{field}: nothing is left of {brief(text)} for metric {example.metric!r}, which compares neither "
+                "punctuation nor articles: use exact_match"
+            )
     return None
 
 
@@ -85,25 +117,12 @@ def options_block(options: Iterable[str]) -> str:
 def score(example: Example, prediction: str) -> float:
     """Quality of one prediction in [0, 1].
 
-    `accuracy`, `exact_match`: 1 if prediction and target are equal once runs of white space are one space, case
-    counting. `bleu`, `chrf`: sacrebleu's sentence score / 100 (BLEU with effective order, so that short sentences are
-    not zero; tokenizer 13a). The corpus scores of a whole cascade are in `curves`, and are no mean of these.
+    `accuracy`, `exact_match`: 1 if prediction and a right answer are equal once runs of white space are one space, case
+    counting; others: see `scoring.quality_of`. The corpus scores of a whole cascade are no mean of these.
     """
     if not isinstance(prediction, str):
         raise TypeError(f"item {example.item_id!r}: prediction must be text, not {type(prediction).__name__}")
-    if example.metric in ("accuracy", "exact_match"):
-        return float(prediction.split() == example.target.split())
-    value = _sentence_metric(example.metric).sentence_score(prediction, [example.target]).score
-    return min(max(value / 100, 0.0), 1.0)  # sacrebleu's 100 may be 100.00000000000004
-
-
-@functools.cache
-def _sentence_metric(name: str):
-    if name not in ("bleu", "chrf"):
-        raise ValueError(f"unknown metric {name!r}{nearest(name, METRICS)}")
-    from sacrebleu.metrics import BLEU, CHRF
-
-    return BLEU(effective_order=True) if name == "bleu" else CHRF()
+    return quality_of(prediction, example.right_answers, example.metric, example.tokenize)
 
 
 def file_stem(source: str | Path) -> str:

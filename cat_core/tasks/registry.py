@@ -17,6 +17,7 @@ from cat_core.files import PROJECT
 from cat_core.tasks.draws import carve_calibration
 from cat_core.tasks.example import BUILT_IN, METRICS, SPLITS, Example, options_block
 from cat_core.tasks.schema import FileModel, brief, matching, nearest, read_file
+from cat_core.tasks.scoring import CORPUS, TOKENIZERS
 from cat_core.tasks.sources import hub_rows
 
 # Beside the package in a checkout; an installed package comes without it.
@@ -68,6 +69,8 @@ class TaskSpec(FileModel):
     label_names_field: FieldName = ""
     skip_labels: list = []
     target: Template = ""
+    references_field: FieldName = ""
+    tokenize: Literal[TOKENIZERS] = ""
     cluster: FieldName = ""
     citation: str = ""
     note: str = ""
@@ -81,10 +84,15 @@ class TaskSpec(FileModel):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.metric == "accuracy":
-            if bool(self.options) == bool(self.options_field) or not self.label or self.target:
+            given = self.target or self.references_field
+            if bool(self.options) == bool(self.options_field) or not self.label or given:
                 raise ValueError("metric 'accuracy' needs label, and one of options and options_field; no target")
-        elif not self.target or self.options or self.options_field or self.label:
-            raise ValueError(f"metric {self.metric!r} needs target; no options, options_field or label")
+        elif not (self.target or self.references_field) or self.options or self.options_field or self.label:
+            raise ValueError(
+                f"metric {self.metric!r} needs target or references_field; no options, options_field or label"
+            )
+        if self.tokenize and self.metric not in CORPUS:
+            raise ValueError(f"tokenize is BLEU's: metric {self.metric!r} has none")
         if not {"train", "test"} <= self.splits.keys():
             raise ValueError("splits must name train and test; calibration comes out of train if it is left out")
         return self
@@ -144,6 +152,7 @@ def _examples(name: str, spec: TaskSpec, split: str, data_root: str | Path) -> l
     result = []
     for index, row in enumerate(rows):
         where = f"task {name!r}, {place.split} row {index} (counting from 0)"
+        references = _references(spec, row, where)
         if spec.label:
             label = _look_up(row, spec.label, where)
             if label in spec.skip_labels:
@@ -152,13 +161,26 @@ def _examples(name: str, spec: TaskSpec, split: str, data_root: str | Path) -> l
             answer = _answer(spec, label, choices, row, where)
             block = options_block(choices)
         else:
-            choices, answer, block = (), _fill(target, row, where), None
+            choices, block = (), None
+            answer = _fill(target, row, where) if spec.target else references[0]
         cluster = _text(_look_up(row, spec.cluster, where), spec.cluster, where) if spec.cluster else ""
         # A passage is named by its digest, so that no text travels with the outcome table.
         cluster_id = hashlib.sha256(cluster.encode("utf-8", "surrogatepass")).hexdigest()[:16] if cluster else ""
         item_id, asked = f"{place.split}-{index:06d}", _fill(prompt, row, where, block)
-        result.append(Example(item_id, name, split, asked, answer, choices, spec.metric, cluster_id))
+        further = tuple(text for text in dict.fromkeys(references) if text != answer)
+        fields = (item_id, name, split, asked, answer, choices, spec.metric, cluster_id, further, spec.tokenize)
+        result.append(Example(*fields))
     return result
+
+
+def _references(spec: TaskSpec, row: Mapping, where: str) -> list[str]:
+    """All right answers that the row lists; none where the task has no such field."""
+    if not spec.references_field:
+        return []
+    values = _look_up(row, spec.references_field, where)
+    if not isinstance(values, list) or not values:
+        raise ValueError(f"{where}: field {spec.references_field!r} must be a list of texts, got {brief(values)}")
+    return [_text(value, spec.references_field, where) for value in values]
 
 
 def _choices(spec: TaskSpec, options: list, row: Mapping, where: str) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -10,6 +10,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError
 from yaml import MarkedYAMLError
 
+LARGEST, MOST_ENTRIES, DEEPEST = 200_000, 10_000, 40
+"""Of a YAML file: bytes, values with every alias written out, brackets in one another. Our largest file has 4 KB."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _EXPECTED = {  # by the first word of what pydantic calls a fault; all numbers in our files are amounts
     "string": "a text (in quotes)", "invalid": "a text (in quotes)", "list": "a list", "tuple": "a list",
@@ -49,33 +51,101 @@ def nearest(given: object, known: Iterable[object]) -> str:
 
 def brief(value: object) -> str:
     """The value as an error message shows it: one line, at most 120 characters."""
-    text = repr(value)
-    return text if len(text) <= 120 else f"{text[:117]}..."
+    text = ""
+    for piece in _pieces(value):  # of a value that is huge written out, no more than is shown
+        text += piece
+        if len(text) > 120:
+            return f"{text[:117]}..."
+    return text
+
+
+def _pieces(value: object) -> Iterator[str]:
+    """`repr` of plain data, piece by piece."""
+    if isinstance(value, str | bytes):
+        yield repr(value[:121])[: None if len(value) <= 121 else -1]
+    elif type(value) is dict:
+        for number, (key, entry) in enumerate(value.items()):
+            yield ", " if number else "{"
+            yield from _pieces(key)
+            yield ": "
+            yield from _pieces(entry)
+        yield "}" if value else "{}"
+    elif type(value) in (list, tuple):
+        yield "(["[type(value) is list]
+        for number, entry in enumerate(value):
+            yield ", " if number else ""
+            yield from _pieces(entry)
+        yield "]" if type(value) is list else ",)" if len(value) == 1 else ")"
+    else:
+        yield repr(value)
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that is given twice, as YAML would silently keep the last one."""
+    """Refuses a key that is given twice, as YAML would silently keep the last one, and what unfolds into too much."""
+
+    composed = 0
+
+    def fetch_flow_collection_start(self, kind):
+        if self.flow_level == DEEPEST:
+            raise MarkedYAMLError(problem=f"brackets more than {DEEPEST} deep", problem_mark=self.get_mark())
+        super().fetch_flow_collection_start(kind)
+
+    def compose_node(self, parent, index):
+        self.composed += 1
+        if self.composed > MOST_ENTRIES:
+            raise MarkedYAMLError(problem=f"more than {MOST_ENTRIES:,} values", problem_mark=self.get_mark())
+        return super().compose_node(parent, index)
+
+    def get_single_node(self):
+        root = super().get_single_node()
+        if root is not None and _entries(root, {}) > MOST_ENTRIES:
+            raise MarkedYAMLError(problem=f"more than {MOST_ENTRIES:,} values once every alias (*) is written out")
+        return root
 
     def construct_mapping(self, node, deep=False):
-        seen = []
+        seen = set()
         for key_node, _ in node.value:
             if key_node.tag != "tag:yaml.org,2002:merge":  # <<: *anchor, whose keys may be given again
-                if (key := self.construct_object(key_node, deep=True)) in seen:
+                key = self.construct_object(key_node, deep=True)
+                if not isinstance(key, Hashable):
+                    raise MarkedYAMLError(problem=f"{brief(key)} is no key", problem_mark=key_node.start_mark)
+                if key in seen:
                     raise MarkedYAMLError(problem=f"{brief(key)} is given twice", problem_mark=key_node.start_mark)
-                seen.append(key)
+                seen.add(key)
         return super().construct_mapping(node, deep)
 
 
+def _entries(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node holds with every alias written out; `known`: by node, so each is looked at once."""
+    if id(node) not in known:
+        known[id(node)] = MOST_ENTRIES + 1  # until it is known: a node inside itself has no end
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        parts = [part for pair in parts for part in pair] if isinstance(node, yaml.MappingNode) else parts
+        known[id(node)] = 1 + sum(_entries(part, known) for part in parts)
+    return known[id(node)]
+
+
 def read_yaml(path: Path) -> dict:
-    """The mapping in a YAML file. Raises SchemaError that names the file, and the line if there is one."""
+    """The mapping in a YAML file of at most `LARGEST` bytes, and `MOST_ENTRIES` values once aliases are written out.
+
+    Raises SchemaError that names the file, and the line if there is one.
+    """
     try:
+        if path.stat().st_size > LARGEST:
+            raise SchemaError(f"{path.name}: {path.stat().st_size:,} bytes, expected at most {LARGEST:,}: split it")
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except SchemaError:
+        raise
     except UnicodeDecodeError:
         raise SchemaError(f"{path.name}: not UTF-8: save it as UTF-8") from None
+    except RecursionError:
+        raise SchemaError(f"{path.name}: nested too deeply: write it flatter") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise SchemaError(f"{path.name}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # a number of 5,000 digits, the 13th month
+        raise SchemaError(f"{path.name}: a value cannot be read: {error}") from None
     if not isinstance(content, dict):
         raise SchemaError(f"{path.name}: expected a mapping of keys to values, got {brief(content)}")
     return content

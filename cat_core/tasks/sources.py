@@ -7,16 +7,20 @@ import dataclasses
 import gzip
 import json
 import os
+import re
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from cat_core.tasks.draws import carve_calibration, draw_key, draw_splits
 from cat_core.tasks.example import Example, file_stem, find_problem
 from cat_core.tasks.schema import brief, nearest
+from cat_core.tasks.scoring import composed
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Example))
 ROW_ENDINGS = (".jsonl.gz", ".jsonl", ".json.gz", ".parquet")
+LONGEST_LINE, FREE, MOST_UNPACKED = 2**24, 2**20, 100
 FEWEST_CLUSTERS = 10  # below, a tenth for calibration and a tenth for test cannot be drawn
 
 
@@ -60,9 +64,16 @@ def _example(row: dict, where: str, number: int, stem: str) -> Example:
         raise ValueError(
             f'{where}, field \'options\': must be a list of texts such as ["yes", "no"], not {brief(options)}'
         )
+    references = row.get("references", [])
+    if not isinstance(references, list):
+        raise ValueError(f"{where}, field 'references': must be a list of texts, not {brief(references)}")
+    target = row["target"]
+    if isinstance(target, str) and target not in options:  # the same letters, an accent being one character or two
+        target = next((o for o in options if isinstance(o, str) and composed(o) == composed(target)), target)
     metric = "accuracy" if options else "exact_match"
     defaults = {"item_id": f"line-{number:06d}", "task": stem, "split": "train", "metric": metric}
-    example = Example(**(defaults | row | {"options": tuple(options)}))
+    fields = {"options": tuple(options), "references": tuple(references), "target": target}
+    example = Example(**(defaults | row | fields))
     if problem := find_problem(example):
         raise ValueError(f"{where}, field {problem[0]!r}: {problem[1]}")
     return example if "split" in row else dataclasses.replace(example, split="")
@@ -88,11 +99,24 @@ def example_rows(path: str | Path, *needed: str) -> Iterator[tuple[int, str, dic
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict]]:
-    """(line number from 1, object) of every line of a file, gzip or not; blank lines are skipped."""
-    number = 0
+    """(line number from 1, object) of every line of a file, gzip or not; blank lines are skipped.
+
+    ValueError for what is not JSON, lines longer than LONGEST_LINE bytes, and gzip that unpacks to more than FREE bytes
+    and MOST_UNPACKED times what was read of it.
+    """
+    number = unpacked = 0
     try:
-        with gzip.open(path) if path.name.endswith(".gz") else open(path, "rb") as stream:
-            for number, raw in enumerate(stream, start=1):
+        with open(path, "rb") as file:
+            stream = gzip.open(file) if path.name.endswith(".gz") else file
+            while raw := stream.readline(LONGEST_LINE + 1):
+                number, unpacked = number + 1, unpacked + len(raw)
+                if len(raw) > LONGEST_LINE:
+                    raise ValueError(f"{path}, line {number}: longer than {LONGEST_LINE:,} bytes; write one row a line")
+                if unpacked > FREE and unpacked > MOST_UNPACKED * file.tell():
+                    raise ValueError(
+                        f"{path}, line {number}: unpacks to more than {MOST_UNPACKED} times its size, as no text does; "
+                        "if it is yours, unpack it"
+                    )
                 if number == 1:
                     raw = raw.removeprefix(b"\xef\xbb\xbf")  # the byte order mark that some editors write
                 if raw.strip():
@@ -126,8 +150,7 @@ def _no_constant(name: str):
 def _object(pairs: list[tuple[str, object]]) -> dict:
     row = dict(pairs)
     if len(row) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"field {brief(twice)} is given twice in one object; keep one")
     return row
 
@@ -139,6 +162,7 @@ _DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_obje
 def hub_rows(hub_id: str, config: str, split: str, *, revision: str = "", data_root: str | Path = "") -> list[dict]:
     """All rows of one split, from `<data_root>/<hub_id>/<config>/<split>` with the first of ROW_ENDINGS that is there.
 
+    The files may lie in a folder `data` of that folder, and come in parts `<split>-00000-of-00003`, all of them.
     `data_root` empty: the environment variable CAT_DATA_ROOT; without that, the Hub through `datasets.load_dataset`,
     which runs no code of the data set. Labels are the Hub's integers, nested features are dictionaries.
     """
@@ -148,16 +172,41 @@ def hub_rows(hub_id: str, config: str, split: str, *, revision: str = "", data_r
     if not Path(root).is_dir():
         raise FileNotFoundError(f"data_root {root!r} is not a folder; give the one that holds {hub_id}")
     folder = Path(root, hub_id, config)
-    for ending in ROW_ENDINGS:
-        path = folder / (split + ending)
-        if path.is_file():
-            return _from_parquet(path) if ending == ".parquet" else [row for _, row in json_lines(path)]
-    there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    if files := _files_of(folder, split):
+        return [row for path in files for row in _rows_of(path)]
+    there = sorted(p.name for place in (folder, folder / "data") if place.is_dir() for p in place.iterdir())
     raise FileNotFoundError(
-        f"{folder / split}: no file with one of the endings {' '.join(ROW_ENDINGS)}; "
+        f"{folder / split}: no file with one of the endings {' '.join(ROW_ENDINGS)}, nor parts of one "
+        f"({split}-00000-of-00001 and so on), here or in data; "
         + (f"the folder has {', '.join(there)}" if there else "there is no such folder")
         + "; correct data_root (or CAT_DATA_ROOT), or leave it empty to load from the Hub"
     )
+
+
+def _files_of(folder: Path, split: str) -> list[Path]:
+    """The file of a split, or its parts in order; none where there is nothing. ValueError where parts are missing."""
+    for place in (folder, folder / "data"):
+        for ending in ROW_ENDINGS:
+            if (path := place / (split + ending)).is_file():
+                return [path]
+            pattern = re.compile(rf"{re.escape(split)}-(\d+)-of-(\d+)(-\w+)?{re.escape(ending)}")
+            names = sorted(p.name for p in place.iterdir()) if place.is_dir() else []
+            parts = {m[0]: (int(m[1]), int(m[2])) for m in map(pattern.fullmatch, names) if m}
+            if not parts:
+                continue
+            counts = {count for _, count in parts.values()}
+            expected = list(range(max(counts)))
+            if len(counts) > 1 or sorted(number for number, _ in parts.values()) != expected:
+                raise ValueError(
+                    f"{place}: split {split!r} should have the parts 0 to {len(expected) - 1} of one set, each once; "
+                    f"there are {brief(', '.join(parts))}: fetch it again into an empty folder"
+                )
+            return [place / name for name in sorted(parts, key=parts.get)]
+    return []
+
+
+def _rows_of(path: Path) -> list[dict]:
+    return _from_parquet(path) if path.suffix == ".parquet" else [row for _, row in json_lines(path)]
 
 
 def _from_parquet(path: Path) -> list[dict]:

@@ -24,7 +24,11 @@ from cat_core.tasks.draws import limit, mix
 from cat_core.tasks.example import BUILT_IN, FILE_ENDINGS, SPLITS, Example, _chosen_split, file_stem, find_problem
 from cat_core.tasks.registry import load_task
 from cat_core.tasks.schema import brief, nearest
+from cat_core.tasks.scoring import check_tokenizer, has_no_blanks
 from cat_core.tasks.sources import read_examples
+
+LATER = ("references", "tokenize")
+"""Fields of an example that came after the first studies were recorded."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,9 @@ class Suite:
     """Checked examples of one or more tasks. An empty `cluster_id` becomes the item_id.
 
     Raises ValueError on an empty split, a repeated item_id, text that is empty or not Unicode, an unknown split or
-    metric, options and metric that do not fit each other, a target outside the options, a task with two metrics, and
-    an option task whose training targets are all the same. Warns when prompts of test also occur in train.
+    metric, options and metric that do not fit each other, a target outside the options, a task with two metrics or
+    tokenizers, and an option task whose training targets are all the same. Warns when prompts of test also occur in
+    train, and when BLEU's tokenizer does not fit the script.
     """
 
     name: str
@@ -46,6 +51,7 @@ class Suite:
             raise ValueError(f"suite {self.name!r} is empty: at least one example in each of {', '.join(SPLITS)}")
         seen: set[str] = set()
         metric_of: dict[str, str] = {}
+        tokenizer_of: dict[str, str] = {}
         for example in examples:
             where = f"suite {self.name!r}, item {example.item_id!r}"
             if problem := find_problem(example):
@@ -58,6 +64,12 @@ class Suite:
                     f"{where}: metric {example.metric!r}, but task {example.task!r} began with "
                     f"{metric_of[example.task]!r}; a task has one metric, so give these items a task of their own"
                 )
+            if tokenizer_of.setdefault(example.task, example.tokenize) != example.tokenize:
+                raise ValueError(f"{where}: tokenize {example.tokenize!r}, but task {example.task!r} began with "
+                                 f"{tokenizer_of[example.task]!r}; a task has one")  # fmt: skip
+        for tokenizer in tokenizer_of.values():
+            if tokenizer:
+                check_tokenizer(tokenizer)
         for split in SPLITS:
             if not self.split(split):
                 raise ValueError(f"suite {self.name!r} has no {split} items; it needs some of {', '.join(SPLITS)}")
@@ -68,9 +80,9 @@ class Suite:
                     f"suite {self.name!r}, task {task!r}: every training target is {answers.pop()!r}; "
                     "one class teaches nothing, so add rows with other answers (or raise the train limit)"
                 )
-        self._warn_of_leak()
+        self._warn()
 
-    def _warn_of_leak(self) -> None:
+    def _warn(self) -> None:
         tested, trained = self.split("test"), {e.prompt for e in self.examples if e.split == "train"}
         elsewhere = {(e.task, e.cluster_id) for e in self.examples if e.split != "test"}
         leaked = sum(e.prompt in trained for e in tested)
@@ -81,6 +93,13 @@ class Suite:
         ):
             if count:  # level 5: load_suite's caller (this method, __post_init__, the generated __init__, load_suite)
                 warnings.warn(f"suite {self.name!r}: {count} of {len(tested)} {what}", stacklevel=5)
+        cut = [e for e in tested if e.metric == "bleu" and e.tokenize in ("", "13a")]
+        for task in dict.fromkeys(e.task for e in cut if any(map(has_no_blanks, e.right_answers))):
+            warnings.warn(
+                f"suite {self.name!r}, task {task!r}: BLEU's tokenizer 13a does not part Chinese, Japanese or Korean "
+                "text into words, so that BLEU says little; give the task tokenize: zh, ja-mecab, ko-mecab or char",
+                stacklevel=5,
+            )
 
     def split(self, name: str) -> list[Example]:
         """The examples of "train", "calibration" or "test", in the suite's order."""
@@ -95,10 +114,15 @@ class Suite:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over every field of every example, in order; the suite's name is not part of it."""
+        """SHA-256 (hex) over every field of every example, in order; the suite's name is not part of it.
+
+        Fields of `LATER` count where they are given, so that suites from before keep their fingerprint.
+        """
         digest = hashlib.sha256()
         for example in self.examples:
-            digest.update(json.dumps([*vars(example).values()]).encode() + b"\n")
+            later = {name: value for name in LATER if (value := getattr(example, name))}
+            fields = [value for name, value in vars(example).items() if name not in LATER]
+            digest.update(json.dumps(fields + [later] * bool(later)).encode() + b"\n")
         return digest.hexdigest()
 
 

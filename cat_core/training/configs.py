@@ -18,10 +18,12 @@ import transformers
 from cat_core.architectures import has_encoder
 from cat_core.files import file_sha256
 from cat_core.methods import METHODS
-from cat_core.tasks.draws import draw_key, draw_order
+from cat_core.tasks.draws import draw_key, draw_order, draw_shots
 from cat_core.tasks.schema import brief
 from cat_core.tasks.suite import Suite, load_suite
-from cat_core.training import artifacts, joint
+from cat_core.training import artifacts, joint, model_store
+from cat_core.training.depth import kept_layers, parse_cut
+from cat_core.training.gguf_files import gguf_path
 from cat_core.training.models import ModelSize, llama_config, load_config
 from cat_core.training.train import TrainSettings
 
@@ -32,7 +34,8 @@ TRAINING_MODULES = ("cat_core.training.train", "cat_core.training.side_by_side",
 class DataConfig:
     """What is learnt from and tested on; the fields are the arguments of `suite.load_suite`.
 
-    without_half: 0 or 1 leaves that half of the training examples out (`halves`); None keeps all.
+    without_half: 0 or 1 leaves that half of the training examples out (`halves`); None keeps all. shots: so many
+    training examples of each task stand before its prompts, and are trained on no more (`draws.draw_shots`).
     """
 
     suite: str = "mini-superglue"
@@ -43,9 +46,17 @@ class DataConfig:
     mixing_cap: int = 0
     mixing_rounds: int = 1
     without_half: int | None = None
+    shots: int = 0
 
     def load(self) -> Suite:
-        """The suite, read once a process."""
+        """The suite, read once a process, without the examples that stand before prompts."""
+        return self._loaded()[0]
+
+    def shown(self) -> dict[str, list[tuple[str, str]]]:
+        """Task -> (prompt, target) of the examples that stand before its prompts."""
+        return self._loaded()[1]
+
+    def _loaded(self) -> tuple[Suite, dict[str, list[tuple[str, str]]]]:
         return _load_suite(json.dumps(asdict(self), sort_keys=True), os.environ.get("CAT_DATA_ROOT", ""))
 
 
@@ -56,27 +67,32 @@ def halves(examples: Sequence) -> list[int]:
 
 
 @lru_cache(maxsize=8)
-def _load_suite(config: str, _data_root: str) -> Suite:
+def _load_suite(config: str, _data_root: str) -> tuple[Suite, dict[str, list[tuple[str, str]]]]:
     fields = json.loads(config)
-    without_half = fields.pop("without_half")
+    without_half, count = fields.pop("without_half"), fields.pop("shots")
     suite = load_suite(fields.pop("suite"), **fields)
-    if without_half is None:
-        return suite
-    trained = suite.split("train")
-    left_out = {e.item_id for e, half in zip(trained, halves(trained)) if half == without_half}
-    kept = tuple(e for e in suite.examples if e.split != "train" or e.item_id not in left_out)
-    return replace(suite, examples=kept)
+    shots = draw_shots(list(suite.examples), count, fields["seed"]) if count else {}
+    shown = {(e.task, e.prompt) for drawn in shots.values() for e in drawn}
+    left_out = {e.item_id for e in suite.split("train") if (e.task, e.prompt) in shown}
+    if without_half is not None:
+        trained = suite.split("train")
+        left_out |= {e.item_id for e, half in zip(trained, halves(trained)) if half == without_half}
+    if left_out:
+        kept = tuple(e for e in suite.examples if e.split != "train" or e.item_id not in left_out)
+        suite = replace(suite, examples=kept)
+    return suite, {task: [(e.prompt, e.target) for e in drawn] for task, drawn in shots.items()}
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """One model and how it is trained.
 
-    model: "hidden 96, layers 2, heads 4" (a Llama from scratch; fields of `models.ModelSize`), or the name or folder of
-    a model to start from, causal or encoder-decoder; vocab_size: of the tokenizer trained on the training texts (from
-    scratch only); teacher: the large model's own configuration, for methods that compare S with L; initial: the
-    configuration of the model to go on from (same size and tokenizer), for a second stage of training; out_of_fold:
-    what L says of a training example comes from an L trained on the half that the example is not in.
+    model: "hidden 96, layers 2, heads 4" (a Llama from scratch; fields of `models.ModelSize`), or the name of a model
+    to start from (folder, GGUF file, Hub name, "cut N of" one of these), causal or encoder-decoder; vocab_size: of the
+    tokenizer trained on the training texts (from scratch only); teacher: the large model's own configuration, for
+    methods that compare S with L; initial: the configuration of the model to go on from (same size and tokenizer), for
+    a second stage of training; out_of_fold: what L says of a training example comes from an L trained on the half that
+    the example is not in; template: of `text.TEMPLATES`, how prompts are read.
     """
 
     data: DataConfig
@@ -85,6 +101,7 @@ class TrainConfig:
     vocab_size: int = 1_400
     context: int = 64
     truncate_prompts: bool = False
+    template: str = "plain"
     teacher: TrainConfig | None = None
     initial: TrainConfig | None = None
     out_of_fold: bool = False
@@ -118,7 +135,12 @@ class TrainConfig:
             "teacher": self.teacher and self.teacher.digest(),
             "initial": self.initial and self.initial.digest(),
             "on": versions | {"device": resolve_device(self.device).type},
-        } | ({"out_of_fold": True} if self.out_of_fold else {})
+        } | ({"out_of_fold": True} if self.out_of_fold else {}) | self._text_identity()
+
+    def _text_identity(self) -> dict:
+        """What the token ids depend on besides texts and tokenizer, where it is not the default."""
+        about = {} if self.template == "plain" else {"template": self.template}
+        return about | ({"shots": self.data.shown()} if self.data.shots else {})
 
     def digest(self) -> str:
         """Name of the trained model's content."""
@@ -143,6 +165,11 @@ def parse_size(text: str, context: int) -> ModelSize:
     fields = {}
     for part in text.split(","):
         name, _, value = part.strip().partition(" ")
+        if name in _SIZE_FIELDS and (following := [word for word in value.split() if word in _SIZE_FIELDS]):
+            raise ValueError(
+                f"model {brief(text)}: a comma is missing before {following[0]!r}; expected such as "
+                "'hidden 96, layers 2, heads 4'"
+            )
         if name not in _SIZE_FIELDS or not value.strip().isdigit() or name in fields:
             expected = ", ".join(f"{field} <whole number>" for field in _SIZE_FIELDS)
             raise ValueError(
@@ -173,11 +200,28 @@ def resolve_device(device: str) -> torch.device:
 
 
 def _model_identity(name: str) -> dict:
-    """A named model by its content where it is a folder, else by name (the Hub's revision is not asked for)."""
-    folder = Path(name)
-    if not folder.is_dir():
+    """A named model by its content where it is a folder or file, else by name (the Hub's revision is not asked for);
+    of a cut, the model that is cut and the layers that are kept."""
+    if (cut := parse_cut(name)) is not None:
+        return {"of": _model_identity(cut.of), "layers": kept_layers(load_config(cut.of), cut.keep)}
+    path = Path(model_store.local(name))
+    if not path.exists():
         return {"name": name}
-    return {p.name: file_sha256(p) for p in sorted(folder.iterdir()) if p.is_file()}
+    if (file := gguf_path(path)) is not None:
+        return {"gguf": _content(file), "weights": "dequantised to float32"}
+    files = (p for p in sorted(path.iterdir()) if p.is_file() and p.name != model_store.ORIGIN)
+    return {p.name: _content(p) for p in files}
+
+
+def _content(path: Path) -> str:
+    """sha256 of a file, read once a process unless it changes."""
+    stat = path.stat()
+    return _file_sha256(path.resolve(), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _file_sha256(path: Path, _size: int, _time: int) -> str:
+    return file_sha256(path)
 
 
 def shape_config(model: str, context: int, vocab_size: int):

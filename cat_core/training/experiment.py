@@ -6,6 +6,7 @@ Every stage is an artifact (see `artifacts`), as in `obtain`: pages of the book 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
@@ -15,21 +16,28 @@ from typing import get_args, get_type_hints
 
 import numpy as np
 import pandas as pd
+import torch
 
-from cat_core.analysis.outcomes import validate
-from cat_core.cascade import CascadeRunner
+from cat_core.analysis.outcomes import MORE, validate
+from cat_core.cascade import LOWEST, CascadeRunner
 from cat_core.files import write_text
+from cat_core.flops import COSTS
 from cat_core.methods import METHODS
 from cat_core.queries import check_settings
 from cat_core.rules.features import answer_features
 from cat_core.rules.posthoc import learned_confidences
 from cat_core.tasks.example import score
 from cat_core.tasks.schema import brief, nearest
+from cat_core.text import check_text_settings
 from cat_core.training import artifacts, joint
+from cat_core.training.checks import check_models, check_texts
 from cat_core.training.configs import DataConfig, TrainConfig, describes_size, parse_size, resolve_device
+from cat_core.training.depth import is_cut, named_cut, parse_cut
 from cat_core.training.models import load_model, load_tokenizer
-from cat_core.training.obtain import Progress, check_pair, held_out_of, train_or_load, train_together
+from cat_core.training.obtain import Progress, check_pair, held_out_of, name_of, text_of, train_or_load, train_together
+from cat_core.training.plan import announce
 from cat_core.training.signals import TokenSignals, token_signals
+from cat_core.training.starts import FIELDS, check_sizes, check_untrained, resolve_precision, start_of
 from cat_core.training.train import TrainSettings
 
 ANSWERING_MODULES = ("cat_core.cascade", "cat_core.training.models")
@@ -54,7 +62,9 @@ class Experiment:
     Seeds of S are spread over the large models in turn: seed number i is taught by, and defers to,
     `large_seeds[i % len(large_seeds)]`. Lengths in tokens, steps of the optimiser. out_of_fold: S is taught by large
     models that did not train on the example (two more of them a seed of L), as L knows its own training set too well;
-    it still defers to L. Raises ValueError in one line for a value of the wrong type, and for what cannot be trained.
+    it still defers to L. What is None gets its value by the kind of start (`starts`): from scratch, or loaded. With
+    steps 0, or large_steps 0, a loaded model is taken as it is. Raises ValueError in one line for a value of the wrong
+    type, and for what cannot be trained.
     """
 
     suite: str = option("built-in, of the registry, several joined by +, or a JSONL file")
@@ -73,19 +83,26 @@ class Experiment:
     small: str = option("S: a size, or the name or folder of a model")
     large: str = option("L: the same")
     vocab_size: int = option("of the tokenizer trained on the training texts", TrainConfig.vocab_size)
-    context: int = option("most tokens of prompt and answer together", TrainConfig.context)
+    context: int | None = option("most tokens of prompt and answer together; None: by kind of start", None)
     truncate_prompts: bool = option(
         "cut longer prompts from the left instead of refusing them", TrainConfig.truncate_prompts
     )
+    template: str = option(
+        "how prompts are read: plain, chat (as a user's turn), rendered (in the model's own format)",
+        TrainConfig.template,
+    )
+    shots: int = option("training examples of its task that stand before each prompt", DataConfig.shots)
+    stop: tuple[str, ...] = option("texts that end an answer, besides the models\' own end tokens", ())
+    defer_empty: bool = option("defer every query to which S answers nothing, however sure it is", False)
     methods: tuple[str, ...] = option("training methods of S", ("xent", "dist", "cat-xent", "cat-dist", "random-dist"))
     seeds: tuple[int, ...] = option("training seeds of S; two or more for a verdict", (0,))
     large_seeds: tuple[int, ...] = option("training seeds of L, dealt to the seeds of S in turn", (0,))
-    steps: int = option("optimiser steps of S")
-    large_steps: int = option("optimiser steps of L")
-    batch_size: int = option("examples in a step of S", TrainSettings.batch_size)
-    large_batch_size: int = option("examples in a step of L", TrainSettings.batch_size)
-    learning_rate: float = option("peak for S")
-    large_learning_rate: float = option("peak for L")
+    steps: int | None = option("optimiser steps of S; None: by kind of start, from scratch or loaded")
+    large_steps: int | None = option("optimiser steps of L; 0: L as it was loaded, None: by kind of start")
+    batch_size: int | None = option("examples in a step of S; None: by kind of start", None)
+    large_batch_size: int | None = option("examples in a step of L; None: by kind of start", None)
+    learning_rate: float | None = option("peak for S; None: by kind of start", None)
+    large_learning_rate: float | None = option("peak for L; None: by kind of start", None)
     label_weight: float = option("w: weight of the label against L's distribution", TrainSettings.label_weight)
     temperature: float = option("of both distributions in the distillation term", TrainSettings.temperature)
     normalize: str = option(
@@ -93,12 +110,25 @@ class Experiment:
     )
     max_new_tokens: int = option("longest generated answer, EOS included", 24)
     prediction: str = option('option scoring: best summed ("sum") or average ("average") log-probability', "sum")
-    precision: str = option("fp32, or bf16 on a GPU", TrainSettings.precision)
+    precision: str = option(
+        "of training: fp32, bf16, or auto (bf16 for loaded models where the hardware is fast in it)", "auto"
+    )
     device: str = option("cpu, cuda, or auto", TrainConfig.device)
     batch_tokens: int = option("tokens of a batch of queries, padding included", 16_384, page=False)
+    costs: str = option(
+        'FLOPs by "formula" (unknown where a model has none), or "measured" there', "formula", page=False
+    )
     out_of_fold: bool = option("L's word comes from an L that has not seen the example", False, page=False)
     teacher: str = option("what is kept of L: hidden, topk or argmax", TrainSettings.teacher, page=False)
     teacher_k: int = option("tokens that topk keeps", TrainSettings.teacher_k, page=False)
+    answer_precision: str = option("fp32, or bf16: faster, and answers change with the batch", "fp32", page=False)
+    train_layers: int = option("upper layers of S that are trained; 0: all of S", 0, page=False)
+    large_train_layers: int = option("the same for L", 0, page=False)
+    lora_rank: int = option(
+        "rank of the changes that are trained in place of the weights of S (LoRA); 0: all", 0, page=False
+    )
+    large_lora_rank: int = option("the same for L", 0, page=False)
+    gradient_checkpointing: bool = option("less memory in training, and more time", False, page=False)
     length_groups: int = option(
         "groups of like length that a training batch is cut into", TrainSettings.length_groups, page=False
     )
@@ -123,8 +153,20 @@ class Experiment:
     def __post_init__(self):
         for name, hint in get_type_hints(type(self)).items():
             _check_type(name, getattr(self, name), hint)
-        for name in ("methods", "seeds", "large_seeds"):
+        for name in ("methods", "seeds", "large_seeds", "stop"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        _check_cut(self.small, self.large)
+        if describes_size(self.small) != describes_size(self.large):
+            raise ValueError(
+                f"small {brief(self.small)} and large {brief(self.large)}: build both from scratch or name both, "
+                "as they must share one tokenizer"
+            )
+        resolve_device(self.device)
+        start = start_of(self.suite, self.loaded, self.lora_rank, self.large_lora_rank)
+        for name in FIELDS:
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, getattr(start, name))
+        check_sizes(self)
         _ = self.small_settings, self.large_settings  # what these refuse is refused here
         for method in self.methods:
             if not isinstance(method, str) or method not in METHODS:
@@ -136,18 +178,26 @@ class Experiment:
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):
                 raise ValueError(f"{name} is {brief(list(values))}; expected at least one value and no value twice")
-        if describes_size(self.small) != describes_size(self.large):
-            raise ValueError(
-                f"small {brief(self.small)} and large {brief(self.large)}: build both from scratch or name both, "
-                "as they must share one tokenizer"
-            )
+        check_untrained(self)
         check_settings(self.max_new_tokens, self.prediction)
+        check_text_settings(self.template, self.stop)
         if self.batch_tokens < 1:
             raise ValueError(f"batch_tokens is {brief(self.batch_tokens)}; expected a whole number >= 1")
-        resolve_device(self.device)
+        if self.costs not in COSTS:
+            raise ValueError(f"costs is {brief(self.costs)}; expected {' or '.join(COSTS)}")
         for model in (self.small, self.large):
             if describes_size(model):
                 parse_size(model, self.context)  # a size that cannot be read is refused before anything is computed
+
+    @property
+    def loaded(self) -> bool:
+        """Whether both models are named, and start from their weights."""
+        return not describes_size(self.small)
+
+    @property
+    def training_precision(self) -> str:
+        """ "fp32" or "bf16" (`starts.resolve_precision`)."""
+        return resolve_precision(self.precision, self.loaded, resolve_device(self.device))
 
     @cached_property
     def data(self) -> DataConfig:
@@ -159,15 +209,22 @@ class Experiment:
     @cached_property
     def small_settings(self) -> TrainSettings:
         """How S is trained, but for method and seed."""
-        return self._alike(TrainSettings)
+        return self._alike(TrainSettings, precision=self.training_precision)
 
     @cached_property
     def large_settings(self) -> TrainSettings:
         """How L is trained, but for the seed: on the labels alone, as in the paper."""
-        return TrainSettings(
-            method="xent", steps=self.large_steps, learning_rate=self.large_learning_rate,
-            batch_size=self.large_batch_size, precision=self.precision, length_groups=self.length_groups,
-        )  # fmt: skip
+        if self.large_steps == 0:  # then nothing else matters, nor makes it another model
+            return TrainSettings(method="xent", steps=0, precision=self.training_precision)
+        try:
+            return TrainSettings(
+                method="xent", steps=self.large_steps, learning_rate=self.large_learning_rate,
+                batch_size=self.large_batch_size, precision=self.training_precision, length_groups=self.length_groups,
+                train_layers=self.large_train_layers, lora_rank=self.large_lora_rank,
+                gradient_checkpointing=self.gradient_checkpointing,
+            )  # fmt: skip
+        except ValueError as error:  # by the name that was given here
+            raise ValueError(re.sub(r"^(?=(steps|learning_rate|batch_size) )", "large_", str(error))) from None
 
     def _alike(self, kind: type, **own):
         """A configuration of that kind whose fields are `own`, else those of the experiment by the same name."""
@@ -188,16 +245,22 @@ class Experiment:
         """
         settings = replace(self.small_settings, method=method, seed=seed)
         initial = None
+        if not self.steps:  # as it was loaded
+            settings = TrainSettings(method=method, steps=0, seed=seed)
         if METHODS[method].second_stage:
             steps, rate = max(1, settings.steps // SECOND_STAGE), settings.learning_rate / 10
             settings = replace(settings, steps=steps, learning_rate=rate)
             initial = self.small_config("xent", seed)
         teacher = self.large_config(self.large_seed(seed))
-        own = {"model": self.small, "settings": settings, "teacher": teacher, "initial": initial}
+        own = {"model": named_cut(self.small, self.large), "settings": settings, "teacher": teacher, "initial": initial}
         return self._alike(TrainConfig, data=self.data, **own)
 
     def train(self, progress: Progress = None) -> None:
-        """Train every model that is not there yet, the small ones of a seed side by side where they can be."""
+        """Train every model that is not there yet, the small ones of a seed side by side where they can be.
+
+        What will be trained is said beforehand, and refused where memory or disk cannot hold it (`plan`).
+        """
+        announce(list(self.configs().values()), progress)
         for seed in self.large_seeds:
             train_or_load(self.large_config(seed), progress)
         for group in self.groups():
@@ -243,13 +306,12 @@ class Experiment:
         def make(folder: Path) -> None:
             runner = self._runner(config, config, progress)
             store = folder / "batches"
-            what = f"{config.settings.method} seed {config.settings.seed}"
-            report = progress and (lambda done, total: progress(f"{what}: {done} of {total} items answered"))
+            report = progress and (lambda done, total: progress(f"{name_of(config)}: {done} of {total} items answered"))
             responses = runner.answer(requests, "small", progress=report, store=store)
             write_text(folder / "answers.json", json.dumps([asdict(r) for r in responses]))
             shutil.rmtree(store)
 
-        identity = {"model": config.digest(), "data": self.data.load().fingerprint, **options}
+        identity = {"model": config.digest(), "data": self.data.load().fingerprint, **options, **self._answer_identity}
         folder = artifacts.obtain("answers", identity, ANSWERING_MODULES, make)
         return json.loads((folder / "answers.json").read_text(encoding="utf-8"))
 
@@ -275,7 +337,7 @@ class Experiment:
             write_text(folder / "confidences.json", json.dumps(table))
 
         models = {"small": small.digest(), "large": large.digest(), "seed": seed}
-        identity = {**models, "data": self.data.load().fingerprint, **self._runner_options()}
+        identity = {**models, "data": self.data.load().fingerprint, **self._runner_options(), **self._answer_identity}
         folder = artifacts.obtain("learned", identity, RULE_MODULES, make)
         return json.loads((folder / "confidences.json").read_text(encoding="utf-8"))
 
@@ -284,16 +346,26 @@ class Experiment:
         return [e for split in EVALUATED for e in suite.split(split)]
 
     def _runner_options(self) -> dict:
-        names = ("max_new_tokens", "batch_tokens", "prediction", "truncate_prompts")
+        names = ("max_new_tokens", "batch_tokens", "prediction", "truncate_prompts", "costs")
         return {name: getattr(self, name) for name in names}
+
+    @property
+    def _answer_identity(self) -> dict:
+        about = {} if self.answer_precision == "fp32" else {"precision": self.answer_precision}
+        return about | ({"stop": self.stop} if self.stop else {})
+
+    def _answering_model(self, folder: str):
+        """A trained model that is to answer, in `answer_precision`."""
+        return load_model(folder, torch.bfloat16 if self.answer_precision == "bf16" else None).eval()
 
     def _runner(self, small: TrainConfig, large: TrainConfig, progress: Progress) -> CascadeRunner:
         """The cascade of two trained models (or of one twice, to let it answer alone)."""
         folders = [str(train_or_load(config, progress)) for config in (small, large)]
-        models = [load_model(folder).eval() for folder in folders]
+        models = [self._answering_model(folder) for folder in folders]
         about = {"small": small.digest(), "large": large.digest()}
         options = {"device": resolve_device(self.device), "fingerprint": about, **self._runner_options()}
-        return CascadeRunner(*models, load_tokenizer(folders[0]), **options)
+        tokenizer = load_tokenizer(folders[0])
+        return CascadeRunner(*models, tokenizer, text=text_of(small, tokenizer, self.stop), **options)
 
     def token_signals(self, config: TrainConfig, split: str = "test", progress: Progress = None) -> TokenSignals:
         """What a model says of the target tokens of a split (teacher forcing); `example` counts all of the split."""
@@ -315,7 +387,11 @@ class Experiment:
         """
         suite = self.data.load()
         examples = {e.item_id: e for e in self._evaluated()}
-        check_pair(self.small_config("xent", self.seeds[0]), self.large_config(self.large_seeds[0]))
+        pair = self.small_config("xent", self.seeds[0]), self.large_config(self.large_seeds[0])
+        check_pair(*pair)
+        if not describes_size(self.large):
+            check_texts(*pair)
+            check_models(*pair)
         self.train(progress)
         rows = []
         for (method, seed), config in self.configs().items():
@@ -323,6 +399,8 @@ class Experiment:
             for number, answer in enumerate(self.answers(config, progress)):
                 example = examples[answer["item_id"]]
                 confidences = answer["confidences"] | {rule: values[number] for rule, values in learned.items()}
+                if self.defer_empty and method != "large" and not answer["prediction"]:
+                    confidences = dict.fromkeys(confidences, LOWEST)
                 row = {
                     "edition": edition,
                     "suite": suite.name,
@@ -334,11 +412,15 @@ class Experiment:
                     "quality": score(example, answer["prediction"]),
                     "prediction": answer["prediction"],
                     "target": example.target,
+                    "references": json.dumps(example.references, ensure_ascii=False) if example.references else None,
+                    "tokenize": example.tokenize or None,
                     **{name: answer[name] for name in ("n_prompt", "n_generated", "truncated", "flops")},
                     **{f"confidence_{rule}": value for rule, value in confidences.items()},
                 }
                 rows.append(row)
         frame = pd.DataFrame(rows)
+        frame["flops"] = pd.array([row["flops"] for row in rows], dtype="Int64")  # no floats beside what is unknown
+        frame = frame.drop(columns=[name for name in MORE if frame[name].isna().all()])
         for rule in ("option_probability", "option_margin"):
             if f"confidence_{rule}" not in frame:
                 frame[f"confidence_{rule}"] = np.nan
@@ -350,13 +432,23 @@ class Experiment:
         return {key: artifacts.result(train_or_load(config, progress))["log"] for key, config in small.items()}
 
 
+def _check_cut(small: str, large: str) -> None:
+    """ValueError for a cut that cannot be read, or has nothing to be cut from."""
+    parse_cut(small)
+    if is_cut(large):
+        raise ValueError(f"large {brief(large)}: only S can be cut; give L by the name or folder of a model")
+    if is_cut(small) and describes_size(large):
+        raise ValueError(f"small {brief(small)}: large {brief(large)} is built from scratch and cannot be cut; name it")
+
+
 def _check_type(name: str, value: object, hint: type) -> None:
     """ValueError unless a value has the type of its field (a list will do for a tuple), and a number is >= 0."""
     types = {float: (int, float), tuple[str, ...]: (list, tuple), tuple[int, ...]: (list, tuple)}.get(hint)
     types = types or get_args(hint) or (hint,)
+    types = (int, *types) if float in types and int not in types else types
     if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
         wanted = " or ".join("null" if kind is type(None) else kind.__name__ for kind in types)
         hint = " (in YAML write 1.0e-3, as 1e-3 is text)" if float in types and isinstance(value, str) else ""
         raise ValueError(f"{name} is {brief(value)}; expected {wanted}{hint}")
-    if int in types and not value >= 0:
+    if int in types and value is not None and not 0 <= value < float("inf"):
         raise ValueError(f"{name} is {brief(value)}; expected a number >= 0")

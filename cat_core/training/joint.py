@@ -13,11 +13,19 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from cat_core.loss import is_right, stats_of
-from cat_core.rules.edge import Router, joint_loss, router_inputs
+from cat_core.rules.edge import (
+    COVERAGE,
+    COVERAGE_WEIGHT,
+    ROUTER_WEIGHT,
+    Router,
+    joint_loss,
+    joint_parts,
+    router_inputs,
+)
 from cat_core.rules.features import AnswerFeatures, token_features
 from cat_core.rules.fitting import predict
 from cat_core.training.teacher import TeacherCache
-from cat_core.training.train import CascadeAwareTrainer, TrainSettings, add, ledger, train
+from cat_core.training.train import CascadeAwareTrainer, TrainSettings, add, ledger, scale, train
 from cat_core.training.training_set import IGNORE, TrainingSet
 
 MODULES = ("cat_core.training.joint",)
@@ -31,6 +39,8 @@ class JointTrainer(CascadeAwareTrainer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.fused = False  # the router reads the whole distribution of every token
+        self.deferred = self.loss_is_scaled_for_ga = True  # the hinge is of all sequences of a step
+        self._lift: list[torch.Tensor] = []  # gradient of the sum of keep over the step, by the router's parameters
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs, logits, _, labels = self.predictions(model, inputs)
@@ -38,20 +48,37 @@ class JointTrainer(CascadeAwareTrainer):
         target, logits = labels[is_target], logits[is_target].float()
         small = is_right(logits.detach(), target)
         large = self.teacher.correct[self.teacher.rows(inputs["examples"].cpu())].to(small.device)
-        exact = self.settings.normalize == "tokens" and num_items_in_batch is not None
-        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.accelerator.num_processes
-        loss, seen = joint_loss(
-            torch.nn.functional.cross_entropy(logits, target, reduction="none"), token_features(logits, target),
-            is_target.sum(1), small, large, self.accelerator.unwrap_model(model).cascade_router,
-            normalize=self.settings.normalize, token_divisor=num_items_in_batch if exact else None,
-            sequence_divisor=batch if exact else None,
-        )  # fmt: skip
-        if model.training:
-            counts = stats_of(is_target.sum(), len(target), small, large)  # no token is dropped
-            seen = {"sequences": torch.ones_like(seen["keep"])} | {f"router_{n}": value for n, value in seen.items()}
-            add(self._ledger, ledger(counts) | {name: value * len(labels) for name, value in seen.items()})
-        loss = self.share(loss, exact, num_items_in_batch)
+        token_loss = torch.nn.functional.cross_entropy(logits, target, reduction="none")
+        told = (token_loss, token_features(logits, target), is_target.sum(1), small, large)
+        router = self.accelerator.unwrap_model(model).cascade_router
+        if not model.training:
+            loss, _ = joint_loss(*told, router, normalize=self.settings.normalize)
+            return (loss, outputs) if return_outputs else loss
+        parts = joint_parts(*told, router)
+        lift = torch.autograd.grad(parts.keep.sum(), list(router.parameters()), retain_graph=True)
+        self._lift = [a + b for a, b in zip(self._lift, lift)] if self._lift else list(lift)
+        kept = parts.kept if self.settings.normalize == "kept" else torch.tensor(len(target))
+        sums = {"label": parts.label, "entropy": parts.entropy, "keep": parts.keep.sum(), "divisor": kept}
+        add(self._step, {name: value.detach() for name, value in sums.items()} | {"sequences": len(labels)})
+        counts = stats_of(is_target.sum(), len(target), small, large)  # no token is dropped
+        seen = {"sequences": len(labels), "router_keep": parts.keep.sum(), "router_right": parts.right.sum()}
+        add(self._ledger, ledger(counts) | {name: torch.as_tensor(value).detach() for name, value in seen.items()})
+        loss = parts.label + ROUTER_WEIGHT * parts.entropy
         return (loss, outputs) if return_outputs else loss
+
+    def finish_step(self, model, parts):
+        """As of S alone, and the router's gradient: a mean over sequences, and the hinge of the mean of all of them."""
+        router = model.cascade_router
+        own, sequences = {id(p) for p in router.parameters()}, parts["sequences"]
+        divisor, processes = parts["divisor"].clamp(min=1e-9), self.accelerator.num_processes
+        scale((p for p in model.parameters() if id(p) not in own), processes / divisor)
+        scale(router.parameters(), processes / sequences)
+        hinge = (COVERAGE - parts["keep"] / sequences).clamp_min(0.0)
+        lift, self._lift = [self.over_processes(value) for value in self._lift], []
+        if hinge > 0:
+            for parameter, value in zip(router.parameters(), lift):
+                parameter.grad.sub_(COVERAGE_WEIGHT * value / sequences)
+        return parts["label"] / divisor + ROUTER_WEIGHT * parts["entropy"] / sequences + COVERAGE_WEIGHT * hinge
 
 
 def train_jointly(

@@ -1,4 +1,4 @@
-"""Small and large model: built from scratch, or any pair of one kind by name or folder; one tokenizer for both."""
+"""Small and large model: built from scratch, or any pair of one kind by name; one tokenizer for both."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedConfig,
@@ -25,6 +26,10 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 
 from cat_core.architectures import check_one_kind, has_encoder, target_outputs
+from cat_core.training import model_store
+from cat_core.training.depth import LARGE, cut_config, cut_model, named_cut, parse_cut
+from cat_core.training.gguf_files import gguf_config, gguf_model, gguf_path, gguf_tokenizer
+from cat_core.training.tokenizer_files import is_as_written, within
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 
@@ -71,6 +76,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         show_progress=False,
     )  # fmt: skip
     tokenizer.train_from_iterator(texts, trainer)
+    bos = (BOS, tokenizer.token_to_id(BOS))
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[bos])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=PAD, bos_token=BOS, eos_token=EOS, clean_up_tokenization_spaces=False,
         split_special_tokens=True,  # "</s>" in a text is four characters, not the end of an answer
@@ -99,9 +106,26 @@ def build_model(size: ModelSize, tokenizer: PreTrainedTokenizerBase, seed: int) 
         return LlamaForCausalLM(config)
 
 
-def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
-    """A tokenizer from a folder or the Hub, never running code that comes with it."""
-    tokenizer = _load(AutoTokenizer, name_or_path, "tokenizer")
+# ---------------------------------------------------------------- models that have a name
+# A name is a folder, a GGUF file (or a folder that holds one), a Hub name (looked for among the fetched models first),
+# or "cut N of" one of these.
+
+
+def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer that goes with a name, never running code that comes with it; tokenizer.json as it stands.
+
+    Tokens that were added beyond the embeddings of the model are left out, with a warning.
+    """
+    name = _whole(name_or_path)
+    if (file := gguf_path(name)) is not None:
+        tokenizer = gguf_tokenizer(file)
+    else:
+        tokenizer = _load(AutoTokenizer, name, "tokenizer")
+        if not is_as_written(tokenizer, name):
+            tokenizer = _load(PreTrainedTokenizerFast, name, "tokenizer")
+        if tokenizer.get_added_vocab() and (not Path(name).is_dir() or (Path(name) / "config.json").is_file()):
+            rows = getattr(load_config(name).get_text_config(), "vocab_size", None)
+            tokenizer = within(tokenizer, rows, name) if rows else tokenizer
     if tokenizer.eos_token_id is None:
         raise ValueError(f"the tokenizer of {name_or_path!r} has no EOS token; set eos_token, as answers end with it")
     if tokenizer.pad_token_id is None:
@@ -109,19 +133,41 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_config(name_or_path: str) -> PreTrainedConfig:
-    """A model's configuration from a folder or the Hub, never running code that comes with it."""
-    return _load(AutoConfig, name_or_path, "model")
+def load_config(name_or_path: str | Path) -> PreTrainedConfig:
+    """The configuration of the model of a name, never running code that comes with it."""
+    if (cut := parse_cut(name_or_path)) is not None:
+        return cut_config(load_config(_whole(name_or_path)), cut.keep)
+    name = _whole(name_or_path)
+    file = gguf_path(name)
+    return _load(AutoConfig, name, "model") if file is None else gguf_config(file)
 
 
-def load_model(name_or_path: str, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """A causal or encoder-decoder language model, as its configuration says, from a folder or the Hub.
+def end_ids(name_or_path: str | Path) -> frozenset[int]:
+    """The ids that end an answer by a model's generation_config.json; none where there is no such file."""
+    try:
+        ends = GenerationConfig.from_pretrained(_whole(name_or_path)).eos_token_id
+    except OSError:
+        return frozenset()
+    return frozenset([ends] if isinstance(ends, int) else ends or [])
 
-    safetensors only, never running code from there; float32 unless another `dtype` is asked for.
+
+def load_model(name_or_path: str | Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """The causal or encoder-decoder language model of a name, as its configuration says.
+
+    safetensors or GGUF (dequantised), never running code from there; float32 unless another `dtype` is asked for.
     """
-    kind = AutoModelForSeq2SeqLM if has_encoder(load_config(name_or_path)) else AutoModelForCausalLM
-    options = {"use_safetensors": True, "dtype": dtype or torch.float32, "output_loading_info": True}
-    model, report = _load(kind, name_or_path, "model", **options)
+    if (cut := parse_cut(name_or_path)) is not None:
+        whole = load_model(_whole(name_or_path), dtype)
+        with quiet():
+            return cut_model(whole, cut.keep)
+    name, dtype = _whole(name_or_path), dtype or torch.float32
+    kind = AutoModelForSeq2SeqLM if has_encoder(load_config(name)) else AutoModelForCausalLM
+    if (file := gguf_path(name)) is not None:
+        with quiet():
+            model, report = gguf_model(kind, file, dtype)
+    else:
+        options = {"use_safetensors": True, "dtype": dtype, "output_loading_info": True}
+        model, report = _load(kind, name, "model", **options)
     missing = sorted(report["missing_keys"])
     if missing:  # transformers would only warn, and go on with random weights
         raise ValueError(
@@ -134,8 +180,10 @@ def load_model(name_or_path: str, dtype: torch.dtype | None = None) -> PreTraine
 def load_pair(small: str, large: str) -> tuple[PreTrainedModel, PreTrainedModel, PreTrainedTokenizerBase]:
     """Both models by name or folder with their common tokenizer, compared before any weights are read.
 
-    Raises ValueError where the tokenizers differ, or one model is causal and the other encoder-decoder.
+    small: "cut N of large" is cut out of L. Raises ValueError where the tokenizers differ, or one model is causal and
+    the other encoder-decoder.
     """
+    small = named_cut(small, large)
     small_tokenizer, large_tokenizer = load_tokenizer(small), load_tokenizer(large)
     check_same_tokenizer(small_tokenizer, large_tokenizer, small, large)
     check_one_kind(load_config(small), load_config(large), small, large)
@@ -143,6 +191,14 @@ def load_pair(small: str, large: str) -> tuple[PreTrainedModel, PreTrainedModel,
     for model, name in zip(pair, (small, large), strict=True):
         check_vocabulary(model, small_tokenizer, name)
     return *pair, small_tokenizer
+
+
+def _whole(name_or_path: str | Path) -> str:
+    """The model that a name starts from: that which is cut, and its folder where it was fetched."""
+    cut = parse_cut(name_or_path)
+    if cut is not None and cut.of == LARGE:
+        raise ValueError(f"{str(name_or_path)!r}: there is no L here that large could mean; give its name or folder")
+    return model_store.local(name_or_path if cut is None else cut.of)
 
 
 PROBE = "The answer, in 2 words: hello world.\nÄpfel & naïve 漢字\t  (don't)"
@@ -176,13 +232,17 @@ def check_same_tokenizer(small, large, small_name: str = "small", large_name: st
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Raise ValueError when the model has fewer output columns than the tokenizer has tokens."""
-    columns = model.get_output_embeddings().weight.shape[0]
-    if columns < len(tokenizer):
-        raise ValueError(
-            f"model {name} has {columns} output columns but its tokenizer has {len(tokenizer)} tokens; "
-            "use the tokenizer the model was trained with, or resize the embeddings and train it"
-        )
+    """Raise ValueError when a token's id is beyond the model's embeddings, or beyond its output columns.
+
+    More columns than tokens are padding (Qwen2.5: 151,936 or 152,064 columns for 151,665 tokens) and mean nothing.
+    """
+    needed = 1 + max(tokenizer.get_vocab().values())  # ids may have gaps
+    for what, rows in (("output columns", model.get_output_embeddings()), ("embeddings", model.get_input_embeddings())):
+        if (columns := rows.weight.shape[0]) < needed:
+            raise ValueError(
+                f"model {name} has {columns} {what} but its tokenizer has {needed} tokens; "
+                "use the tokenizer the model was trained with, or resize the embeddings and train it"
+            )
 
 
 @torch.no_grad()
@@ -250,8 +310,9 @@ def _load(auto_class, name_or_path: str, what: str, **options):
             return auto_class.from_pretrained(name_or_path, trust_remote_code=False, **options)
     except Exception as error:  # the Hub, the file system and safetensors raise many kinds; we need one line
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        hint = "" if folder.is_dir() else f"; to fetch it once: {model_store.fetch_command(name_or_path)}"
         raise ValueError(
             f"cannot load the {what} {str(name_or_path)!r}: {reason[:300]}; expected a folder written by "
             "save_pretrained() with safetensors weights, or a Hub name reachable from here that needs no "
-            "remote code"
+            f"remote code{hint}"
         ) from None

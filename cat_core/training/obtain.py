@@ -17,13 +17,15 @@ import torch
 
 from cat_core.architectures import check_one_kind
 from cat_core.methods import METHODS
-from cat_core.queries import encode_targets
+from cat_core.text import TextFormat
 from cat_core.training import artifacts, joint, models
 from cat_core.training.configs import TRAINING_MODULES, TrainConfig, halves, resolve_device
+from cat_core.training.frozen import FrozenStates, run_frozen
 from cat_core.training.side_by_side import train_side_by_side
 from cat_core.training.teacher import TeacherCache, run_teacher
 from cat_core.training.train import Progress, train
 from cat_core.training.training_set import TrainingSet
+from cat_core.training.tuning import frozen_layers
 
 ROOM = 3  # what a prompt needs at least: BOS, one token, and EOS where an encoder reads it
 
@@ -42,6 +44,18 @@ def tokenizer_of(config: TrainConfig):
     return models.load_tokenizer(str(artifacts.obtain("tokenizer", identity, ("cat_core.training.models",), make)))
 
 
+def text_of(config: TrainConfig, tokenizer=None, stop: Sequence[str] = ()) -> TextFormat:
+    """How the models of a configuration read and write texts."""
+    shown, tokenizer = config.data.shown(), tokenizer or tokenizer_of(config)
+    return TextFormat(tokenizer, template=config.template, stop=stop, shots=shown, encoder=config.encoder)
+def name_of(config: TrainConfig) -> str:
+    """A model by its part in the cascade, its method and seed, as progress lines have it: only L has no teacher."""
+    seed, half = config.settings.seed, config.data.without_half
+    if config.teacher is not None:
+        return f"small model, {config.settings.method}, seed {seed}"
+    return f"large model, seed {seed}" + ("" if half is None else f", without half {half} of the examples")
+
+
 def train_or_load(config: TrainConfig, progress: Progress = None) -> Path:
     """Folder of the trained model: trained now, or found by its content. `artifacts.result` of it holds the log.
 
@@ -55,18 +69,28 @@ def train_or_load(config: TrainConfig, progress: Progress = None) -> Path:
         tokenizer = tokenizer_of(config)
         training_set = training_set_of(config, tokenizer)
         teacher = None if config.teacher is None else teacher_of(config, training_set, progress)
-        model = _untrained(config, tokenizer, progress)
+        model = untrained(config, tokenizer, progress)
         checkpoints = folder / "checkpoints"
         given = (model, training_set, config.settings, checkpoints, teacher, progress)
+        options = {
+            "use_cpu": use_cpu,
+            "what": name_of(config),
+            "frozen": frozen_of(config, model, training_set, progress),
+        }
         if METHODS[config.settings.method].router:
-            log, router = joint.train_jointly(*given, use_cpu=use_cpu)
+            log, router = joint.train_jointly(*given, **options)
             joint.save_router(router, folder)
         else:
-            log = train(*given, use_cpu=use_cpu)
-        shutil.rmtree(checkpoints)
+            log = train(*given, **options)
+        shutil.rmtree(checkpoints, ignore_errors=True)  # not there where nothing was trained
         return _finish(model, tokenizer, log, 1, folder)
 
     return artifacts.obtain("model", config.identity(), config.modules, make)
+
+
+def called(config: TrainConfig) -> str:
+    """A model in progress lines: "L seed 0" where nothing teaches it, else the method of S with its seed."""
+    return f"{'L' if config.teacher is None else config.settings.method} seed {config.settings.seed}"
 
 
 def train_together(configs: Sequence[TrainConfig], progress: Progress = None) -> None:
@@ -92,7 +116,7 @@ def train_together(configs: Sequence[TrainConfig], progress: Progress = None) ->
         keys = [None if c.teacher is None else (c.teacher.digest(), c.out_of_fold) for c in todo]
         taught = {key: c for key, c in zip(keys, todo) if key is not None}
         known = {key: teacher_of(c, training_set, progress) for key, c in taught.items()}
-        small = [_untrained(c, tokenizer, progress) for c in todo]
+        small = [untrained(c, tokenizer, progress) for c in todo]
         settings, teachers = [c.settings for c in todo], [known.get(key) for key in keys]
         given = (small, training_set, settings, folder / "checkpoints", teachers)
         use_cpu = resolve_device(first.device).type == "cpu"
@@ -108,24 +132,27 @@ def train_together(configs: Sequence[TrainConfig], progress: Progress = None) ->
 
 def training_set_of(config: TrainConfig, tokenizer=None, split: str = "train") -> TrainingSet:
     """The token ids of one split under the configuration's tokenizer."""
-    tokenizer = tokenizer or tokenizer_of(config)
     examples = config.data.load().split(split)
-    return TrainingSet(examples, tokenizer, config.context, config.truncate_prompts, config.encoder)
+    return TrainingSet(examples, text_of(config, tokenizer), config.context, config.truncate_prompts)
 
 
-def held_out_of(config: TrainConfig, tokenizer, split: str) -> tuple[TrainingSet, np.ndarray]:
-    """Token ids of a held-out split, and the numbers of its examples [rows], int64.
+def held_out_of(
+    config: TrainConfig, tokenizer, split: str, first: int | None = None
+) -> tuple[TrainingSet, np.ndarray]:
+    """Token ids of a held-out split, or its `first` examples, and the numbers of its examples [rows], int64.
 
     Examples whose target leaves fewer than `ROOM` tokens of the context for the prompt are left out: the model cannot
     read them. Raises ValueError where none is left, and as `TrainingSet`.
     """
-    examples = config.data.load().split(split)
-    lengths = np.array([len(target) for target in encode_targets(tokenizer, [e.target for e in examples])])
+    examples = config.data.load().split(split)[:first]
+    text = text_of(config, tokenizer)
+    targets = text.targets([e.prompt for e in examples], [e.target for e in examples])
+    lengths = np.array([len(target) for target in targets])
     kept = np.flatnonzero(lengths + ROOM <= config.context)
     if not len(kept):
         raise ValueError(f"no target of split {split!r} fits the context of {config.context} tokens: raise it")
     chosen = [examples[i] for i in kept]
-    return TrainingSet(chosen, tokenizer, config.context, config.truncate_prompts, config.encoder), kept
+    return TrainingSet(chosen, text, config.context, config.truncate_prompts), kept
 
 
 def check_pair(small: TrainConfig, large: TrainConfig) -> None:
@@ -149,7 +176,7 @@ def _check_method(config: TrainConfig) -> None:
         raise ValueError(f"method {config.settings.method!r} is a second stage: give the configuration of the first")
 
 
-def _untrained(config: TrainConfig, tokenizer, progress: Progress):
+def untrained(config: TrainConfig, tokenizer, progress: Progress = None):
     """The model before training: from scratch, the named one, or the result of the first stage."""
     if config.teacher is not None:
         models.check_same_tokenizer(tokenizer, tokenizer_of(config.teacher))
@@ -174,16 +201,35 @@ def teacher_cache(
 ) -> TeacherCache:  # fmt: skip
     """What L of this configuration says on the training set, computed once and shared by every method and seed."""
     about = {"teacher": config.digest(), "data": training_set.fingerprint}
+    precision = "fp32" if config.from_scratch else config.settings.precision  # a loaded L: as it was trained
 
     def make(folder: Path) -> None:
         model = models.load_model(str(train_or_load(config, progress))).to(resolve_device(config.device))
-        kept = {"mode": mode, "k": k, "temperature": temperature, "about": about}
+        kept = {"mode": mode, "k": k, "temperature": temperature, "about": about, "precision": precision}
         run_teacher(model, training_set, folder, **kept, progress=progress)
 
     identity = {"model": config.digest(), "tokens": training_set.fingerprint, "mode": mode}
+    identity |= {"precision": precision} if precision != "fp32" else {}
     if mode == "topk":
         identity |= {"k": k, "temperature": temperature}
     return TeacherCache.load(artifacts.obtain("teacher", identity, TRAINING_MODULES, make), verify=False, **about)
+
+
+def frozen_of(config: TrainConfig, model, training_set: TrainingSet, progress: Progress) -> FrozenStates | None:
+    """What the frozen layers say of the training set, computed once for all methods and seeds; None: none is frozen."""
+    settings = config.settings
+    layers = frozen_layers(model, settings.train_layers)
+    if not layers or not settings.steps:
+        return None
+    base = config.initial or config  # a second stage has the frozen layers of the first
+    loaded = {"model": base.identity()["model"], "on": base.identity()["on"], "tokens": training_set.fingerprint}
+    identity = loaded | {"layers": layers, "precision": settings.precision}
+    device = resolve_device(config.device)
+
+    def make(folder: Path) -> None:
+        run_frozen(model.to(device), training_set, folder, layers, settings.precision, progress=progress)
+
+    return FrozenStates.load(artifacts.obtain("frozen", identity, ("cat_core.training.frozen",), make), layers)
 
 
 def teacher_of(config: TrainConfig, training_set: TrainingSet, progress: Progress) -> TeacherCache:

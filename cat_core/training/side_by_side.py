@@ -223,6 +223,8 @@ def train_side_by_side(
             raise ValueError(f"side by side only method, seed and label_weight may differ, got {first} and {other}")
     if first.gradient_accumulation != 1 or first.loss != "fused":
         raise ValueError("side by side takes gradient_accumulation 1 and loss 'fused'; train the models alone")
+    if first.train_layers or first.lora_rank or first.gradient_checkpointing:
+        raise ValueError("side by side trains all of the models: train_layers, lora_rank and gradient_checkpointing 0")
     if not len(models) == len(settings) == len(teachers):
         raise ValueError(f"{len(models)} models, {len(settings)} settings, {len(teachers)} teachers: give one each")
     for plan, teacher in zip(settings, teachers):

@@ -14,8 +14,10 @@ A cache is a folder `teacher` of `.npy` files, one a tensor, with `about.json`; 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import warnings
@@ -37,6 +39,7 @@ from cat_core.training.training_set import collate
 
 MODES = ("hidden", "topk", "argmax")
 FOLDER, RECORD = "teacher", "about.json"
+BLOCK = 2**24  # bytes written at once
 STORED = {"bfloat16": "uint16"}
 """Number types that numpy lacks, and those that hold their bits."""
 
@@ -101,6 +104,19 @@ class TeacherCache:
         probabilities *= ((1 - tail) / probabilities.sum(-1)).unsqueeze(-1)
         return TopK(self.ids[rows].to(device).long(), probabilities, tail)
 
+    def of(self, examples, labels: torch.Tensor, label_weight: float, temperature: float) -> tuple[torch.Tensor, dict]:
+        """What `fused.TargetCache` says: who is right on target tokens with these labels [n], and `distribution`."""
+        if not isinstance(examples, torch.Tensor) or examples.dtype != torch.int64 or examples.dim() != 1:
+            raise ValueError("teacher_cache needs examples: int64 [B], the examples whose target tokens these are")
+        rows = self.rows(examples.cpu())
+        if len(rows) != len(labels):
+            raise ValueError(
+                f"the teacher cache has {len(rows)} target tokens for these {len(examples)} examples and the batch "
+                f"{len(labels)}: it is of another training set, or the batch was cut after it was made"
+            )
+        right = self.correct[rows].to(labels.device)
+        return right, self.distribution(rows, temperature, labels.device) if label_weight < 1 else {}
+
     def distribution(self, rows: torch.Tensor, temperature: float, device, whole: bool = False) -> dict:
         """L's distribution for `fused.fused_linear_cat_loss`, as keyword arguments; whole: as logits, not as states.
 
@@ -144,7 +160,7 @@ class TeacherCache:
             try:
                 if verify and file_sha256(path) != digest:
                     raise ValueError("its bytes have changed")
-                tensors[name] = _as_tensor(open_memmap(path, mode="r"), kind)
+                tensors[name] = as_tensor(open_memmap(path, mode="r"), kind)
             except (OSError, ValueError) as error:
                 raise ValueError(f"{path} cannot be read ({error}): delete {place} and run the teacher again") from None
         return cls(**tensors, about=about)
@@ -155,7 +171,8 @@ class CacheWriter:
 
     folder: where the cache will be; tensors: name -> (dtype, shape), zero at first, larger than memory if need be;
     about: texts that say what the cache is of. `tensors[name]` writes through to the file; a crash costs the batch in
-    work. Raises ValueError where there is an unfinished cache of something else.
+    work. All room on the disk is taken at once. Raises ValueError where there is an unfinished cache of something else,
+    OSError where the disk has no room.
     """
 
     def __init__(
@@ -170,11 +187,23 @@ class CacheWriter:
         if not all(path.is_file() for path in self.paths.values()):
             shutil.rmtree(self.partial)  # no batch is done before all files are there
             self.marks = Store(self.partial, plan)
-            for name, kind in self.kinds.items():
-                with whole_file(self.paths[name]) as temporary:
-                    open_memmap(temporary, "w+", STORED.get(kind, kind), tensors[name][1])
+            try:
+                for name, kind in self.kinds.items():
+                    with whole_file(self.paths[name]) as temporary:
+                        open_memmap(temporary, "w+", STORED.get(kind, kind), tensors[name][1])
+                        _reserve(temporary)
+            except OSError as error:
+                shutil.rmtree(self.partial, ignore_errors=True)
+                needed = sum(math.prod(shape) * dtype.itemsize for dtype, shape in tensors.values())
+                free = shutil.disk_usage(self.place.parent).free
+                raise OSError(
+                    error.errno,
+                    f"{error.strerror}: the teacher cache needs {needed:,} bytes, {free:,} are free: make room, or "
+                    "choose a teacher mode that keeps less",
+                    str(self.place),
+                ) from None
         self.maps = {name: open_memmap(path, "r+") for name, path in self.paths.items()}
-        self.tensors = {name: _as_tensor(array, self.kinds[name]) for name, array in self.maps.items()}
+        self.tensors = {name: as_tensor(array, self.kinds[name]) for name, array in self.maps.items()}
 
     def done(self, batch: int) -> bool:
         """Whether the rows of this batch were written before."""
@@ -201,7 +230,24 @@ class CacheWriter:
         return self.place
 
 
-def _as_tensor(array: np.ndarray, kind: str) -> torch.Tensor:
+def _reserve(path: Path) -> None:
+    """Give every byte of a file its place on the disk. OSError where there is no room.
+
+    `open_memmap` makes a file of holes. A write through the map into a hole that a full disk cannot fill ends the
+    process (SIGBUS), and no handler of Python's can stop that.
+    """
+    with open(path, "r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except (AttributeError, OSError) as error:  # no such call here, or not for this file system
+            if getattr(error, "errno", errno.EOPNOTSUPP) not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+            while block := file.read(BLOCK):  # zeros, and the header
+                file.seek(-len(block), os.SEEK_CUR)
+                file.write(block)
+
+
+def as_tensor(array: np.ndarray, kind: str) -> torch.Tensor:
     """An array as a tensor of that number type, on the same memory."""
     with warnings.catch_warnings():  # a finished cache may only be read, and torch warns that it has no such tensors
         warnings.simplefilter("ignore")
@@ -222,12 +268,15 @@ def fingerprint(model, tokenizer, training_set) -> dict[str, str]:
 def run_teacher(
     model, training_set, folder: str | Path, *, mode: str = "hidden", k: int = 50, temperature: float = 1.0,
     about: dict[str, str] | None = None, batch_tokens: int = 16_384, progress: Callable[[str], None] | None = None,
+    precision: str = "fp32",
 ) -> TeacherCache:  # fmt: skip
     """One pass of L over the training set, resumable: batches that are done are not run again.
 
     model: a language model; training_set: `training_set.TrainingSet`; mode: of `MODES`; k, temperature: of mode topk;
     about: what the cache is of, such as `fingerprint`, to be checked when it is loaded; batch_tokens: padded tokens
-    of a batch. Raises ValueError for unknown modes, and for a folder with the unfinished cache of another run.
+    of a batch; precision: "fp32", or "bf16" for the body of a model whose head is plain linear (the head, which decides
+    what is right, stays in its own precision). Raises ValueError for unknown modes, and for a folder with the
+    unfinished cache of another run.
     """
     if mode not in MODES:
         raise ValueError(f"unknown mode {mode!r} of a teacher cache; expected one of {', '.join(MODES)}")
@@ -243,7 +292,9 @@ def run_teacher(
     total, columns = int(offsets[-1]), head.weight.shape[0]
     k = min(k, columns)
     parts = {"correct": (torch.bool, (total,)), "offsets": (torch.int64, tuple(offsets.shape))}
-    linear = mode == "hidden" and has_plain_head(model)
+    plain = has_plain_head(model)
+    linear = mode == "hidden" and plain
+    fast = precision == "bf16" and plain  # elsewhere logits would be rounded, and ties count as right
     kind = next(model.parameters()).dtype
     if linear:
         parts |= {"states": (kind, (total, head.weight.shape[1])), "head": (kind, tuple(head.weight.shape))}
@@ -256,6 +307,7 @@ def run_teacher(
         parts |= {"ids": (narrow, (total, k)), "log_probabilities": (torch.float16, (total, k))}
         parts["tail"] = (torch.float32, (total,))
     about = dict(about or {}) | {"mode": mode, "temperature": f"{temperature!r}", "batch_tokens": str(batch_tokens)}
+    about |= {"precision": "bf16"} if fast else {}
     cache = CacheWriter(folder, parts, about)
     table = cache.tensors
     table["offsets"].copy_(offsets)
@@ -265,7 +317,7 @@ def run_teacher(
     for number, members in enumerate(plan):
         if not cache.done(number):
             batch = collate([training_set[i] for i in members], training_set.pad)
-            outputs = _outputs(model, batch, linear, mode, k, temperature)
+            outputs = _outputs(model, batch, linear, mode, k, temperature, fast)
             chosen = torch.tensor(members)
             rows = torch.cat([torch.arange(int(s), int(s) + int(n)) for s, n in zip(offsets[chosen], counts[chosen])])
             for name, values in outputs.items():
@@ -278,14 +330,23 @@ def run_teacher(
     return TeacherCache.load(folder, verify=False)
 
 
-def _outputs(model, batch: dict, linear: bool, mode: str, k: int, temperature: float) -> dict[str, torch.Tensor]:
-    """What a cache keeps of the target tokens of a batch, by the names of `TeacherCache`."""
+def _outputs(
+    model, batch: dict, linear: bool, mode: str, k: int, temperature: float, fast: bool = False
+) -> dict[str, torch.Tensor]:
+    """What a cache keeps of the target tokens of a batch, by the names of `TeacherCache`; fast: the body in bf16."""
     is_target = batch["labels"] != -100
     inputs = {name: batch[name].to(model.device) for name in MODEL_INPUTS}
     start = batch["target_start"]
-    _, states, logits = target_outputs(model, inputs, start, states=linear)
     wanted = is_target[:, start:].to(model.device)
-    logits = logits[wanted]
+    if fast:
+        with torch.autocast(model.device.type, torch.bfloat16):
+            _, states, _ = target_outputs(model, inputs, start, states=True, logits=False)
+        head = model.get_output_embeddings()
+        states = states.to(head.weight.dtype)
+        logits = head(states[wanted])
+    else:
+        _, states, logits = target_outputs(model, inputs, start, states=linear)
+        logits = logits[wanted]
     outputs = {"correct": is_right(logits, batch["labels"][is_target].to(logits.device))}
     if mode == "hidden":
         outputs["states"] = states[wanted] if linear else logits

@@ -6,7 +6,8 @@ import json
 import shutil
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,25 +24,32 @@ from cat_core.fused import fused_linear_cat_loss
 from cat_core.loss import NORMALIZE, cascade_aware_loss, gatekeeper_loss
 from cat_core.methods import METHODS
 from cat_core.tasks.schema import brief
+from cat_core.training.frozen import FrozenStates, Shortcut, eval_lower
 from cat_core.training.models import has_plain_head, quiet
 from cat_core.training.teacher import MODES, TeacherCache
 from cat_core.training.training_set import IGNORE, DataOrder, TrainingSet, collate, joined, length_groups
+from cat_core.training.tuning import frozen_layers, partly_trained
 
 LEDGER = ("tokens", "kept", "both", "only_small", "only_large", "neither")
 Progress = Callable[[str], None] | None
+_NAMES = ("activation_checkpointing", "gradient_checkpointing")  # of one option, in newer and older transformers
+_CHECKPOINTING = next(name for name in _NAMES if name in TrainingArguments.__dataclass_fields__)
 _COMPLETE = "complete.json"  # written after all else of a checkpoint, so a half-written one is never resumed
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How a model is trained. Steps are optimiser steps of `batch_size` examples; the schedule is a cosine to 0.
+    """How a model is trained. Steps are optimiser steps of `batch_size` examples (0: the model stays as it is); the
+    schedule is a cosine to 0.
 
     method: a key of `methods.METHODS`; label_weight: w of Dist and CAT-Dist; seed: order of the data and random mask;
     gatekeeper_weight: a of `loss.gatekeeper_loss`; loss: "fused" (from hidden states, where the head is plain linear,
     else dense), or "dense" (from logits): equal but for rounding. teacher, teacher_k: mode and k of the
     `teacher.TeacherCache` that L's word comes from. length_groups: into how many groups of rows of like length a batch
     is cut on its way through the model, so that less padding is computed; the loss and its gradient are those of the
-    whole batch.
+    whole batch. train_layers: the upper layers that are trained, the others and the embeddings stay (0: all is
+    trained); lora_rank: rank of the changes that are trained in place of the weights (0: the weights themselves);
+    gradient_checkpointing: states inside layers are computed again in backward, which is slower and takes less memory.
     """
 
     method: str = "xent"
@@ -62,6 +70,9 @@ class TrainSettings:
     teacher: str = "hidden"
     teacher_k: int = 50
     length_groups: int = 1
+    train_layers: int = 0
+    lora_rank: int = 0
+    gradient_checkpointing: bool = False
 
     def __post_init__(self):
         for name, choices in (("method", METHODS), ("normalize", NORMALIZE), ("teacher", MODES)):
@@ -72,10 +83,12 @@ class TrainSettings:
                 raise ValueError(f"unknown {name} {brief(value)}; expected {' or '.join(choices)}")
         if self.teacher == "argmax" and METHODS[self.method].distil:
             raise ValueError(f"method {self.method!r} learns from L's distribution: set teacher to hidden or topk")
-        for name in ("steps", "batch_size", "gradient_accumulation", "teacher_k", "length_groups"):
+        least = {"steps": 0, "batch_size": 1, "gradient_accumulation": 1, "teacher_k": 1, "length_groups": 1}
+        least |= {"train_layers": 0, "lora_rank": 0}
+        for name, lowest in least.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} is {brief(value)}; expected a whole number >= 1")
+            if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
+                raise ValueError(f"{name} is {brief(value)}; expected a whole number >= {lowest}")
         for name in ("learning_rate", "warmup", "weight_decay", "max_grad_norm", "label_weight", "temperature"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
@@ -87,6 +100,9 @@ class TrainSettings:
                 f"label_weight is {self.label_weight} and temperature {self.temperature}; expected a weight in [0, 1] "
                 "and a temperature above 0"
             )
+        if self.lora_rank and (self.train_layers or METHODS[self.method].router):
+            other = f"train_layers {self.train_layers}" if self.train_layers else f"method {self.method!r}"
+            raise ValueError(f"lora_rank is {self.lora_rank} and {other}: choose one of them")
         if self.batch_size % self.gradient_accumulation:
             raise ValueError(
                 f"batch_size {self.batch_size} must be a multiple of gradient_accumulation {self.gradient_accumulation}"
@@ -100,9 +116,13 @@ class CascadeAwareTrainer(Trainer):
     keep_rate, and the 2x2 token ledger (both, only_small, only_large, neither) as shares since the last log.
     """
 
-    def __init__(self, *args, settings: TrainSettings, teacher: TeacherCache | None = None, **kwargs):
+    def __init__(
+        self, *args, settings: TrainSettings, teacher: TeacherCache | None = None, shortcut: Shortcut | None = None,
+        **kwargs,
+    ):  # fmt: skip
         super().__init__(*args, **kwargs)
-        self.settings, self.teacher = settings, teacher
+        self.settings, self.teacher, self.shortcut = settings, teacher, shortcut
+        self.frozen = 0 if shortcut else frozen_layers(self.model, settings.train_layers)
         self.method = METHODS[settings.method]
         if teacher is None and self.method.compares:
             raise ValueError(f"method {settings.method!r} compares S with L: give the teacher's outputs")
@@ -110,23 +130,33 @@ class CascadeAwareTrainer(Trainer):
         self.fused = settings.loss == "fused" and has_plain_head(self.model)
         self._ledger: dict[str, torch.Tensor] = {}
         self._calls = (-1, 0)
+        # How many tokens a step keeps is known at its end: until then its gradient is that of a sum.
+        self.deferred = settings.normalize == "kept"
+        self.loss_is_scaled_for_ga = True if self.deferred else self.loss_is_scaled_for_ga
+        self._step: dict[str, torch.Tensor] = {}
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler:
         total = self.settings.steps * self.settings.batch_size
         return DataOrder(len(self.train_dataset), total, self.settings.seed)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        outputs, states, head, labels = self.predictions(model, inputs)
-        is_target = labels != IGNORE
-        exact = self.settings.normalize == "tokens" and num_items_in_batch is not None
+        exact = not self.deferred and num_items_in_batch is not None
         generator = self._generator() if self.method.mask == "random" else None
         rows = None if self.teacher is None else self.teacher.rows(inputs["examples"].cpu())
-        with self.accelerator.autocast():  # accelerate wraps the model's forward alone, and the fused loss holds a head
+        # Around all of it, as accelerate wraps the model's forward alone: the fused loss holds a head, and weights are
+        # cast once for all length groups.
+        with self.accelerator.autocast():
+            outputs, states, head, labels = self.predictions(model, inputs)
+            is_target = labels != IGNORE
             loss, stats = training_loss(
                 states[is_target], head, labels[is_target], self.settings, self.teacher, rows, generator,
-                reduction="sum" if exact else "mean",
+                reduction="sum" if exact or (self.deferred and model.training) else "mean",
             )  # fmt: skip
-        loss = self.share(loss / num_items_in_batch if exact else loss, exact, num_items_in_batch)
+        if self.deferred and model.training:
+            divisor = stats.tokens if self.method.second_stage else stats.kept
+            add(self._step, {"loss": loss.detach(), "divisor": divisor})
+        else:
+            loss = self.share(loss / num_items_in_batch if exact else loss, exact, num_items_in_batch)
         if model.training:
             add(self._ledger, ledger(stats))
         return (loss, outputs) if return_outputs else loss
@@ -138,11 +168,15 @@ class CascadeAwareTrainer(Trainer):
         of the model, a list of them where the batch is cut into length groups.
         """
         labels, start = inputs["labels"], inputs["target_start"]
+        if self.frozen:
+            eval_lower(self.accelerator.unwrap_model(model), self.frozen)
         groups, parts = length_groups(inputs["attention_mask"], self.settings.length_groups), []
         for rows, columns in groups:
             taken = {name: inputs[name][rows, columns] for name in MODEL_INPUTS}
             options = {"states": self.fused, "logits": not self.fused}
-            parts.append(target_outputs(model, taken, start - columns.start, **options))
+            known = self.shortcut and self.shortcut.states_of(inputs["examples"][rows], taken["attention_mask"])
+            with known or nullcontext():
+                parts.append(target_outputs(model, taken, start - columns.start, **options))
         states = [part.states if self.fused else part.logits for part in parts]
         states = joined(states, [rows for rows, _ in groups], labels.shape[1] - start)
         outputs = parts[0].outputs if len(parts) == 1 else [part.outputs for part in parts]
@@ -157,6 +191,27 @@ class CascadeAwareTrainer(Trainer):
             return loss / self.current_gradient_accumulation_steps
         return loss
 
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """One micro-batch; after the last of a step, gradients of sums become those of the step's mean, exactly."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not self.deferred:
+            return loss
+        if not self.accelerator.sync_gradients:
+            return torch.zeros_like(loss)
+        parts = {name: self.over_processes(value) for name, value in self._step.items()}
+        self._step = {}
+        return self.finish_step(self.accelerator.unwrap_model(model), parts).to(loss)
+
+    def over_processes(self, value) -> torch.Tensor:
+        """The sum of a number, or of a tensor, over all processes."""
+        return self.accelerator.reduce(torch.as_tensor(value, device=self.args.device).double(), "sum")
+
+    def finish_step(self, model, parts: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Divide the gradients by what the whole step has kept; its loss. parts: sums over the step, all processes."""
+        divisor = parts["divisor"].clamp(min=1)
+        scale(model.parameters(), self.accelerator.num_processes / divisor)  # gradients are means over processes
+        return parts["loss"] / divisor
+
     def log(self, logs, *args, **kwargs):
         if self._ledger:
             sums = torch.stack([torch.as_tensor(value).double() for value in self._ledger.values()])  # of this process
@@ -169,6 +224,13 @@ class CascadeAwareTrainer(Trainer):
         step = self.state.global_step
         self._calls = (step, self._calls[1] + 1 if self._calls[0] == step else 0)
         return mask_generator(self.settings.seed, step, self._calls[1], self.args.process_index)
+
+
+def scale(parameters: Iterable[torch.nn.Parameter], factor: torch.Tensor) -> None:
+    """Multiply the gradients of parameters, in place."""
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad.mul_(factor.to(parameter.grad))
 
 
 def ledger(stats) -> dict:
@@ -235,18 +297,27 @@ def training_loss(
 def train(
     model: PreTrainedModel, training_set: TrainingSet, settings: TrainSettings, folder: Path,
     teacher: TeacherCache | None = None, progress: Progress = None, checkpoint_every: int = 200, use_cpu: bool = False,
-    kind: type[CascadeAwareTrainer] = CascadeAwareTrainer,
+    kind: type[CascadeAwareTrainer] = CascadeAwareTrainer, what: str = "", frozen: FrozenStates | None = None,
 ) -> list[dict]:  # fmt: skip
     """Train `model` in place and return the log (one dict a logging step); an interrupted run continues.
+
+    what: the name of the model in progress lines (default: method and seed); frozen: what the layers below
+    `settings.train_layers` give, computed before (`frozen.run_frozen`), so that they need not run.
 
     Checkpoints of transformers lie in `folder` until the training is done; a half-written or damaged one is deleted
     and the one before is used, so the result is that of an uninterrupted run.
     """
-    trainer = run_trainer(
-        kind, model, training_set, lambda items: collate(items, training_set.pad), settings, folder, progress=progress,
-        what=f"{settings.method} seed {settings.seed}", checkpoint_every=checkpoint_every, use_cpu=use_cpu,
-        settings=settings, teacher=teacher,
-    )  # fmt: skip
+    if settings.steps == 0:
+        return []
+    if frozen is not None and frozen.layers != frozen_layers(model, settings.train_layers):
+        raise ValueError(f"states of {frozen.layers} frozen layers do not go with train_layers {settings.train_layers}")
+    end = training_set.pairs[0][1][-1]
+    with partly_trained(model, settings, end) as trained, Shortcut(model, frozen) as shortcut:
+        trainer = run_trainer(
+            kind, trained, training_set, lambda items: collate(items, training_set.pad), settings, folder,
+            progress=progress, what=what or f"{settings.method}, seed {settings.seed}", settings=settings,
+            checkpoint_every=checkpoint_every, use_cpu=use_cpu, teacher=teacher, shortcut=shortcut if frozen else None,
+        )  # fmt: skip
     return [entry for entry in trainer.state.log_history if "loss" in entry]
 
 
@@ -272,6 +343,7 @@ def run_trainer(
         save_steps=-(-checkpoint_every // logging_steps) * logging_steps, save_total_limit=2,
         remove_unused_columns=False, label_names=["labels"],
         dataloader_pin_memory=not use_cpu and torch.cuda.is_available(),
+        **({_CHECKPOINTING: True} if schedule.gradient_checkpointing else {}),
     )  # fmt: skip
     shares = schedule.gradient_accumulation * training.world_size
     if schedule.batch_size % shares:
@@ -311,13 +383,17 @@ class _ProgressLine(TrainerCallback):
     """One line every few seconds, as a notebook or a terminal shows it."""
 
     def __init__(self, report: Progress, what: str):
-        self.report, self.what, self.next = report, what, 0.0
+        self.report, self.what, self.next, self.first = report, what, 0.0, None
 
     def on_step_end(self, args, state, control, **kwargs):
-        now = time.monotonic()
+        now, step = time.monotonic(), state.global_step
+        self.first = self.first or (now, step)
         if self.report is not None and now >= self.next:
             self.next = now + 5
-            self.report(f"{self.what}: step {state.global_step} of {state.max_steps}")
+            begin, done = self.first
+            left = (now - begin) / (step - done) * (state.max_steps - step) if step > done else 0.0
+            more = f", about {left / 60:.0f} min left" if left >= 60 else ""
+            self.report(f"{self.what}: step {step} of {state.max_steps}{more}")
 
 
 def _resume_point(folder: Path) -> str | None:

@@ -12,41 +12,41 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
-from transformers import PreTrainedTokenizerBase
 
-from cat_core.queries import aligned, encode_prompts, encode_targets
+from cat_core.queries import aligned
+from cat_core.text import TextFormat
 
 IGNORE = -100  # the label of what is no target, as in transformers
 
 
 class TrainingSet(Dataset):
-    """Examples as token ids: prompt = [BOS] + tokens, target = tokens + [EOS]; only the target is learnt.
+    """Examples as token ids of prompt and target, as `text.TextFormat` makes them; only the target is learnt.
 
-    An example longer than `context` tokens, prompt and target together, is refused by name, or its prompt is cut from
-    the left (BOS kept) with `truncate_prompts`. encoder: for an encoder-decoder model, see `queries.encode_prompts`.
+    text: the format, or a tokenizer, for plain text of causal models. An example longer than `context` tokens, prompt
+    and target together, is refused by name, or its prompt is cut from the left (BOS kept) with `truncate_prompts`.
     """
 
-    def __init__(
-        self, examples: Sequence, tokenizer: PreTrainedTokenizerBase, context: int, truncate_prompts: bool = False,
-        encoder: bool = False,
-    ):  # fmt: skip
+    def __init__(self, examples: Sequence, text: TextFormat, context: int, truncate_prompts: bool = False):
         if not examples:
             raise ValueError("no training examples; expected at least one in split 'train'")
-        prompts = encode_prompts(tokenizer, [e.prompt for e in examples], encoder)
-        targets = encode_targets(tokenizer, [e.target for e in examples])
-        self.pad, self.encoder = tokenizer.pad_token_id, encoder
+        text = text if isinstance(text, TextFormat) else TextFormat(text)
+        text.check_cut(truncate_prompts)
+        asked = [e.prompt for e in examples]
+        prompts = text.prompts(asked, [getattr(e, "task", "") for e in examples])
+        targets = text.targets(asked, [e.target for e in examples])
+        self.pad, self.encoder = text.tokenizer.pad_token_id, text.encoder
         self.pairs = []
         for example, prompt, target in zip(examples, prompts, targets, strict=True):
             excess = len(prompt) + len(target) - context
-            has_bos = prompt[:1] == [tokenizer.bos_token_id]
-            has_eos = encoder and prompt[-1:] == [tokenizer.eos_token_id]
-            if excess > 0 and not (truncate_prompts and excess < len(prompt) - has_bos - has_eos):
+            kept = len(text.head)
+            has_eos = text.encoder and prompt[-1:] == [text.eos]
+            if excess > 0 and not (truncate_prompts and excess < len(prompt) - kept - has_eos):
                 raise ValueError(
                     f"item {example.item_id!r}: prompt of {len(prompt)} and target of {len(target)} tokens exceed the "
                     f"context of {context}; shorten it, raise the context, or set truncate_prompts"
                 )
             if excess > 0:
-                prompt = prompt[:has_bos] + prompt[has_bos + excess :]
+                prompt = prompt[:kept] + prompt[kept + excess :]
             if not prompt:
                 raise ValueError(f"item {example.item_id!r}: the prompt has no token; expected at least one")
             self.pairs.append((prompt, target))

@@ -1,5 +1,6 @@
 """Comparisons of methods: numbers against known answers and against a naive second computation."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,11 +9,19 @@ import pytest
 import sacrebleu
 from small_tables import rows_of, table, text_table
 
-from cat_core import curves
+from cat_core import curves, router
+from cat_core.analysis import limits
 from cat_core.analysis.comparison import PAIRS, Comparison, with_confidence
-from cat_core.analysis.operating_points import at_thresholds, calibrated, iso_quality, quality_at_budgets
+from cat_core.analysis.metrics import SuiteMetrics, suite_metrics
+from cat_core.analysis.operating_points import (
+    at_thresholds,
+    calibrated,
+    iso_quality,
+    quality_at_budgets,
+    saving_difference,
+)
 from cat_core.analysis.outcomes import OutcomeError, drop_text, paired, read_outcomes, write_outcomes
-from cat_core.analysis.quantities import Undefined
+from cat_core.analysis.quantities import Undefined, plain, read
 from cat_core.analysis.resampling import paired_bootstrap
 from cat_core.ranking import Interval
 
@@ -166,10 +175,10 @@ def test_bleu_is_the_corpus_score_of_the_mixed_texts():
             deferred = np.zeros(len(run), bool)
             deferred[np.argsort(run.confidence)[:k]] = True
             mixed = list(np.where(deferred, run.large_predictions, run.small_predictions))
-            wanted = sacrebleu.corpus_bleu(mixed, [list(run.targets)]).score
+            wanted = sacrebleu.corpus_bleu(mixed, [[answers[0] for answers in run.right_answers]]).score
             assert c.seed_curve("dist", seed).quality[k] == pytest.approx(wanted, abs=1e-9)
             assert c.with_metric("chrf").seed_curve("dist", seed).quality[k] == pytest.approx(
-                sacrebleu.corpus_chrf(mixed, [list(run.targets)]).score, abs=1e-9
+                sacrebleu.corpus_chrf(mixed, [[answers[0] for answers in run.right_answers]]).score, abs=1e-9
             )
     assert c.large_alone().estimate == pytest.approx(c.curve("dist").quality[-1])
     assert c.random_audc("dist").estimate == pytest.approx(c.curve("dist").quality[[0, -1]].mean())
@@ -266,3 +275,40 @@ def test_with_confidence_leaves_the_original_alone():
     run = c.run("dist", 0)
     even = with_confidence(run, np.zeros(run.n))
     assert even.ranking.tied and not run.ranking.tied and even.small is run.small
+
+
+def without_costs(frame, model):
+    return frame.assign(flops=frame["flops"].astype("Int64").mask(frame["model"] == model))
+
+
+@pytest.mark.parametrize("model, name", [("small", "S"), ("large", "L")])
+def test_what_rests_on_unknown_costs_is_undefined_and_nothing_else(model, name):
+    frame = table(n=40)
+    known, c = Comparison(frame, resamples=100), Comparison(without_costs(frame, model), resamples=100)
+    why = Undefined(f"the FLOPs of {name} are unknown")
+    assert known.unknown_costs is None and c.unknown_costs == why
+    assert c.cost("dist") == c.large_flops == why and limits.couple_of(c, "dist") == why
+    assert quality_at_budgets(c, "dist") == [why] * 3 and saving_difference(c, "dist", "xent") == why
+    for point, other in ((iso_quality(c, "dist"), iso_quality(known, "dist")),
+                         (calibrated(c, "dist", 0.3), calibrated(known, "dist", 0.3))):  # fmt: skip
+        assert point.saving == why
+        assert replace(point, saving=other.saving) == other
+    assert c.audc("dist") == known.audc("dist") and c.difference("cat-dist", "dist") == known.difference(
+        "cat-dist", "dist"
+    )
+    np.testing.assert_array_equal(c.curve("dist").quality, known.curve("dist").quality)
+    written = plain(suite_metrics(c, [], 0.3))
+    assert written["large_flops"] == {"value": None, "reason": why.reason}
+    assert read(SuiteMetrics, json.loads(json.dumps(written))).large_flops == why
+    assert written["methods"]["dist"]["iso_quality"]["saving"] == {"value": None, "reason": why.reason}
+
+
+def test_thresholds_without_costs():
+    rows = paired(without_costs(table(n=40), "large"), "dist", 0, "calibration")
+    chosen = router.calibrate(rows, budget=0.3)
+    assert chosen.tau == router.calibrate(paired(table(n=40), "dist", 0, "calibration"), budget=0.3).tau
+    assert np.isnan(chosen.flops)
+    with pytest.raises(ValueError, match="the FLOPs of these rows are unknown: give a budget of the deferral rate"):
+        router.calibrate(rows, budget=50, budget_kind="flops")
+    achieved = router.evaluate(chosen, replace(rows, split="test"))
+    assert np.isnan(achieved.flops.estimate) and np.isfinite(achieved.quality.low)

@@ -399,3 +399,29 @@ def test_paired_asks_which_suite_task_and_large_model():
     with pytest.raises(OutcomeError, match="item 'i1' has several rows of the small model"):
         paired(table, "cat-dist", 0, "test", suite="mini")
     assert np.array_equal(paired(table, "cat-dist", 0, "test", suite="mini", task="wic").item_ids, ["i1"])
+
+
+# ---------------------------------------------------------------- costs that are unknown
+
+
+@pytest.mark.parametrize("kind", ["frame", "arrow", "rows"])
+def test_flops_of_a_model_may_be_unknown_and_no_digit_of_the_others_is_lost(tmp_path, kind):
+    large = 2**53 + 1  # a float would round it
+    rows = [row(flops=None), row("i2", flops=None), row(model="large", flops=large), row("i2", model="large", flops=3)]
+    table = pd.DataFrame(rows).assign(flops=pd.array([r["flops"] for r in rows], dtype="Int64"))
+    given = {"frame": table, "arrow": pa.Table.from_pandas(table), "rows": rows}[kind]
+    again = read_outcomes(write_outcomes(tmp_path / "o.parquet", given))
+    assert again["flops"].isna().tolist() == [True, True, False, False]
+    assert again["flops"].tolist()[2:] == [large, 3]
+    rows = paired(again, "cat-dist", 0, "test")
+    assert np.isnan(rows.small_flops).all() and rows.large_flops.tolist() == [large, 3]
+    assert rows.large_flops.dtype == np.int64
+    assert read_outcomes(write_outcomes(tmp_path / "p", frame()))["flops"].dtype == np.int64
+
+
+def test_flops_are_known_of_all_rows_of_a_model_or_of_none():
+    rows = [row(flops=None), row("i2"), row(model="large"), row("i2", model="large")]
+    with pytest.raises(OutcomeError, match="flops is null or NaN for a model that has them elsewhere in 1 of 4 rows"):
+        validate(pd.DataFrame(rows).assign(flops=pd.array([r["flops"] for r in rows], dtype="Int64")))
+    with pytest.raises(OutcomeError, match="flops .expected int64."):
+        validate(pd.DataFrame(rows).assign(flops=[None, "many", 1, 2]))

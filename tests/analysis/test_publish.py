@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from small_tables import table
 
+from cat_core.analysis.checksums import read_json
 from cat_core.analysis.outcomes import read_outcomes
 from cat_core.analysis.publish import publish
 from cat_core.analysis.quantities import Undefined
@@ -22,7 +23,7 @@ def test_publish_writes_table_and_numbers(tmp_path):
     written = publish(tmp_path, "04_superglue", frame, metrics)
     assert written["outcomes"] == tmp_path / "outcomes" / "04_superglue.parquet"
     assert len(read_outcomes(written["outcomes"])) == len(frame)
-    found = json.loads(written["metrics"].read_text())
+    found = read_json(written["metrics"])
     assert found == {"page": "04_superglue", "metrics": {
         "audc": {"estimate": 0.5, "low": 0.4, "high": 0.6},
         "none": {"value": None, "reason": "no such method"},

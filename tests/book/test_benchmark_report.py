@@ -15,8 +15,9 @@ def test_tables_hold_the_ratios_of_the_files():
     rows = [row for row in loss["cpu"]["rows"] if row["way"] == "fused"]
     assert len(rows) == 3 * len(table.rows)
     for cells, (first, *_) in zip(table.rows, zip(*[iter(rows)] * 3)):
-        assert first["rho"] == 1 and cells[0] == f"CPU, V = {first['vocabulary']:,}"
+        assert first["rho"] == 1 and cells[0] == f"CPU, V = {first['vocabulary']:,}, N = {first['tokens']:,}"
         assert cells[1] == f"{first['speedup']:.2f}" and cells[4].startswith(f"{100 * first['memory_share']:.0f} %")
+    assert "argmax for the mask" in table.note and "argmax for the mask" in benchmark_report.rivals_table(loss).note
     assert loss["cpu"]["git"]["commit"][:10] in table.note and loss["cpu"]["processor"] in table.note
     assert len(benchmark_report.rivals_table(loss).rows) == sum(row["rho"] == 1 for row in loss["cpu"]["rows"])
     assert f"{min(row['speedup'] for row in rows):.2f} to" in benchmark_report.words(loss, {}, {})["loss_text"]
@@ -55,7 +56,9 @@ def test_two_devices_stand_side_by_side(tmp_path):
     (folder / "loss-cuda.json").write_text(json.dumps(content | {"processor": "NVIDIA X"}))
     found = benchmark_report.results("loss", tmp_path)
     assert list(found) == ["cpu", "cuda"] and "Not measured" not in benchmark_report.setting(found, "loss")
-    assert len(benchmark_report.loss_table(found).rows) == 2 * len({r["vocabulary"] for r in content["rows"]})
+    assert len(benchmark_report.loss_table(found).rows) == 2 * len(
+        {(r["vocabulary"], r["tokens"]) for r in content["rows"]}
+    )
     assert "CUDA: NVIDIA X" in benchmark_report.markdown(found)
     found["cuda"]["git"] = {"commit": "0123456789abcdef", "dirty": True}
     assert "commit 0123456789+, " in benchmark_report.setting(found, "loss")

@@ -219,7 +219,7 @@ def test_constraints_keep_the_bounds_of_pyproject():
     pinned = {line.split("==")[0].lower().replace("_", "-"): line.split("==")[1] for line in lines}
     for requirement in map(requirements.Requirement, declared):
         if requirement.name != project["name"]:
-            assert requirement.specifier.contains(pinned[requirement.name]), requirement
+            assert requirement.specifier.contains(pinned[requirement.name.replace("_", "-")]), requirement
 
 
 def test_constraints_admit_the_first_python_3_11():

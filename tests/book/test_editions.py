@@ -28,11 +28,11 @@ def rewrite(root, text):
     (root / "book" / "params" / "quick.yml").write_text(text)
 
 
-def refusals(root, text=EDITION, overrides=(), name=None, base="quick"):
+def refusals(root, text=EDITION, overrides=(), name=None, base="quick", wanted=()):
     """The lines of the error, after checking that there is nothing else to it."""
     rewrite(root, text)
     with pytest.raises(SchemaError) as caught:
-        load_edition(root, base, overrides, name)
+        load_edition(root, base, overrides, name, wanted)
     return str(caught.value).splitlines()
 
 
@@ -76,7 +76,7 @@ def test_a_page_s_own_value_wins_over_the_defaults(root):
         ),
         ("steps: 3", "steps: 3.0", "01_first: 'steps' is 3.0 (float), expected int like the page's 10"),
         ("steps: 3", "steps: true", "01_first: 'steps' is True (bool), expected int like the page's 10"),
-        ("rate: 0.5", "seeds: 1", "02_second: 'seeds' is 1 (int), expected list like the page's [1, 2]"),
+        ("rate: 0.5", "seeds: 1", "02_second: 'seeds' is 1 (int), expected list like the page's [1, 2]: write [1]"),
         ("rate: 0.5", "seeds: [a]", "02_second: 'seeds' is 'a' (str), expected int like the page's 1"),
         ("rate: 0.5", "edition: mine", "02_second: parameters: 'edition' is set by the driver"),
         ("steps: 3", "output_dir: x", "defaults: 'output_dir' is set by the driver"),
@@ -114,7 +114,7 @@ def test_unknown_edition_names_the_known_ones(root):
         ("steps", "-p steps: expected name=value"),
         ("output_dir=x", "-p output_dir=x: 'output_dir' is set by the driver; --name names a variant"),
         ("steps=1.5", "-p: 01_first: 'steps' is '1.5', expected int like the page's 10"),
-        ("seeds=3", "-p: 02_second: 'seeds' is 3 (int), expected list like the page's [1, 2]"),
+        ("seeds=3", "-p: 02_second: 'seeds' is 3 (int), expected list like the page's [1, 2]: write [3]"),
     ],
 )
 def test_faulty_command_line_values(root, given, line):
@@ -261,3 +261,15 @@ def test_files_that_parameters_name_count_unless_the_book_made_them(root, monkey
     before = data_fingerprints(root, {"data_root": "hub"})
     (folder / "b").write_text("1")
     assert data_fingerprints(root, {"data_root": "hub"}) != before != {}
+
+
+def test_of_a_value_that_fits_no_page_only_the_wanted_page_s_line_is_shown(root):
+    both = [f"-p: {page}: 'steps' is 'abc', expected int like the page's 10" for page in ("01_first", "02_second")]
+    assert refusals(root, overrides=["steps=abc"]) == both
+    assert refusals(root, overrides=["steps=abc"], wanted=["02_second"]) == both[1:]
+    assert refusals(root, overrides=["steps=abc"], wanted=["01"]) == both[:1]
+    assert refusals(root, overrides=["rate=x"], wanted=["01"]) == [
+        "-p: 02_second: 'rate' is 'x', expected float like the page's 1.0"
+    ], "the variant would hold it"
+    mixed = refusals(root, EDITION.replace("rate: 0.5", "rate: fast"), ["steps=abc"], wanted=["01"])
+    assert len(mixed) == 2 and "'rate' is 'fast'" in mixed[0] and mixed[1] == both[0]

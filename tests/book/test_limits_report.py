@@ -153,7 +153,8 @@ def test_training_examples_are_known_for_built_in_suites(cells):
     assert costs.training_examples(mixed) == rounds * sum(min(n, cap) for n in by_task.values())
     real = type("Cell", (), {"config": cells[0].config | {"suite": "trec"}})()
     assert costs.training_examples(real) == 12 * 16  # at most
-    named = cells[0].config | {"small": "some/model", "large": "some/model"}
+    rates = {"learning_rate": 1e-4, "large_learning_rate": 1e-4}
+    named = cells[0].config | rates | {"small": "some/model", "large": "some/model"}
     other = type("Cell", (), {"config": named})()
     assert isinstance(cell_cost(other, None, "dist"), Undefined)
 

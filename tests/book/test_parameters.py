@@ -15,7 +15,7 @@ PAGES = {
 MIXING = {"mixing_cap", "mixing_rounds"}
 WITHOUT = {
     "01_cascades": MIXING,
-    "02_cat_loss": MIXING | {"max_new_tokens", "prediction"},
+    "02_cat_loss": MIXING | {"max_new_tokens", "prediction", "stop", "defer_empty"},
     "04_superglue": MIXING,
     "05_wmt22": MIXING,
     "06_flan2021": set(),
@@ -41,7 +41,7 @@ def test_a_page_has_every_field_that_it_needs_in_the_words_of_its_declaration(pa
 def test_lines_of_fields_are_written_anew_and_all_others_left():
     source = 'steps: float = 4  # how long\nbudget: float = 0.3  # of L\nseeds = [0, 1]\nsuite: str = "a # b"  # c'
     assert parameters.written_anew(source).splitlines() == [
-        "steps: int = 4  # optimiser steps of S",
+        "steps: int = 4  # optimiser steps of S; None: by kind of start, from scratch or loaded",
         "budget: float = 0.3  # of L",
         "seeds: list = [0, 1]  # training seeds of S; two or more for a verdict",
         'suite: str = "a # b"  # built-in, of the registry, several joined by +, or a JSONL file',
@@ -56,7 +56,8 @@ def test_the_tool_writes_the_pages_that_make_an_experiment(tmp_path, monkeypatch
     write_notebook(first, code("steps: int = 10  # how many", "parameters"), code(f"e = {call}"))
     before = second.read_bytes()
     parameters.main()
-    assert declared_parameters(first)["steps"].help == "optimiser steps of S" and second.read_bytes() == before
+    assert declared_parameters(first)["steps"].help.startswith("optimiser steps of S; None")
+    assert second.read_bytes() == before
     again = first.read_bytes()
     parameters.main()
     assert first.read_bytes() == again

@@ -116,6 +116,7 @@ def test_metrics_made_from_another_table_are_refused(root, monkeypatch):
         write_outcomes(reference.outcomes_path, reference.outcomes().assign(flops=7), compactly=True)
         record = json.loads(before)
         record["cells"]["wmt"]["files"]["outcomes/wmt.parquet"] = file_sha256(reference.outcomes_path)
+        record["cells"]["wmt"].pop("seal")
         path.write_text(json.dumps(record))
         with pytest.raises(ValueError, match="another table of tiny/wmt than recorded: .* metrics changed --cell one"):
             load_study("changed", root).cell("one").metrics()
@@ -181,3 +182,22 @@ def test_page_reads_a_recorded_cell(root, page):
     assert {key: known[key] for key in said if key in known} == {key: said[key] for key in said if key in known}
     assert len(said.keys() & known.keys()) >= 3
     assert not (root / "out" / "outcomes").exists()  # the cell's table is there already
+
+
+@pytest.mark.slow
+def test_page_05_reads_a_cell_of_real_pairs_without_data_or_network(tmp_path, monkeypatch):
+    monkeypatch.delenv("CAT_DATA_ROOT", raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "book"))))
+    out = tmp_path / "out.ipynb"
+    parameters = {"recorded": "real/translation", "output_dir": str(tmp_path)}
+    source = ROOT / "book" / "05_wmt22.ipynb"
+    papermill.execute_notebook(source, out, parameters, cwd=ROOT, kernel_name="python3", progress_bar=False)
+    metrics = json.loads((tmp_path / "metrics" / "05_wmt22.json").read_text())["metrics"]
+    recorded = plain(load_study("real", ROOT).cell("translation").metrics())
+    known = {(r["claim"], r["measure"]): r for r in recorded["claims"]}
+    primary = [r for r in metrics["claims"] if (r["claim"], r["role"]) == ("C2", "primary")]
+    assert primary and all(known["C2", r["measure"]]["number"] == r["number"] for r in primary)
+    assert all(known["C2", r["measure"]]["verdict"] == r["verdict"] for r in primary), "no guard takes them away"
+    assert not (tmp_path / "hub").exists()

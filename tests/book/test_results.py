@@ -3,9 +3,12 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from cat_book.pages import training_report
 from cat_book.pages.results import Provenance, Results
 
+from cat_core.analysis.comparison import Comparison
+from cat_core.analysis.guards import guards
 from cat_core.curves import ledger
 
 ORIGIN = Provenance("test", "CPU", 1, "0123456789", {})
@@ -35,3 +38,16 @@ def test_data_of_a_recorded_real_cell_are_not_asked_for():
     cell = SimpleNamespace(config={"suite": "trec+sst2", "steps": 30, "batch_size": 8})
     results = Results(SimpleNamespace(), ORIGIN, cell)
     assert results.suite is None and results.n_train == 240
+
+
+def test_of_a_recorded_cell_the_tasks_that_decide_are_read_and_nothing_is_drawn(monkeypatch):
+    results = Results.of({"recorded": "real/translation"}, ORIGIN)
+    assert results.suite is None, "its data are not asked for"
+    c = results.comparison(results.experiment.methods[:2], 10, decisive=True)
+    assert c.tasks == tuple(results.cell.claim_tasks) != results.comparison(c.methods, 10).tasks
+    monkeypatch.setattr(Comparison, "bootstrap", lambda *_, **__: pytest.fail("drawn anew"))
+    chrf = c.with_metric("chrf")
+    recorded = results.cell.metrics()
+    assert c.alone("xent") == recorded.methods["xent"].small_alone
+    assert chrf.alone("xent") == recorded.other_metrics["chrf"].methods["xent"].small_alone
+    assert results.guards(c) == guards(c, results.logs(c.methods))

@@ -12,12 +12,13 @@ import nbformat
 import psutil
 import pytest
 from browser import browser_session
-from cat_book.build import page
+from cat_book.build import overlay, page
 from cat_book.build.driver import Display, minutes, usable_cores
 from cat_book.build.editions import EditionError
 from cat_book.build.manifest import read_manifest, tables
 from cat_book.build.overlay import clean_notebook, complaints, without_missing_results
 from cat_book.build.page import Reports, last_line, run_page
+from cat_book.build.runs import main
 from filelock import FileLock
 from small_book import (
     EDITION,
@@ -170,6 +171,72 @@ def test_executed_copy_that_was_tampered_with_is_run_again(book, tmp_path):
     assert "not run" not in runs(root, "list")
 
 
+def finished(root, name, page, source="x"):
+    """An executed copy of a page in an edition's folder, and the manifest's entry on it."""
+    folder = root / "papermill_runs" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    cells = (markdown(f"({page})=\n# {source}\n\n{{glue:text}}`n`"), code("steps: int = 1", "parameters"))
+    write_notebook(folder / f"{page}.ipynb", *cells)
+    entry = {"copy_sha256": hashlib.sha256((folder / f"{page}.ipynb").read_bytes()).hexdigest()}
+    content = read_manifest(root, name) | {"overrides": ["steps=8"] if "+" in name else []}
+    content["pages"][page] = entry
+    (folder / "manifest.json").write_text(json.dumps(content))
+
+
+def built(root, monkeypatch, capsys, *arguments):
+    """What `build` hands to Jupyter Book as text by name, what it prints, and its status."""
+    handed = {}
+
+    def take(root, folder, files, force):
+        handed.update({name: data.decode() for name, data in files.items() if name.endswith(".ipynb")})
+        return folder / "index.html", False
+
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(overlay, "build", take)
+    status = main(["build", *arguments])
+    said = capsys.readouterr()
+    return handed, said.out + said.err, status
+
+
+def test_pages_that_a_variant_has_not_run_come_from_its_edition(tmp_path, monkeypatch, capsys):
+    root = make_project(tmp_path)
+    finished(root, "quick+more", "01_first", "of the variant")
+    handed, said, status = built(root, monkeypatch, capsys, "--edition", "quick+more")
+    assert status == 0 and "Without results, as neither has run them: 02_second" in said
+    assert "has not been run in edition" in handed["02_second.ipynb"] and "of the variant" in handed["01_first.ipynb"]
+    finished(root, "quick", "01_first", "of the edition")
+    finished(root, "quick", "02_second", "of the edition")
+    handed, said, status = built(root, monkeypatch, capsys, "--edition", "quick+more")
+    assert status == 0 and "From edition 'quick', as the variant has not run them: 02_second" in said
+    second = handed["02_second.ipynb"]
+    assert "of the edition" in second and "Variant `quick+more` has not run this page" in second
+    assert "{glue:text}`n`" in second, "its numbers are there"
+    assert "of the variant" in handed["01_first.ipynb"] and "has not run this page" not in handed["01_first.ipynb"]
+
+
+def test_an_edition_itself_is_not_built_in_parts_unasked(tmp_path, monkeypatch, capsys):
+    root = make_project(tmp_path)
+    finished(root, "quick", "01_first")
+    handed, said, status = built(root, monkeypatch, capsys)
+    assert status == 2 and not handed and "not run in edition 'quick': 02_second; run them with" in said
+
+
+def test_a_run_names_the_pages_with_guards_and_how_to_see_it(tmp_path):
+    guards = [{"name": "the loss rises", "forbids": True}, {"name": "few test items", "forbids": False}]
+    text = json.dumps({"page": "01_first", "metrics": {"guards": guards}})
+    writes = code(
+        "from pathlib import Path\nfolder = Path(output_dir) / 'metrics'\nfolder.mkdir(parents=True, exist_ok=True)\n"
+        f"(folder / '01_first.json').write_text({text!r})"
+    )
+    root = make_project(tmp_path, first=(*FIRST, writes))
+    arguments = ("run", "--page", "01", "-p", "steps=4", "--name", "more")
+    output = runs(root, *arguments)
+    assert "\nGuards of 01_first: no verdict: the loss rises. read with care: few test items\n" in output
+    assert output.endswith("To see it: python -m cat_core.runs build --edition quick+more\n")
+    again = runs(root, *arguments)
+    assert "0 of 1 pages to run" in again and "Guards of 01_first" in again
+
+
 @pytest.mark.slow
 def test_variant_leaves_the_edition_alone_and_pages_can_be_missing(tmp_path):
     root = make_project(tmp_path)
@@ -184,7 +251,7 @@ def test_variant_leaves_the_edition_alone_and_pages_can_be_missing(tmp_path):
     other = runs(root, "run", "--page", "01", "-p", "steps=9", "--name", "more", status=2)
     assert "variant 'quick+more' was run with steps=8: choose another --name" in other
     assert "quick+more: a small edition (variant of quick: steps=8)" in runs(root, "list")
-    output = runs(root, "build", "--edition", "quick+more", "--allow-missing", "--out", "elsewhere")
+    output = runs(root, "build", "--edition", "quick+more", "--out", "elsewhere")
     assert str(root / "elsewhere" / "html" / "index.html") in output and not (root / "_build").exists()
     assert "has not been run in edition" in (root / "elsewhere" / "html" / "02_second.html").read_text()
     # a changed page is built with a warning, refused with --strict

@@ -49,7 +49,7 @@ def test_kill_9_leaves_the_file_that_was_there(tmp_path):
 
 def test_no_other_code_replaces_a_file():
     """What may call os.replace besides: a folder that is whole, and a notebook that another process has written."""
-    folders = {"artifacts.py", "teacher.py", "overlay.py", "driver.py"}
+    folders = {"artifacts.py", "teacher.py", "overlay.py", "driver.py", "fetch.py"}
     tops = (PROJECT / "cat_core", PROJECT / "book" / "cat_book", PROJECT / "benchmarks")
     texts = {path: path.read_text(encoding="utf-8") for top in tops for path in sorted(Path(top).rglob("*.py"))}
     callers = {path.name for path, text in texts.items() if "os.replace(" in text or "mkstemp" in text}

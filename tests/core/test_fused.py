@@ -24,6 +24,11 @@ def case(seed, n=23, hidden=5, wide=7, vocab=11, dtype=torch.float64):
     return x.requires_grad_(), w.requires_grad_(), bias.requires_grad_(), tx, tw, y
 
 
+def tile_bytes(seed, vocab):
+    """Of tiles of one row, of three, or of a whole chunk."""
+    return (0, 3, 100)[seed % 3] * vocab * 8
+
+
 def both(seed, chunk, reduction="mean", dtype=torch.float64, skip="auto", **options):
     """(fused, dense): each (loss, stats, gradients of x, w and b)."""
     x, w, b, tx, tw, y = case(seed, dtype=dtype)
@@ -36,6 +41,7 @@ def both(seed, chunk, reduction="mean", dtype=torch.float64, skip="auto", **opti
         if which == "fused":
             with pytest.MonkeyPatch.context() as patch:
                 patch.setitem(fused.MIN_ROWS, "cpu", chunk)
+                patch.setitem(fused.TILE_BYTES, "cpu", tile_bytes(seed, vocab))
                 loss, stats = fused_linear_cat_loss(
                     x, w, y, linear_bias=b, teacher_input=tx, teacher_linear_weight=tw, chunk_bytes=0,
                     skip_rows=skip, **common,
@@ -87,6 +93,7 @@ def test_top_k_of_l_is_that_of_the_dense_reference(seed, chunk, mask, weight, te
               "temperature": temperature, "reduction": reduction, "return_stats": True}  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(fused.MIN_ROWS, "cpu", chunk)
+        patch.setitem(fused.TILE_BYTES, "cpu", tile_bytes(seed, len(w)))
         ours, stats = fused_linear_cat_loss(
             x, w, y, linear_bias=b, chunk_bytes=0, skip_rows=skip, logit_softcap=2.0 if capped else None,
             generator=torch.Generator().manual_seed(5), **common,
@@ -214,6 +221,9 @@ def test_matrix_products_are_those_of_the_formula(n, hidden, wide, vocab, rate, 
         cut = {"teacher_top": top, "token_mask": keep, "skip_rows": True, "chunk_bytes": 0}  # L is not multiplied
         one = matrix_flops(lambda: fused_linear_cat_loss(x, w, y, **cut).backward())
         assert one == 2 * n * vocab * hidden + 4 * kept * vocab * hidden
+        known = {"teacher_input": tx, "teacher_linear_weight": tw, "teacher_correct": keep, "mask": "large"}
+        one = matrix_flops(lambda: fused_linear_cat_loss(x, w, y, **known, skip_rows=True, chunk_bytes=0).backward())
+        assert one == 2 * n * vocab * hidden + kept * vocab * (4 * hidden + 2 * wide)  # L's of kept rows alone
         assert matrix_flops(lambda: run(True, w=w.detach())) == forward + 2 * kept * vocab * hidden  # a frozen head
         assert matrix_flops(lambda: run(True, x=x.detach())) == forward + 2 * kept * vocab * hidden
         assert matrix_flops(torch.no_grad()(lambda: run(True))) == forward
@@ -246,6 +256,7 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_no_tensor_grows_with_tokens_times_vocabulary(monkeypatch, skip, reduction):
     chunks = in_chunks(16, monkeypatch)
+    monkeypatch.setitem(fused.TILE_BYTES, "cpu", 5 * 500 * 8)
     found = []
     for n in (40, 160):
         x, w, b, tx, tw, y = case(5, n=n, hidden=2, wide=2, vocab=500)
@@ -255,7 +266,7 @@ def test_no_tensor_grows_with_tokens_times_vocabulary(monkeypatch, skip, reducti
                 reduction=reduction, **chunks,
             ).sum().backward()  # fmt: skip
         found.append(largest.bytes)
-    assert found == [3 * 16 * 500 * 8] * 2  # the three buffers of a chunk, in float64
+    assert found == [16 * 500 * 8] * 2  # a chunk of logits in float64; of each model there is one
     with Largest() as largest:
         cascade_aware_loss(F.linear(x, w), y, (tx @ tw.T)[:, :500]).backward()
     assert largest.bytes == 160 * 503 * 8
@@ -355,6 +366,26 @@ def test_errors_name_what_was_given():
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1.7])
+@pytest.mark.parametrize("skip", [True, False])
+def test_columns_that_both_models_rule_out_cost_nothing(monkeypatch, temperature, skip):
+    """-inf where L has probability 0: the product is 0, in whichever tile; where L has some, the loss is infinite."""
+    x, w, b, tx, tw, y = case(9)
+    monkeypatch.setitem(fused.TILE_BYTES, "cpu", 2 * len(w) * 8)
+    out = torch.zeros(len(tw), dtype=x.dtype)
+    out[[1, 5]] = -torch.inf
+    y[(y == 1) | (y == 5)] = 3
+    bias, options = b.detach() + out[: len(w)], {"temperature": temperature, "label_weight": 0.3}
+    head = {"linear_bias": bias, "teacher_input": tx, "teacher_linear_weight": tw, "skip_rows": skip}
+    ours = fused_linear_cat_loss(x, w, y, teacher_linear_bias=out, **head, **options)
+    dense = cascade_aware_loss(F.linear(x, w, bias), y, F.linear(tx, tw, out)[:, : len(w)], **options)
+    torch.testing.assert_close(ours, dense, rtol=1e-10, atol=0)
+    for a, c in zip(torch.autograd.grad(ours, (x, w)), torch.autograd.grad(dense, (x, w))):
+        torch.testing.assert_close(a, c, rtol=1e-9, atol=1e-11)
+    with pytest.raises(ValueError, match="the soft term is infinite or NaN at"):
+        fused_linear_cat_loss(x, w, y, **head, **options)
 
 
 def test_a_mask_given_as_a_tensor_is_the_token_mask():

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from cat_core.analysis.outcomes import paired
-from cat_core.router import calibrate, clopper_pearson, evaluate, p_values, route
+from cat_core.router import betting_p, calibrate, clopper_pearson, evaluate, p_values, route
 
 
 def rows(small, large, confidence, split="calibration", small_flops=1, large_flops=10, **more):
@@ -188,6 +188,83 @@ def test_clusters_are_the_units():
     single = calibrate(rows(np.zeros(20), np.ones(20), np.arange(20)), quality=0.6, bound="hoeffding_bentkus")
     copies = rows(np.zeros(100), np.ones(100), clusters, cluster_ids=clusters)
     assert calibrate(copies, quality=0.6).tau == single.tau
+
+
+LEVELS = np.linspace(0.025, 0.975, 20)  # confidences, all as frequent
+SIZED = {  # sizes of clusters, their shares, quality of S and of L, whether a cluster's items go together, target
+    "the fault's, out of reach": ([1, 10], [0.5, 0.5], lambda q, n: (n == 1) + (n > 1) * 0.5 + 0 * q,
+                                  lambda n: (n == 1) + (n > 1) * 0.6, False, 0.68),
+    "the fault's, within reach": ([1, 10], [0.5, 0.5], lambda q, n: (n == 1) + (n > 1) * 0.5 + 0 * q,
+                                  lambda n: (n == 1) + (n > 1) * 0.6, False, 0.56),
+    "large ones are bad": ([1, 2, 3, 4, 6, 9, 14], [0.3, 0.2, 0.15, 0.1, 0.1, 0.1, 0.05],
+                           lambda q, n: (0.4 + 0.6 * q) / (1 + n / 20), lambda n: 0.95 / (1 + n / 20), True, 0.54),
+    "large ones are good": ([1, 2, 3, 4, 6, 9, 14], [0.3, 0.2, 0.15, 0.1, 0.1, 0.1, 0.05],
+                            lambda q, n: q * (0.5 + n / 28), lambda n: 0.6 + n / 40, True, 0.62),
+    "few large ones": ([2, 40], [0.95, 0.05], lambda q, n: (n == 2) * 0.9 + (n > 2) * 0.3 * q,
+                       lambda n: (n == 2) * 0.95 + (n > 2) * 0.4, True, 0.6),
+    "one size": ([5], [1.0], lambda q, n: 0.5 * q + 0 * n, lambda n: 0.7 + 0 * n, True, 0.42),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", SIZED)
+def test_the_guarantee_is_about_items_whatever_the_sizes_of_clusters(layout):
+    """The true quality, as it is reported (mean over items), falls short in at most a share delta of redraws."""
+    sizes, shares, small, large, alike, target = SIZED[layout]
+    sizes, shares, rng, delta, redraws = np.array(sizes), np.array(shares), np.random.default_rng(0), 0.1, 200
+    weight = sizes * shares / (sizes * shares).sum()  # of a size among items
+
+    def truth(tau):
+        kept = [np.where(LEVELS <= tau, large(n), small(LEVELS, n)).mean() for n in sizes]
+        return float(weight @ kept)
+
+    certified = short = 0
+    for _ in range(redraws):
+        each = (
+            rng.permutation(np.repeat(sizes, 50))
+            if layout.startswith("the fault")
+            else rng.choice(sizes, 100, p=shares)
+        )
+        clusters = np.repeat(np.arange(len(each)), each)
+        n, q = each[clusters], rng.choice(LEVELS, len(clusters))
+        luck = rng.random((2, len(each)))[:, clusters] if alike else rng.random((2, len(clusters)))
+        data = rows(luck[0] < small(q, n), luck[1] < large(n), q, cluster_ids=clusters)
+        try:
+            found = calibrate(data, quality=target, delta=delta)
+        except ValueError as error:
+            assert "cannot be certified" in str(error)
+            continue
+        assert found.bound == ("betting" if len(set(each)) > 1 else "hoeffding_bentkus")
+        assert found.quality >= target and found.units == len(each)
+        certified += 1
+        short += truth(found.tau) < target
+    assert short <= delta * redraws, (short, certified)
+    assert certified > redraws / 4 or layout in ("the fault's, out of reach", "few large ones"), certified
+
+
+@given(st.lists(st.floats(-0.3, 0.7), min_size=1, max_size=30), st.sampled_from([0.01, 0.1, 0.5]))
+def test_the_gamblers_fortune_step_by_step(excess, delta):
+    alpha, best, fortune, squares = 0.3, 1.0, 1.0, 0.3 * 0.7
+    order = np.random.default_rng(0).permutation(len(excess))
+    for step, place in enumerate(order, start=1):
+        stake = min(math.sqrt(2 * math.log(1 / delta) * step / (len(excess) * squares)), 0.75 / 0.7)
+        fortune *= 1 - stake * excess[place]
+        best = max(best, fortune)
+        squares += excess[place] ** 2
+    assert betting_p(np.array(excess), alpha, delta) == pytest.approx(1 / best, rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["two-valued", "flat", "rare", "nearly constant"])
+def test_a_true_hypothesis_is_rarely_rejected_by_betting(kind):
+    """Expected loss exactly alpha, where the hypothesis "not below it" is hardest to keep."""
+    rng, alpha, delta, n, tries = np.random.default_rng(1), 0.3, 0.1, 60, 3000
+    draw = {
+        "two-valued": lambda: (rng.random(n) < alpha) - alpha,
+        "flat": lambda: rng.random(n) * 0.6 - alpha,
+        "rare": lambda: np.where(rng.random(n) < 0.02, 0.7, -0.7 * 0.02 / 0.98),
+        "nearly constant": lambda: 0.02 * (rng.random(n) - 0.5),
+    }[kind]
+    rejected = sum(betting_p(draw(), alpha, delta) <= delta for _ in range(tries))
+    assert rejected <= tries * delta and (rejected > 0 or kind in ("rare", "nearly constant"))
 
 
 def test_p_values():

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -16,7 +17,8 @@ import torch
 from llama_server import WORDS, plain_pair, serve, write_gguf
 
 from cat_core.cascade import CascadeRunner
-from cat_core.engines.command import main, read_requests
+from cat_core.engines.command import main, read_requests, remarks
+from cat_core.queries import CascadeResult, Response
 from cat_core.training.models import save_model
 
 NEW = 8
@@ -57,7 +59,8 @@ def test_answers_are_those_of_the_runner(folders, tmp_path, capsys, options, rul
     output = str(tmp_path / "answers.jsonl")
     arguments = [prompts, "--small", folders[0], "--large", folders[1], "--rule", rule, "--output", output, *COMMON]
     assert main([*arguments, "--deferral-rate", "0.25"]) == 0
-    assert "24 answers, 6 of them by the large model" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "24 answers, 6 of them by the large model" in said and "\nS: 24 answers, " in said
     runner, requests = CascadeRunner(*folders[2], max_new_tokens=NEW), read_requests(prompts)
     confidence = [r.confidences[rule] for r in runner.answer(requests)]
     tau = sorted(confidence)[5]
@@ -203,6 +206,28 @@ def test_killed_and_started_again(folders, tmp_path):
     assert not list(tmp_path.glob(".answers*"))
 
 
+def test_a_full_disk_names_the_file_and_leaves_nothing_half_written(folders, tmp_path, capsys):
+    """A limit on the size of a file, as a full disk: met by a batch, and by the output."""
+    prompts = write_prompts(tmp_path / "prompts.jsonl", count=40)
+    given = [prompts, "--small", folders[0], "--large", folders[1], "--tau=-inf", "--batch-tokens", "256", *COMMON]
+    whole, output = tmp_path / "whole.jsonl", tmp_path / "answers.jsonl"
+    assert main([*given, "--output", str(whole)]) == 0
+    batch = max(path.stat().st_size for path in tmp_path.rglob("batch_*.json"))
+    assert batch < whole.stat().st_size - 1
+    capsys.readouterr()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for room, name in ((batch - 1, "batch_0000"), (whole.stat().st_size - 1, "answers.jsonl'")):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+        try:
+            assert main([*given, "--output", str(output)]) == 2
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ") and "File too large" in line and name in line
+        assert not output.exists() and not list(tmp_path.rglob("*.tmp"))
+    assert main([*given, "--output", str(output)]) == 0 and output.read_bytes() == whole.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -212,6 +237,7 @@ def test_killed_and_started_again(folders, tmp_path):
         (["--tau", "-1", "--rule", "chow_avrage"], "unknown --rule 'chow_avrage'; did you mean 'chow_average'"),
         (["--tau", "-1", "--device", "mps"], "unknown device 'mps'"),
         (["--tau", "-1", "--small", "nowhere/at/all"], "nowhere/at/all"),
+        (["--tau", "-1", "--small", "cut 1 of large"], "a cut model says nothing before it is trained"),
     ],
 )
 def test_a_refused_command_answers_nothing_and_leaves_the_output_free(folders, tmp_path, capsys, change, message):
@@ -232,3 +258,32 @@ def test_options_that_are_no_list_are_refused(tmp_path):
             read_requests(path)
     path.write_text('{"prompt": "a", "options": null}\n')
     assert read_requests(path)[0].options == ()
+
+
+def answer(prediction, **more):
+    return Response("i", prediction, 3, 2, more.pop("truncated", False), [-0.1], 1, {"chow_average": -0.1}, **more)
+
+
+def result_of(small, large):
+    deferred = np.array([r is not None for r in large])
+    return CascadeResult(-1.0, "chow_average", np.full(len(small), -0.5), deferred, small, large)
+
+
+def test_the_summary_counts_what_is_no_answer():
+    small = [answer(""), answer(" \n"), answer("yes", truncated=True), answer("no", unfinished=True)]
+    small += [answer("a")] * 96
+    large = [answer("yes", prompt_truncated=True), answer("no"), *[None] * 98]
+    assert remarks(result_of(small, large)) == [
+        "S: 100 answers, 2 empty, 1 cut off at --max-new-tokens, 1 unfinished",
+        "L: 2 answers, 0 empty, 1 to prompts that were cut",
+    ]
+
+
+def test_the_summary_warns_of_one_answer_and_of_few_queries():
+    assert remarks(result_of([answer("yes")] * 99, [None] * 99)) == [
+        "S: 99 answers, 0 empty",
+        "warning: S gives one answer to everything: 'yes'",
+        "L: 0 answers, 0 empty",
+        "warning: fewer than 100 queries; a deferral rate or quality on so few says little of others",
+    ]
+    assert "warning: L gives one answer" in "\n".join(remarks(result_of([answer("a"), answer("b")], [answer("c")] * 2)))

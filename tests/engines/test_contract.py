@@ -20,7 +20,7 @@ from cat_core.engines.contract import Answer, Engine, EngineError, known_config
 from cat_core.engines.local import EngineCascade, TransformersEngine, VllmEngine, vllm_numbers
 from cat_core.engines.server import ServerEngine
 from cat_core.flops import option_flops, request_flops
-from cat_core.queries import encode_prompt, encode_target
+from cat_core.text import TextFormat
 from cat_core.training.code import imported_modules
 
 NEW = 12
@@ -84,7 +84,7 @@ def test_generates_the_greedy_answer_with_its_logprobs(engine, pair):
     texts = prompts(40)
     found = engine.generate(texts)
     for text, answer in zip(texts, found, strict=True):
-        head = encode_prompt(tokenizer, text)
+        head = TextFormat(tokenizer).prompt(text)
         ids = torch.tensor([head])
         made = large.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, do_sample=False)
         tokens = made[0, len(head) :].tolist()
@@ -106,9 +106,9 @@ def test_scores_every_option_with_its_end(engine, pair):
     _, large, tokenizer = pair
     texts, choices = prompts(15), options(15)
     for text, row, answers in zip(texts, choices, engine.score(texts, choices), strict=True):
-        head = encode_prompt(tokenizer, text)
+        head = TextFormat(tokenizer).prompt(text)
         for option, answer in zip(row, answers, strict=True):
-            tail = encode_target(tokenizer, option)
+            tail = TextFormat(tokenizer).target(option)
             expected = table(large, head, tail)[range(len(tail)), tail]
             np.testing.assert_allclose(answer.logprobs, expected, rtol=0, atol=TOLERANCE)
             assert (answer.text, answer.tokens) == (option, tail)
@@ -122,10 +122,10 @@ def test_responses_have_the_confidences_and_costs_that_are_known(engine, pair, t
     found = engine.answer(requests, store=tmp_path)
     assert [r.item_id for r in found] == [r.item_id for r in requests]
     for request, response in zip(requests, found):
-        head, logprobs = encode_prompt(tokenizer, request.prompt), response.token_logprobs
+        head, logprobs = TextFormat(tokenizer).prompt(request.prompt), response.token_logprobs
         expected = {f"chow_quantile_{q}": np.quantile(logprobs, q / 100) for q in (0, 25, 50, 75, 100)}
         expected |= {"chow_sum": np.sum(logprobs), "chow_average": np.mean(logprobs)}
-        tails = [encode_target(tokenizer, option) for option in request.options]
+        tails = [TextFormat(tokenizer).target(option) for option in request.options]
         if tails:
             sums = [table(large, head, tail)[range(len(tail)), tail].sum() for tail in tails]
             best = int(np.argmax(sums))

@@ -9,9 +9,10 @@ from llama_server import WORDS, faults, plain_pair, serve, write_gguf
 
 import cat_core.engines.server
 from cat_core.cascade import Request
+from cat_core.engines.completions import read_positions
 from cat_core.engines.contract import EngineError
 from cat_core.engines.local import TransformersEngine
-from cat_core.engines.server import KEY_VARIABLE, ServerEngine, pause, token_entries
+from cat_core.engines.server import KEY_VARIABLE, ServerEngine, pause
 
 NEW = 8
 PROMPTS = [" ".join(WORDS[i : i + 4]) for i in range(8)]
@@ -58,6 +59,16 @@ def test_text_and_ids_are_answered_alike(url, pair):
         assert a.logprobs == pytest.approx(c.logprobs, rel=0, abs=5e-5)
 
 
+def test_an_answer_does_not_hang_on_what_was_asked_before(file, pair):
+    """llama.cpp reads prompts whose beginning it remembers in another way; asked to forget, it gives the same bits."""
+    server = serve(file)
+    engine = ServerEngine(server.listening_address + "/v1", tokenizer=pair[2], max_new_tokens=NEW, concurrency=1)
+    longer = [f"{text} {text}" for text in PROMPTS]
+    first = engine.generate(longer)
+    engine.generate(PROMPTS)
+    assert engine.generate(longer[::-1])[::-1] == first
+
+
 def test_without_configuration_no_cost_and_without_tokenizer_no_options(url):
     engine = ServerEngine(url, max_new_tokens=NEW)
     assert engine.answer([Request("a", "the cat")])[0].flops is None
@@ -83,7 +94,7 @@ def test_tokens_that_are_parts_of_a_character_leave_no_confidence(tiny_pair, tmp
 
 def test_passing_faults_are_sent_again(server, patient):
     expected = ServerEngine(server.listening_address + "/v1", max_new_tokens=NEW).generate(PROMPTS)
-    kinds = [429, 500, 503, "cut", "dropped"]
+    kinds = [429, 500, 503, "cut", "half", "excuse", "dropped"]
 
     def fail(number, handler, body):
         if number >= 2 * len(kinds):
@@ -94,6 +105,16 @@ def test_passing_faults_are_sent_again(server, patient):
             handler.send_header("Content-Length", "1000")
             handler.end_headers()
             handler.wfile.write(b'{"choices"')
+        elif kind == "half":  # whole for HTTP, and half of what it should be
+            handler.send_response(200)
+            handler.send_header("Content-Length", "26")
+            handler.end_headers()
+            handler.wfile.write(b'{"choices": [{"text": "the')
+        elif kind == "excuse":  # an error whose reason breaks off
+            handler.send_response(500)
+            handler.send_header("Transfer-Encoding", "chunked")
+            handler.end_headers()
+            handler.wfile.write(b"50\r\nout of mem")
         elif kind != "dropped":
             handler.answer(kind, {"error": {"message": "later"}}, **({"Retry_After": 3} if kind == 429 else {}))
         handler.close_connection = True
@@ -123,6 +144,46 @@ def test_lasting_faults_end_with_one_line(server, patient):
         assert "\n" not in str(caught.value)
     with pytest.raises(EngineError, match="no answer from the server http://127.0.0.1:9/v1 in 2 attempts: .*refused"):
         ServerEngine("http://127.0.0.1:9/v1", attempts=2)
+
+
+def test_what_is_finished_stays_when_a_server_dies(server, patient, tmp_path):
+    requests = [Request(f"q{i}", text) for i, text in enumerate(PROMPTS * 5)]
+    asked, life = [], [21]  # completions that it answers until it is dead
+
+    def die(number, handler, body):
+        if not life[0]:
+            handler.close_connection = True
+            return None
+        life[0] -= 1
+        asked.append(body["prompt"])
+        return body
+
+    with faults(server.listening_address, before=die) as address:
+
+        def answers(store):
+            engine = ServerEngine(address + "/v1", max_new_tokens=NEW, concurrency=1, attempts=2)
+            return engine.answer(requests, store=store)
+
+        with pytest.raises(EngineError, match="prompt '.*': no answer from the server .* in 2 attempts") as caught:
+            answers(tmp_path)
+        assert "\n" not in str(caught.value) and len(asked) == 21  # 2 to try it, a batch of 16, and 3 of the next
+        life[0] = 10**9
+        found = answers(tmp_path)
+        assert len(asked) == 21 + 2 + len(requests) - 16
+        assert [(r.item_id, r.tokens) for r in found] == [(r.item_id, r.tokens) for r in answers(None)]
+
+
+def test_what_is_no_json_is_said_at_once(server, patient):
+    def page(number, handler, body):
+        handler.send_response(200)
+        handler.send_header("Content-Length", "6")
+        handler.end_headers()
+        handler.wfile.write(b"<html>")
+
+    with faults(server.listening_address, before=page) as address:
+        with pytest.raises(EngineError, match="did not answer JSON .*is it a completions API"):
+            ServerEngine(address + "/v1").generate(PROMPTS[:1])
+    assert not patient
 
 
 def test_a_server_that_hangs_is_given_up(server, patient):
@@ -231,13 +292,13 @@ def test_columns_and_rows_of_logprobs_are_read_alike():
         "token_logprobs": [None, -0.5],
         "top_logprobs": [None, {" cat": -0.5, " dog": -1.25}],
     }
-    first, second = token_entries({"logprobs": columns})
-    assert first[0] == "the" and math.isnan(first[1]) and first[2] == []
-    assert second == (" cat", -0.5, [-0.5, -1.25])
-    assert token_entries({"logprobs": columns, "token_ids": [4, 7]})[1][0] == 7
+    first, second = read_positions({"logprobs": columns})
+    assert first.token == "the" and math.isnan(first.logprob) and first.top == []
+    assert second == (" cat", -0.5, [-0.5, -1.25], " cat")
+    assert read_positions({"logprobs": columns, "token_ids": [4, 7]})[1] == (7, -0.5, [-0.5, -1.25], " cat")
     row = {"id": 7, "token": " cat", "logprob": -0.5, "top_logprobs": [{"logprob": -1.25}, {"logprob": -0.5}]}
-    assert token_entries({"logprobs": {"content": [row]}}) == [(7, -0.5, [-0.5, -1.25])]
-    assert token_entries({"logprobs": None}) == [] == token_entries({})
+    assert read_positions({"logprobs": {"content": [row]}}) == [(7, -0.5, [-0.5, -1.25], " cat")]
+    assert read_positions({"logprobs": None}) == [] == read_positions({})
 
 
 def test_pauses_grow_and_heed_the_server():

@@ -199,6 +199,7 @@ def test_metrics_of_another_cell_are_refused(recorded):
     recording.write_metrics(cell)
     right = cell.metrics_path.read_text()
     content = json.loads(right)
+    del content["sha256"]  # what is written below is whole, but of something else
     tables = content["metrics"]["tables"]
     try:
         for change in ({"cell": "other"}, {"study": "real"}, {"tables": {}}, {"tables": tables | {"tiny/wmt": "0"}}):
@@ -248,5 +249,13 @@ def test_a_damaged_entry_is_refused_and_lost_numbers_are_computed_again(recorded
             path.write_text(json.dumps(content))
             with pytest.raises(ValueError, match="the entry of 'wmt' is damaged: restore it from git"):
                 _ = open_cell("tiny/wmt", root).record
+        content = json.loads(record)
+        content["cells"]["wmt"]["threads"] += 1  # such as by a flipped bit
+        path.write_text(json.dumps(content))
+        with pytest.raises(ValueError, match="the entry of 'wmt' has changed since: restore it from git"):
+            _ = open_cell("tiny/wmt", root).record
+        del content["cells"]["wmt"]["seal"]  # as older runs were recorded
+        path.write_text(json.dumps(content))
+        assert open_cell("tiny/wmt", root).record is not None
     finally:
         path.write_text(record)

@@ -1,8 +1,13 @@
 """Files that people write: what is refused, and that each fault is one line which says what to do."""
 
-import pytest
+import itertools
+import time
 
-from cat_core.tasks.schema import FileModel, SchemaError, check, matching, nearest, read_file, read_yaml
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cat_core.tasks.schema import FileModel, SchemaError, brief, check, matching, nearest, read_file, read_yaml
 
 
 class Part(FileModel):
@@ -81,6 +86,62 @@ def test_a_key_given_twice_is_refused_but_not_one_that_is_merged(tmp_path):
     path.write_bytes(b"a: \xff")
     with pytest.raises(SchemaError, match="^f.yaml: not UTF-8: save it as UTF-8$"):
         read_yaml(path)
+
+
+def bomb(entry):
+    """Each line holds the line before it nine times: nine to the ninth values in half a kilobyte."""
+    first = "a: &a {x: 1}\n" if "<<" in entry else "a: &a [x, x, x, x, x, x, x, x, x]\n"
+    lines = (f"{b}: &{b} {entry.format(', '.join([f'*{a}'] * 9))}\n" for a, b in itertools.pairwise("abcdefghij"))
+    return first + "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (bomb("[{}]"), "more than 10,000 values once every alias"),
+        (bomb("{{<<: [{}]}}"), "more than 10,000 values once every alias"),
+        ("a: &a [*a]", "more than 10,000 values once every alias"),
+        ("a: &a {b: *a}", "more than 10,000 values once every alias"),
+        ("a: [" + "1, " * 20_000 + "]", "line 1: not valid YAML: more than 10,000 values"),
+        ("a: " + "[" * 3_000, "line 1: not valid YAML: brackets more than 40 deep"),
+        ("a:\n" + "".join(f"{' ' * depth}- \n" for depth in range(600)), "nested too deeply"),
+        ("a: " + "x" * 200_000, "f.yaml: 200,003 bytes, expected at most 200,000"),
+        ("a: " + "9" * 5_000, "a value cannot be read: .*4300"),
+        ("a: 2024-13-45", "a value cannot be read: month must be"),
+        ("a: !!timestamp x", "a value cannot be read"),
+        ("? [a]\n: b", "line 1: not valid YAML: .'a'. is no key"),
+    ],
+)
+def test_what_unfolds_into_too_much_is_refused_at_once_in_one_line(tmp_path, text, message):
+    path = tmp_path / "f.yaml"
+    path.write_text(text)
+    began = time.process_time()
+    with pytest.raises(SchemaError, match=message) as caught:
+        read_yaml(path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 250 and str(caught.value).startswith("f.yaml")
+    assert time.process_time() - began < 5  # of a slow machine; written out, the first one takes minutes
+
+
+DATA = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.text("a'\n", min_size=100),
+    lambda part: st.lists(part) | st.tuples(part, part) | st.tuples(part) | st.dictionaries(st.text(), part),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(DATA)
+def test_a_value_is_shown_as_the_beginning_of_its_repr(value):
+    text = repr(value)
+    assert brief(value) == (text if len(text) <= 120 else text[:117] + "...")
+
+
+def test_a_value_that_has_no_end_is_shown_in_brief():
+    value = ["x"]
+    for _ in range(100):
+        value = [value] * 9
+    assert brief(value) == "[" * 100 + "['x'], ['x'], ['x"[:17] + "..."
+    value.append(value)
+    assert len(brief(value)) == 120
 
 
 def test_the_nearest_or_all_that_are_known():

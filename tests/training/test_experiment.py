@@ -3,11 +3,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from cat_core.analysis.comparison import Comparison
 from cat_core.analysis.outcomes import paired
-from cat_core.queries import encode_targets
+from cat_core.tasks.example import score
+from cat_core.text import TextFormat
 from cat_core.training import artifacts, configs, obtain
 from cat_core.training.configs import DataConfig, TrainConfig, parse_size, resolve_device
 from cat_core.training.experiment import Experiment
@@ -109,11 +112,30 @@ def test_each_setting_of_training_is_part_of_the_identity():
 def test_pretrained_pair_by_folder_is_fine_tuned(tmp_path):
     base = Experiment.of(**TINY)
     small, large = (str(train_or_load(c)) for c in (base.small_config("xent", 0), base.large_config(0)))
-    tuned = Experiment.of(**{**TINY, "small": small, "large": large}, methods=["cat-xent"])
+    rates = {"learning_rate": 1e-3, "large_learning_rate": 1e-3}
+    tuned = Experiment.of(**TINY | rates | {"small": small, "large": large}, methods=["cat-xent"])
     frame = tuned.outcomes()
     assert set(frame["method"]) == {"large", "cat-xent"}
     before, after = load_model(small), load_model(str(train_or_load(tuned.small_config("cat-xent", 0))))
     assert not torch.equal(before.model.embed_tokens.weight, after.model.embed_tokens.weight)
+
+
+def test_s_is_cut_out_of_l_as_it_was_before_its_training(tmp_path):
+    whole = str(train_or_load(Experiment.of(**{**TINY, "large": "hidden 16, layers 3, heads 2"}).large_config(0)))
+    rates = {"learning_rate": 1e-3, "large_learning_rate": 1e-3}
+    chosen = Experiment.of(**TINY | rates | {"small": "cut 2 of large", "large": whole}, methods=["cat-xent"])
+    assert chosen.small_config("cat-xent", 0).model == f"cut 2 of {whole}"
+    frame = chosen.outcomes()
+    assert set(frame["method"]) == {"large", "cat-xent"}
+    configs = chosen.small_config("cat-xent", 0), chosen.large_config(0)
+    small, large = (load_model(str(train_or_load(config))) for config in configs)
+    assert (small.config.num_hidden_layers, large.config.num_hidden_layers) == (2, 3)
+    costs = frame.groupby("model")["flops"].mean()
+    assert costs["small"] < costs["large"]
+    start = load_model(f"cut 2 of {whole}").state_dict()
+    assert torch.equal(start["model.layers.1.mlp.up_proj.weight"], load_model(whole).model.layers[2].mlp.up_proj.weight)
+    moved = (start["model.layers.1.mlp.up_proj.weight"] - small.model.layers[1].mlp.up_proj.weight).abs().max()
+    assert 0 < moved < 0.1, "trained from there"
 
 
 def test_token_rightness_and_logs(tmp_path):
@@ -136,6 +158,11 @@ def test_token_rightness_and_logs(tmp_path):
         ({"seeds": [True]}, "seed True is not a whole number"),
         ({"small": "hidden 8, layers one, heads 2"}, "cannot read 'layers one'"),
         ({"small": "hidden 8, heads 2"}, "layers missing"),
+        ({"small": "hidden 12 layers 2, heads 2"}, "a comma is missing before 'layers'"),
+        ({"small": "hidden 12 layers 2 heads 2"}, "a comma is missing before 'layers'; expected such as"),
+        ({"small": "cut 6 of large"}, "large 'hidden 16, layers 1, heads 2' is built from scratch and cannot be cut"),
+        ({"small": "cut six of large", "large": "owner/name"}, "expected 'cut N of NAME'"),
+        ({"small": "cut 2 of large", "large": "cut 4 of owner/name"}, "only S can be cut; give L by the name or"),
         ({"small": "hidden 9, layers 1, heads 2"}, "multiple of 2 x heads"),
         ({"small": "gpt2"}, "build both from scratch or name both"),
         ({"learning_rate": "1e-3"}, "write 1.0e-3"),
@@ -169,7 +196,8 @@ def test_mismatched_vocabularies_are_refused_before_training(tmp_path):
     base = Experiment.of(**TINY)
     other = Experiment.of(**{**TINY, "vocab_size": 350})
     small, large = str(train_or_load(base.small_config("xent", 0))), str(train_or_load(other.large_config(0)))
-    mixed = Experiment.of(**{**TINY, "small": small, "large": large}, methods=["dist"])
+    rates = {"learning_rate": 1e-3, "large_learning_rate": 1e-3}
+    mixed = Experiment.of(**TINY | rates | {"small": small, "large": large}, methods=["dist"])
     before = len(made(artifacts.root(), "model"))
     with pytest.raises(ValueError, match="tokenizers of S .* and L .* differ"):
         mixed.outcomes()
@@ -268,8 +296,26 @@ def test_a_held_out_target_that_no_context_holds_is_left_out_of_the_signals(tmp_
     found = chosen.token_signals(config)
     assert sorted(set(found.example)) == [0, 2, 3]
     tokenizer = load_tokenizer(str(train_or_load(config)))
-    lengths = [len(ids) for ids in encode_targets(tokenizer, [row["target"] for row in rows[-4:]])]
+    lengths = [len(TextFormat(tokenizer).target(row["target"], row["prompt"])) for row in rows[-4:]]
     assert np.bincount(found.example).tolist() == [n if n + 3 <= 24 else 0 for n in lengths]
     short = replace(config, context=3)
     with pytest.raises(ValueError, match="no target of split 'test' fits the context of 3 tokens: raise it"):
         obtain.held_out_of(short, tokenizer, "test")
+
+
+def test_several_right_answers_and_a_tokenizer_reach_the_table(tmp_path):
+    rows = [{"prompt": f"say {i} =", "target": f"w{i % 3}", "metric": "bleu", "tokenize": "char", "split": split,
+             "references": [f"w{i % 3} w", "x"] if i % 2 else None}
+            for split, count in (("train", 24), ("calibration", 4), ("test", 6)) for i in range(count)]  # fmt: skip
+    path = tmp_path / "own.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    chosen = Experiment.of(**TINY | {"suite": str(path), "suite_options": {}}, methods=["xent"], seeds=[0])
+    frame = chosen.outcomes()
+    examples = {e.item_id: e for e in chosen.data.load().examples}
+    assert set(frame["tokenize"]) == {"char"} and frame["references"].notna().sum() == 2 * (2 + 3)
+    for row in frame.itertuples():
+        example = examples[row.item_id]
+        assert json.loads(row.references) == list(example.references) if example.references else pd.isna(row.references)
+        assert row.quality == score(example, row.prediction)
+    signature = Comparison(frame).seed_curve("xent", 0).signature
+    assert "nrefs:var" in signature and "tok:char" in signature

@@ -13,13 +13,15 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from cat_core.training.configs import DataConfig, TrainConfig
 from cat_core.training.models import (
     ModelSize,
     build_model,
     check_same_tokenizer,
     check_vocabulary,
+    llama_config,
     load_model,
     load_pair,
     load_tokenizer,
@@ -93,9 +95,10 @@ def reloaded_tokenizer():
 def test_decoding_gives_the_text_back_after_its_prefix_space(text):
     tokenizer = shared_tokenizer()
     expected = text if text.startswith(" ") or not text else " " + text
-    ids = tokenizer(text)["input_ids"]
+    assert tokenizer(text)["input_ids"][0] == tokenizer.bos_token_id
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(ids) == expected
-    assert all(i > 2 for i in ids), "no BOS, EOS or padding is added"
+    assert all(i > 2 for i in ids), "no BOS, EOS or padding among them"
     assert len(ids) <= len(expected.encode())
 
 
@@ -111,8 +114,7 @@ def test_tokenizer_properties(tokenizer):
     assert [tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id] == [0, 1, 2]
     assert 259 < len(tokenizer) <= 320
     # A word is one token, the same at the start of a target and inside a prompt.
-    assert tokenizer("the")["input_ids"] == tokenizer("cat the")["input_ids"][-1:]
-    assert len(tokenizer("the")["input_ids"]) == 1
+    assert tokenizer("the")["input_ids"] == [tokenizer.bos_token_id, tokenizer("cat the")["input_ids"][-1]]
     assert tokenizer.get_vocab() == train_tokenizer(iter(TEXTS), 320).get_vocab(), "training is deterministic"
     text = "the small cat: Straße"
     assert tokenizer(text)["input_ids"] == train_tokenizer(TEXTS, 320)(text)["input_ids"]
@@ -121,7 +123,7 @@ def test_tokenizer_properties(tokenizer):
 def test_the_smallest_tokenizer_is_the_bytes():
     tokenizer = train_tokenizer(TEXTS, 259)
     assert len(tokenizer) == 259
-    assert len(tokenizer("é")["input_ids"]) == 3  # the space and two bytes
+    assert len(tokenizer("é")["input_ids"]) == 4  # BOS, the space and two bytes
     with pytest.raises(ValueError, match=r"vocab_size is 258; expected >= 259 \(256 bytes and 3 special"):
         train_tokenizer(TEXTS, 258)
 
@@ -451,3 +453,94 @@ def test_tokenizers_with_other_ends_or_other_cuts_are_a_mismatch():
     with pytest.raises(ValueError, match="have the same tokens and cut a text into others") as caught:
         check_same_tokenizer(a, b)
     one_line(caught)
+
+
+# ---------------------------------------------------------------- tokenizers of the Hub
+
+
+def digits_tokenizer():
+    """As SmolLM2's: single digits, then GPT-2's cuts."""
+    raw = tokenizers.Tokenizer(tokenizers.models.BPE())
+    digits = tokenizers.pre_tokenizers.Digits(individual_digits=True)
+    words = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([digits, words])
+    raw.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=290, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False
+    )
+    raw.train_from_iterator(["a  1", "in 2024  and  1999", "\n\n2"] * 9, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|endoftext|>", bos_token="<|endoftext|>")
+
+
+@pytest.mark.parametrize("named", ["GPT2Tokenizer", "GPT2TokenizerFast", "PreTrainedTokenizerFast"])
+def test_tokenizer_json_is_read_as_it_stands(named, tmp_path):
+    """Repositories name GPT2Tokenizer in tokenizer_config.json, which puts rules of its own in the place of these."""
+    written = digits_tokenizer()
+    save_model(build_model(SMALLER, written, 0), written, tmp_path)
+    rewrite(tmp_path / "tokenizer_config.json", tokenizer_class=named)
+    loaded = load_tokenizer(str(tmp_path))
+    for text in ("a  12", "\n\n1. b", "in 2024  and 1999", "<|endoftext|>"):
+        assert loaded(text).input_ids == written(text).input_ids, text
+    assert len(written("a  12").input_ids) == 4, "both blanks are one token: GPT-2's cuts would give five"
+    assert (loaded.eos_token, loaded.bos_token) == ("<|endoftext|>", "<|endoftext|>")
+    check_same_tokenizer(loaded, written)
+
+
+def test_padded_matrices_and_tokens_without_a_row(tokenizer, tmp_path):
+    """Columns beyond the tokenizer are padding (Qwen2.5); a token beyond the rows is left out (Gemma 3's of images)."""
+    wide = llama_config(SMALLER, len(tokenizer) + 7, eos_token_id=2)
+    save_model(LlamaForCausalLM(wide), tokenizer, tmp_path / "wide")
+    model = load_model(str(tmp_path / "wide"))
+    check_vocabulary(model, load_tokenizer(str(tmp_path / "wide")), "wide")
+    save_model(model, load_tokenizer(str(tmp_path / "wide")), tmp_path / "again")
+    assert load_model(str(tmp_path / "again")).get_output_embeddings().weight.shape[0] == len(tokenizer) + 7
+    more = reload(tokenizer, tmp_path)
+    more.add_special_tokens({"additional_special_tokens": ["<image_soft_token>"]})
+    more.chat_template = "{{ messages[0]['content'] }}"
+    assert len(more) == len(tokenizer) + 1
+    save_model(build_model(SMALLER, tokenizer, 0), more, tmp_path / "image")
+    with pytest.warns(UserWarning, match="tokens <image_soft_token> are left out, as the model has no embeddings"):
+        loaded = load_tokenizer(str(tmp_path / "image"))
+    check_vocabulary(load_model(str(tmp_path / "image")), loaded, "image")
+    assert loaded.get_vocab() == tokenizer.get_vocab() and loaded.chat_template == more.chat_template
+    assert (loaded.bos_token, loaded.eos_token, loaded.pad_token) == ("<s>", "</s>", "<pad>")
+    for text in ("the small <image_soft_token> cat", "the small</s>"):
+        ids = loaded(text, add_special_tokens=False).input_ids
+        assert max(ids) < len(tokenizer) and loaded.decode(ids).strip() == text
+
+
+def test_ids_with_gaps_are_counted_by_the_highest(tokenizer):
+    class Gaps:
+        def get_vocab(self):
+            return {"a": 0, "b": 900}
+
+    with pytest.raises(ValueError, match="model tiny has .* output columns but its tokenizer has 901 tokens"):
+        check_vocabulary(build_model(SMALLER, tokenizer, seed=0), Gaps(), "tiny")
+
+
+def reload(tokenizer, folder):
+    tokenizer.save_pretrained(folder / "tokenizer")
+    return load_tokenizer(str(folder / "tokenizer"))
+
+
+# ---------------------------------------------------------------- fetched models
+
+
+def test_a_hub_name_is_looked_for_among_the_fetched_models_first(saved, tmp_path, monkeypatch):
+    monkeypatch.setenv("CAT_MODELS", str(tmp_path))
+    with pytest.raises(ValueError, match="to fetch it once: python -m cat_core.pairs fetch owner/tiny") as caught:
+        load_model("owner/tiny")
+    one_line(caught)
+    folder = shutil.copytree(saved, tmp_path / "owner--tiny")
+    with pytest.raises(ValueError, match="cannot load the model 'owner/tiny'"):
+        load_model("owner/tiny")  # without its origin it is no fetched model
+    (folder / "origin.json").write_text("{}")
+    small, large, _ = load_pair("cut 1 of owner/tiny", "owner/tiny")
+    assert [model.config.num_hidden_layers for model in (small, large)] == [1, 2]
+
+    def identity(name):
+        return TrainConfig(DataConfig("mini-wmt", {"train": 4, "test": 4}), name).identity()["model"]
+
+    assert identity("owner/tiny") == identity(str(saved)), "by content, without its origin"
+    assert identity("owner/other") == {"name": "owner/other"}

@@ -1,13 +1,18 @@
 """The teacher cache: in every mode exact about who is right, resumable, refused where it belongs to something else."""
 
+import contextlib
 import copy
+import errno
 import json
 import math
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,10 +24,11 @@ from small_models import large_model, sentences
 from cat_core.files import write_sealed
 from cat_core.fused import fused_linear_cat_loss
 from cat_core.loss import TopK, cascade_aware_loss
+from cat_core.training import teacher
 from cat_core.training.models import ModelSize, build_model
 from cat_core.training.side_by_side import train_side_by_side
 from cat_core.training.teacher import FOLDER, MODES, RECORD, CacheWriter, TeacherCache, fingerprint, run_teacher
-from cat_core.training.train import TrainSettings, train
+from cat_core.training.train import TrainSettings, train, training_loss
 from cat_core.training.training_set import TrainingSet, collate
 
 
@@ -333,18 +339,92 @@ def test_kill_9_keeps_what_was_finished(tmp_path):
         assert (writer.tensors["x"][batch] == batch).all()
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux's count of a process's memory")
 def test_tensors_may_be_larger_than_memory(tmp_path):
-    """Twice what this machine has, on the disk a few pages: filled, and mapped by a reader."""
-    rows = 2 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4096
+    """Four times what the process may still have: filled, and mapped by a reader."""
+    rows = 2**27 // 4096
     parts = {"correct": (torch.bool, (1,)), "offsets": (torch.int64, (2,)), "states": (torch.bfloat16, (rows, 2048))}
-    writer = CacheWriter(tmp_path, parts, {})
-    writer.tensors["states"][rows - 1] = 1.5
+    status = Path("/proc/self/status").read_text().splitlines()
+    used = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData"))
+    limits = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (used + 2**25, limits[1]))
+    try:
+        with pytest.raises(RuntimeError, match="memory"):
+            torch.ones(rows, 2048, dtype=torch.bfloat16)
+        writer = CacheWriter(tmp_path, parts, {})
+        writer.tensors["states"][rows - 1] = 1.5
+        writer.finished(0)
+        writer.tensors, writer.maps = {}, {}
+        record = {"about": {}, "tensors": {n: [str(kind)[6:], ""] for n, (kind, _) in parts.items()}}
+        write_sealed(writer.partial.rename(tmp_path / FOLDER) / RECORD, record)  # `close` would read it all
+        states = TeacherCache.load(tmp_path, verify=False).states
+        assert states.dtype == torch.bfloat16 and (states[-1] == 1.5).all() and not states[0].any()
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, limits)
+
+
+FILLED = """
+    import sys, torch
+    from cat_core.training.teacher import CacheWriter
+    for rows in map(int, sys.argv[2:]):
+        try:
+            writer = CacheWriter(sys.argv[1], {"x": (torch.float32, (rows, 256)), "y": (torch.bool, (9,))}, {})
+            writer.tensors["x"].fill_(1.0)
+            writer.finished(0)
+            writer.close()
+        except OSError as error:
+            print(type(error).__name__, error)
+"""
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of 200 KB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a disk of 200 KB can be mounted by root alone")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_is_an_error_not_the_end_of_the_process(small_disk):
+    run = [sys.executable, "-c", textwrap.dedent(FILLED), str(small_disk), "400", "100"]
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (done.returncode, done.stderr)  # a bus error would be -7
+    (line,) = done.stdout.splitlines()
+    assert "No space left on device: the teacher cache needs 409,609 bytes, " in line and str(small_disk) in line
+    assert [p.name for p in small_disk.iterdir()] == [FOLDER]  # the second one fits: the first has left nothing
+    assert (stored(small_disk / FOLDER)["x"] == 1).all()
+
+
+def test_a_disk_that_fills_up_later_names_the_file_and_costs_no_batch(small_disk):
+    writer = CacheWriter(small_disk, {"x": (torch.float32, (10, 8))}, {})
     writer.finished(0)
-    writer.tensors, writer.maps = {}, {}
-    record = {"about": {}, "tensors": {n: [str(kind)[6:], ""] for n, (kind, _) in parts.items()}}
-    write_sealed(writer.partial.rename(tmp_path / FOLDER) / RECORD, record)  # `close` would read it all
-    states = TeacherCache.load(tmp_path, verify=False).states
-    assert states.dtype == torch.bfloat16 and (states[-1] == 1.5).all() and not states[0].any()
+    with contextlib.suppress(OSError):
+        (small_disk / "other").write_bytes(bytes(2**20))
+    with pytest.raises(OSError, match="No space left on device: '.*batch_000001.json'"):
+        writer.finished(1)
+    assert not list(writer.partial.glob(".*.tmp")) and not writer.done(1) and writer.done(0)
+    (small_disk / "other").unlink()
+    writer.finished(1)
+    assert CacheWriter(small_disk, {"x": (torch.float32, (10, 8))}, {}).done(1)
+
+
+@pytest.mark.parametrize("missing", ["call", "support"])
+def test_room_is_taken_where_the_system_has_no_call_for_it(tmp_path, monkeypatch, missing):
+    def unsupported(*_):
+        raise OSError(errno.EOPNOTSUPP, "not supported")
+
+    if missing == "call":
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    else:
+        monkeypatch.setattr(os, "posix_fallocate", unsupported, raising=False)
+    monkeypatch.setattr(teacher, "BLOCK", 1000)
+    writer = CacheWriter(tmp_path, {"x": (torch.float32, (100, 256))}, {})
+    facts = writer.paths["x"].stat()
+    assert facts.st_blocks * 512 >= facts.st_size > 100 * 256 * 4 and not writer.tensors["x"].any()
 
 
 # ---------------------------------------------------------------- the loss on a cut distribution
@@ -397,21 +477,47 @@ def test_a_tail_that_is_dropped_would_make_s_too_sure():
         torch.testing.assert_close(small.detach().softmax(-1)[0, ids], expected, rtol=1e-2, atol=1e-3)
 
 
+TWO = torch.tensor([[0, 1], [1, 4]])
+
+
 @pytest.mark.parametrize(
     ("top", "message"),
     [
         (TopK(torch.zeros(2, 3), torch.zeros(2, 2), torch.zeros(2)), r"has ids \(2, 3\), probabilities \(2, 2\)"),
         (TopK(torch.zeros(3, 2), torch.zeros(3, 2), torch.zeros(3)), r"for labels \(2,\)"),
         (TopK(torch.full((2, 1), 5), torch.ones(2, 1), torch.zeros(2)), r"token ids in \[5, 5\], but S has 5 output"),
+        (TopK(torch.tensor([[0, 1], [3, 3]]), torch.full((2, 2), 0.5), torch.zeros(2)), "has an id twice at 1 of 2"),
+        (TopK(TWO, torch.tensor([[0.9, 0.9], [0.5, 0.5]]), torch.tensor([-0.8, 0.0])), "negative .* at 1 of 2 target"),
+        (TopK(TWO, torch.tensor([[1.2, -0.2], [0.5, 0.5]]), torch.zeros(2)), "negative or do not sum to 1 at 1 of 2"),
+        (TopK(TWO, torch.full((2, 2), 0.3), torch.full((2,), 0.3)), "do not sum to 1 at 2 of 2 target tokens"),
+        (TopK(TWO, torch.full((2, 2), math.nan), torch.zeros(2)), "do not sum to 1 at 2 of 2 target tokens"),
     ],
 )
 def test_a_cut_distribution_that_does_not_fit_is_refused(top, message):
     labels = torch.tensor([0, 1])
     with pytest.raises(ValueError, match=message):
         cascade_aware_loss(torch.randn(2, 5), labels, teacher_top=top, mask="none")
+    with pytest.raises(ValueError, match=message):
+        fused_linear_cat_loss(torch.randn(2, 4), torch.randn(5, 4), labels, teacher_top=top, mask="none")
     good = TopK(torch.tensor([[0], [1]]), torch.ones(2, 1), torch.zeros(2))
     with pytest.raises(ValueError, match="were both given"):
         cascade_aware_loss(torch.randn(2, 5), labels, torch.randn(2, 5), teacher_top=good, mask="none")
+
+
+def test_a_cut_distribution_counts_at_target_tokens_alone_and_may_be_rounded():
+    """What stands beside padding is nobody's distribution; half precision does not sum to 1 exactly."""
+    p = torch.randn(6, 40, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    best, ids = p.topk(12, dim=-1)
+    top = TopK(ids, best.bfloat16(), (1 - best.sum(-1)).bfloat16())
+    for part in top:
+        part[4:] = 0
+    labels = torch.tensor([1, 2, 3, 4, -1, -1])
+    for loss in (
+        cascade_aware_loss(torch.randn(6, 40), labels, teacher_top=top, mask="none", ignore_index=-1),
+        fused_linear_cat_loss(torch.randn(6, 4), torch.randn(40, 4), labels, teacher_top=top, mask="none",
+                              ignore_index=-1),
+    ):  # fmt: skip
+        assert loss.isfinite()
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -505,3 +611,39 @@ def test_side_by_side_reads_the_same_cache(setting, caches, tmp_path):
         together = torch.cat([p.flatten() for p in model.state_dict().values()])
         alone_, _ = trained_with(setting, caches["topk"], tmp_path / each.method, method=each.method, teacher="topk")
         torch.testing.assert_close(together, alone_, rtol=2e-3, atol=2e-4)
+
+
+def test_a_pass_in_bf16_keeps_the_head_in_full_precision(setting, caches, tmp_path):
+    """Other states than in fp32, near them; what is right is decided by the cached states and the head in fp32."""
+    _, training_set, large = setting
+    fast = run_teacher(large, training_set, tmp_path, precision="bf16")
+    slow, rows = caches["hidden"], torch.arange(len(caches["hidden"].correct))
+    assert fast.states.dtype == torch.float32 and fast.about["precision"] == "bf16"
+    assert not torch.equal(fast.states, slow.states)
+    torch.testing.assert_close(fast.states, slow.states, atol=0.1, rtol=0.1)
+    labels = torch.tensor([t for _, target in training_set.pairs for t in target])
+    logits = fast.logits(rows)
+    assert torch.equal(fast.correct, logits.gather(1, labels[:, None])[:, 0] >= logits.amax(1))
+    assert (fast.correct == slow.correct).float().mean() > 0.97
+    again = run_teacher(large, training_set, tmp_path / "again", precision="bf16")
+    assert torch.equal(again.states, fast.states)
+    topk = run_teacher(large, training_set, tmp_path / "topk", mode="topk", precision="bf16")
+    assert torch.equal(topk.correct, fast.correct)
+
+
+def test_the_loss_in_bf16_is_summed_in_fp32(setting, caches):
+    """Products of rounded factors, everything after them in fp32: against float64 on the rounded products."""
+    tokenizer, training_set, _ = setting
+    cache = caches["hidden"]
+    rows = cache.rows(torch.arange(60))
+    labels = torch.tensor([t for _, target in training_set.pairs[:60] for t in target])
+    g = torch.Generator().manual_seed(0)
+    states = torch.randn(len(rows), 16, generator=g).requires_grad_()
+    head = torch.nn.Linear(16, len(tokenizer), bias=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = training_loss(states, head, labels, TrainSettings(method="xent"), None, None, reduction="sum")
+    loss.backward()
+    assert loss.dtype == states.grad.dtype == head.weight.grad.dtype == torch.float32
+    logits = (states.detach().bfloat16() @ head.weight.detach().bfloat16().T).double()
+    expected = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)  # a sum in bf16 would be wrong in the third digit

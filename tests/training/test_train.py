@@ -19,7 +19,7 @@ from cat_core.tasks.synthetic import MiniSuperGlue, MiniWmt, mini_superglue, min
 from cat_core.training.models import ModelSize, build_model
 from cat_core.training.teacher import run_teacher
 from cat_core.training.train import CascadeAwareTrainer, TrainSettings, train
-from cat_core.training.training_set import TrainingSet, collate, joined, length_groups
+from cat_core.training.training_set import DataOrder, TrainingSet, collate, joined, length_groups
 
 TINY = ModelSize(hidden=16, layers=1, heads=2, context=48)
 
@@ -78,7 +78,7 @@ def test_trainer_loss_and_gradient_are_those_of_the_plain_formula(setting, tmp_p
     batch = collate([training_set[i] for i in range(8)], training_set.pad)
     # as Trainer does where the divisor can be known in advance; "kept" needs the batch itself
     tokens = (batch["labels"] != -100).sum() if normalize == "tokens" else None
-    trainer.compute_loss(model, batch, num_items_in_batch=tokens).backward()
+    trainer.training_step(model, batch, tokens)
     got = {name: p.grad.clone() for name, p in model.named_parameters()}
 
     model.zero_grad()
@@ -160,6 +160,38 @@ def test_gradient_accumulation_gives_the_same_step(setting, tmp_path):
         torch.testing.assert_close(one[name], four[name], atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.parametrize("method", ["cat-dist", "gatekeeper", "xent"])
+def test_micro_batches_of_a_loss_by_kept_tokens_give_the_step_of_one_batch(setting, tmp_path, method):
+    """In float64, to 1e-10; and the first step's gradient is that of the dense loss of the whole batch by autograd."""
+    tokenizer, training_set, _, outputs = setting
+    found = {}
+    for parts in (1, 2, 4, 8):
+        settings = TrainSettings(
+            method=method, steps=3, batch_size=16, gradient_accumulation=parts, learning_rate=1e-3, normalize="kept"
+        )
+        model = build_model(TINY, tokenizer, 1).double()
+        log = train(model, training_set, settings, tmp_path / str(parts), outputs)
+        found[parts] = weights(model), [(entry["loss"], entry["grad_norm"]) for entry in log]
+    for parts in (2, 4, 8):
+        assert found[parts][1] == [pytest.approx(row, rel=1e-5) for row in found[1][1]]  # logged in single precision
+        for name, value in found[1][0].items():
+            torch.testing.assert_close(found[parts][0][name], value, atol=1e-10, rtol=0)
+    if method != "gatekeeper":
+        model = build_model(TINY, tokenizer, 1).double()
+        batch = collate([training_set[i] for i in list(DataOrder(len(training_set), 16, 0))], training_set.pad)
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
+        labels = batch["labels"][:, 1:]
+        rows = outputs.rows(batch["examples"])
+        logits = model(**inputs).logits[:, :-1][labels != -100]
+        given = {"label_weight": METHODS[method].label_weight(0.5), "mask": METHODS[method].mask}
+        loss = cascade_aware_loss(
+            logits, labels[labels != -100], outputs.logits(rows).double(), normalize="kept", **given
+        )
+        loss.backward()
+        norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm()
+        assert found[4][1][0] == pytest.approx((loss.item(), norm.item()), rel=1e-4)
+
+
 @pytest.mark.parametrize("method", ["xent", "cat-dist", "random-dist"])
 def test_same_seed_same_bits_and_another_seed_other_bits(setting, tmp_path, method):
     tokenizer, training_set, _, outputs = setting
@@ -225,6 +257,49 @@ def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(setting, 
 
 
 @pytest.mark.slow
+def test_kill_9_in_the_middle_of_an_epoch_with_dropout_changes_no_bit(tmp_path):
+    """200 examples in batches of 16: an epoch ends between two steps, and the run dies in the second one."""
+    script = tmp_path / "run.py"
+    script.write_text(
+        textwrap.dedent("""
+        import os, signal, sys, torch
+        from pathlib import Path
+        from small_models import sentences
+        from cat_core.training.models import ModelSize, build_model
+        from cat_core.training.train import CascadeAwareTrainer, TrainSettings, train
+        folder, dies = Path(sys.argv[1]), int(sys.argv[2])
+        step = CascadeAwareTrainer.training_step
+        def training_step(self, *args, **kwargs):
+            if self.state.global_step == dies:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return step(self, *args, **kwargs)
+        CascadeAwareTrainer.training_step = training_step
+        tokenizer, training_set = sentences()
+        model = build_model(ModelSize(hidden=16, layers=2, heads=2, context=48), tokenizer, 1)
+        for layer in model.model.layers:
+            layer.self_attn.attention_dropout = float(sys.argv[3])
+        settings = TrainSettings(steps=24, batch_size=16, gradient_accumulation=2)
+        train(model, training_set, settings, folder, checkpoint_every=4, use_cpu=True)
+        torch.save(model.state_dict(), folder / "weights.pt")
+    """)
+    )
+
+    def run(name, dies=-1, dropout=0.3):
+        paths = os.pathsep.join(str(Path(__file__).parents[n]) for n in (2, 1))
+        environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=paths)
+        command = [sys.executable, str(script), str(tmp_path / name), str(dies), str(dropout)]
+        code = subprocess.run(command, env=environment, capture_output=True, check=False).returncode
+        return code, torch.load(tmp_path / name / "weights.pt") if code == 0 else None
+
+    _, whole = run("whole")
+    assert run("killed", dies=18)[0] == -signal.SIGKILL
+    assert (tmp_path / "killed" / "checkpoint-16").is_dir() and 16 * 16 % 200
+    code, resumed = run("killed")
+    assert code == 0 and same(whole, resumed)
+    assert not same(whole, run("without", dropout=0.0)[1])  # there was dropout
+
+
+@pytest.mark.slow
 def test_kill_9_in_training_then_resume_gives_the_same_bits(tmp_path):
     script = tmp_path / "run.py"
     script.write_text(textwrap.dedent("""
@@ -269,8 +344,8 @@ def test_settings_and_sets_refuse_what_cannot_be_trained(setting, tmp_path):
         TrainSettings(method="cat")
     with pytest.raises(ValueError, match=r"learning_rate is '1e-3'; .*write 1.0e-3"):
         TrainSettings(learning_rate="1e-3")
-    with pytest.raises(ValueError, match="steps is 0"):
-        TrainSettings(steps=0)
+    with pytest.raises(ValueError, match="steps is -1; expected a whole number >= 0"):
+        TrainSettings(steps=-1)
     with pytest.raises(ValueError, match="unknown normalize"):
         TrainSettings(normalize="batch")
     with pytest.raises(ValueError, match="multiple of gradient_accumulation"):
@@ -340,7 +415,15 @@ def test_diverged_training_stops_with_one_clear_line(setting, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{"length_groups": 2}, {"loss": "dense", "gradient_accumulation": 2}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"length_groups": 2},
+        {"loss": "dense", "gradient_accumulation": 2},
+        {"normalize": "kept", "gradient_accumulation": 2, "double": True},
+        {"method": "edge-joint", "normalize": "kept", "gradient_accumulation": 2, "double": True},
+    ],
+)
 def test_two_processes_of_accelerate_train_as_one(setting, tmp_path, options):
     """Losses, ledger and weights of `accelerate launch` with two processes on a CPU, a batch shared out among them."""
     _, training_set, large, _ = setting
@@ -372,8 +455,9 @@ def test_two_processes_of_accelerate_train_as_one(setting, tmp_path, options):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
         for cell in ("keep_rate", "both", "only_small", "only_large", "neither"):
             assert a[cell] == pytest.approx(b[cell], abs=1e-9)
+    exact = {"atol": 1e-6, "rtol": 0} if options.get("double") else {"atol": 1e-5, "rtol": 1e-3}
     for name in one:
-        torch.testing.assert_close(one[name], two[name], atol=1e-5, rtol=1e-3)
+        torch.testing.assert_close(one[name], two[name], **exact)
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused(setting, tmp_path, monkeypatch):

@@ -86,6 +86,11 @@ class Parameter:
     annotation: str = ""
     help: str = ""
 
+    @property
+    def sample(self):
+        """A value of the type that is expected: the default, or one of its annotation where the default is None."""
+        return {"int": 0, "float": 0.0, "str": ""}.get(self.annotation) if self.default is None else self.default
+
 
 @dataclass(frozen=True)
 class Page:
@@ -223,6 +228,8 @@ def checked(value, default):
             hint = f": this is text in YAML, write {written}"
         except ValueError:
             pass
+    elif isinstance(default, list | tuple) and isinstance(value, str | int | float):
+        hint = f": write [{value}]"
     wanted = "list" if isinstance(default, tuple) else type(default).__name__
     description = f"{brief(value)} ({type(value).__name__})"
     raise ValueError(f"is {description}, expected {wanted} like the page's {brief(default)}{hint}")
@@ -260,12 +267,13 @@ def _unfit(given, known, where):
     ]  # fmt: skip
 
 
-def load_edition(root, base, overrides=(), name=None):
+def load_edition(root, base, overrides=(), name=None, wanted=()):
     """Read and check book/params/<base>.yml against all pages.
 
     overrides: texts "name=value" that win over the file, for all pages that declare the name; name: of the
-    variant they make (default: a digest of them). Raises EditionError listing every problem found, one a
-    line.
+    variant they make (default: a digest of them); wanted: beginnings of the names of the pages that are to run, where
+    not all are. Raises EditionError listing every problem found, one a line; of values that do not fit a page, those
+    of the wanted pages where there are such.
     """
     path = root / "book" / "params" / f"{base}.yml"
     if not NAME.fullmatch(base) or not path.is_file():
@@ -293,7 +301,7 @@ def load_edition(root, base, overrides=(), name=None):
         if name is not None and not NAME.fullmatch(name):
             problems.append(f"--name {brief(name)}: use letters, digits, '_', '-' and '.' only")
         folder = f"{base}+{name or hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]}"
-    pages = {}
+    pages, unfit = {}, {}
     for page, notebook in paths.items():
         entry = check(PageFile, entries.get(page) or {}, [label, page], problems)
         own = entry.parameters or {}
@@ -302,14 +310,17 @@ def load_edition(root, base, overrides=(), name=None):
         for key, parameter in declared[page].items():
             try:
                 if key in changed:
-                    given[key] = parse_text(changed[key], parameter.default)
+                    given[key] = parse_text(changed[key], parameter.sample)
                 elif key in own or key in defaults:
-                    given[key] = checked(own.get(key, defaults.get(key)), parameter.default)
+                    given[key] = checked(own.get(key, defaults.get(key)), parameter.sample)
             except ValueError as error:
-                problems.append(f"{'-p' if key in changed else label}: {page}: '{key}' {error}")
+                place = unfit.setdefault(page, []) if key in changed else problems
+                place.append(f"{'-p' if key in changed else label}: {page}: '{key}' {error}")
         own_folder = zip(RESERVED, (folder, f"{RUNS}/{folder}"))
         given |= {key: value for key, value in own_folder if key in declared[page]}
         pages[page] = Page(page, notebook, declared[page], entry.core_seconds, given, entry.left_out)
+    asked = [line for page, lines in unfit.items() if page.startswith(tuple(wanted)) for line in lines]
+    problems += asked or [line for lines in unfit.values() for line in lines]
     if problems:
         raise EditionError("\n".join(dict.fromkeys(problems)))
     return Edition(folder, base, file.description or "", file.needs.model_dump(), pages, tuple(sorted(overrides)))

@@ -25,12 +25,12 @@ NO_PAGES = ("cat_book", "params")  # folders of book/ that are no part of the si
 LARGE_PAGE = 150 * 1024  # bytes of HTML without pictures
 
 
-def clean_notebook(notebook, note=None):
+def clean_notebook(notebook, note=None, run=False):
     """A notebook as the build wants it, as bytes.
 
     Without widget state and outputs of cells tagged `remove-output`, with the cell of injected parameters
-    folded, and with `note` (one line) as a remark below the title. A page with a note has not been run: the numbers
-    that its prose quotes are replaced by a dash.
+    folded, and with `note` (one line) as a remark below the title. A page with a note has not been run, unless `run`
+    says so: the numbers that its prose quotes are replaced by a dash.
     """
     metadata = notebook.get("metadata", {})
     for key in ("widgets", "papermill"):
@@ -43,7 +43,7 @@ def clean_notebook(notebook, note=None):
         if "injected-parameters" in tags(cell) and "hide-input" not in tags(cell):
             cell["metadata"]["tags"] = [*tags(cell), "hide-input"]
             cell["metadata"]["mystnb"] = {"code_prompt_show": "Values of this edition"}
-        if note and cell["cell_type"] == "markdown":
+        if note and not run and cell["cell_type"] == "markdown":
             cell["source"] = GLUED.sub("—", cell["source"])
     if note:
         remark = {"cell_type": "markdown", "metadata": {}, "source": f":::{{note}}\n{note}\n:::"}
@@ -70,11 +70,12 @@ def without_missing_results(text, run):
     return GLUED_FROM.sub(lambda match: match[0] if match[1] in run else "—", text)
 
 
-def overlay(root, copies, notes):
+def overlay(root, copies, notes, borrowed=()):
     """Relative path -> bytes of everything the build reads.
 
     That is book/ without its code and parameters, with executed `copies` (page -> path) in place of sources and `notes`
-    (page -> line) added; in Markdown pages, results of notebooks without a copy give way to a dash or a line.
+    (page -> line) added, and those of `borrowed` (likewise) to pages that were run elsewhere; in Markdown, results of
+    notebooks without a copy give way to a dash or a line.
     """
     book = root / "book"
     files = {}
@@ -86,7 +87,9 @@ def overlay(root, copies, notes):
             continue
         if path in pages:
             source = copies.get(path.stem, path)
-            files[relative.as_posix()] = clean_notebook(read_notebook(source), notes.get(path.stem))
+            elsewhere = path.stem in borrowed
+            note = borrowed[path.stem] if elsewhere else notes.get(path.stem)
+            files[relative.as_posix()] = clean_notebook(read_notebook(source), note, elsewhere)
         elif path.suffix == ".md":
             text = without_missing_results(path.read_text(encoding="utf-8"), set(copies))
             files[relative.as_posix()] = text.encode()

@@ -14,12 +14,13 @@ own kernel whose working directory is the project's root, so that relative paths
 
 import argparse
 import contextlib
+import json
 import sys
 import time
 from pathlib import Path
 
 from cat_book.build import overlay
-from cat_book.build.driver import locked, minutes, run
+from cat_book.build.driver import choose_pages, locked, minutes, run
 from cat_book.build.editions import ARTIFACTS, EditionError, edition_names, load_edition
 from cat_book.build.fingerprints import page_digest, shared_digests
 from cat_book.build.manifest import has_run, page_state, read_manifest
@@ -40,13 +41,21 @@ def stored_edition(root, name):
 
 
 def build(root, edition, given):
-    """Build the HTML of an edition that has been run, as the command line `given` wants it."""
+    """Build the HTML of an edition that has been run, as the command line `given` wants it.
+
+    Pages that a variant has not run are those of its edition, and say so; without such a run they have no results.
+    """
     folder = Path(given.out).resolve() if given.out else root / "_build"
     manifest, shared = read_manifest(root, edition.name), shared_digests(root)
-    copies, notes, missing, stale = {}, {}, [], []
+    copies, notes, borrowed, missing, stale = {}, {}, {}, [], []
+    base = edition.base if edition.name != edition.base else None
+    runs_of_base = read_manifest(root, base) if base else None
     for name, page in edition.pages.items():
         if page.left_out:
             notes[name] = f"Edition `{edition.name}` does not run this page: {page.left_out}."
+        elif base and not has_run(root, edition.name, manifest, name) and has_run(root, base, runs_of_base, name):
+            copies[name] = root / RUNS / base / f"{name}.ipynb"
+            borrowed[name] = f"Variant `{edition.name}` has not run this page: shown is that of edition `{base}`."
         elif not has_run(root, edition.name, manifest, name):
             missing.append(name)
             notes[name] = f"This page has not been run in edition `{edition.name}`: its results are missing."
@@ -54,22 +63,40 @@ def build(root, edition, given):
             copies[name] = root / RUNS / edition.name / f"{name}.ipynb"
             if page_state(root, edition.name, manifest, name, page_digest(root, page, shared)) != "up to date":
                 stale.append(name)
-    if missing and not given.allow_missing:
+    if missing and not (given.allow_missing or (base and manifest["pages"])):
         raise EditionError(
             f"not run in edition '{edition.name}': {', '.join(missing)}; run them with "
             f"`python -m cat_core.runs run --edition {edition.base}`, or build with --allow-missing"
         )
     if stale and given.strict:
         raise EditionError(f"out of date in edition '{edition.name}': {', '.join(stale)}; run them again first")
+    if borrowed:
+        print(f"From edition '{base}', as the variant has not run them: {', '.join(borrowed)}", flush=True)
+    if missing and base:
+        print(f"Without results, as neither has run them: {', '.join(missing)}", flush=True)
     if stale:
         print(f"warning: built from runs that are out of date: {', '.join(stale)}", flush=True)
     with locked(folder / "build.lock", f"{folder}"):
         started = time.monotonic()
-        index, built = overlay.build(root, folder, overlay.overlay(root, copies, notes), force=given.force)
+        index, built = overlay.build(root, folder, overlay.overlay(root, copies, notes, borrowed), force=given.force)
     for name, size in overlay.large_pages(root, index.parent) if built else ():
         print(f"note: {name} has {size // 1024} KB of HTML besides its pictures", flush=True)
     status = f"built in {minutes(time.monotonic() - started)}" if built else "unchanged"
     print(f"HTML of edition '{edition.name}' {status}: {index}", flush=True)
+
+
+def say_guards(root, edition, pages):
+    """Print which pages of an edition have guards: what keeps the results that they left from saying anything."""
+    for page in pages:
+        path = root / RUNS / edition.name / "metrics" / f"{page.name}.json"
+        try:
+            guards = json.loads(path.read_text(encoding="utf-8"))["metrics"].get("guards") or []
+            loud, soft = ("; ".join(g["name"] for g in guards if g["forbids"] is kind) for kind in (True, False))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # the page leaves no numbers
+        said = [f"no verdict: {loud}"] * bool(loud) + [f"read with care: {soft}"] * bool(soft)
+        if said:
+            print(f"Guards of {page.name}: {'. '.join(said)}", flush=True)
 
 
 def show(root, names):
@@ -176,8 +203,11 @@ def main(arguments=None):
         elif given.command == "build":
             build(root, stored_edition(root, given.edition), given)
         else:
-            edition = load_edition(root, given.edition, given.parameters, given.name)
+            edition = load_edition(root, given.edition, given.parameters, given.name, given.page)
             failed = run(root, edition, given.page, given.jobs, given.force)
+            say_guards(root, edition, choose_pages(edition, given.page))
+            if given.command == "run" and not failed:
+                print(f"To see it: python -m cat_core.runs build --edition {edition.name}", flush=True)
             if given.command == "book" and failed:
                 print("The book was not built, because pages failed.", flush=True)
             elif given.command == "book":

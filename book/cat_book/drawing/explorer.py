@@ -38,7 +38,8 @@ class Series:
     line that has no threshold, such as the oracle. Points inside a group of tied confidences share their tau;
     only the last of them can be had, so `threshold_explorer` shows only that one.
     quality [m]: in the unit of the metric (accuracy in [0, 1], BLEU in 0..100).
-    flops [m]: mean FLOPs per query of the whole cascade. Raises ValueError in one line on anything else.
+    flops [m]: mean FLOPs per query of the whole cascade; None where unknown, then there is no slider. Raises ValueError
+    in one line on anything else.
     """
 
     method: str
@@ -46,7 +47,7 @@ class Series:
     deferral_rate: np.ndarray
     threshold: np.ndarray | None
     quality: np.ndarray
-    flops: np.ndarray
+    flops: np.ndarray | None
 
     def __post_init__(self) -> None:
         if not isinstance(self.method, str) or not self.method or not isinstance(self.rule, str):
@@ -55,7 +56,7 @@ class Series:
         rows = {
             field: markup.number_row(f"{who}: {field}", value, infinite=field == "threshold")
             for field in ("deferral_rate", "threshold", "quality", "flops")
-            if (value := getattr(self, field)) is not None or field != "threshold"
+            if (value := getattr(self, field)) is not None or field not in ("threshold", "flops")
         }
         sizes = {field: row.size for field, row in rows.items()}
         if len(set(sizes.values())) > 1:
@@ -69,7 +70,7 @@ class Series:
             raise ValueError(f"{who}: deferral_rate runs from {rate[0]:g} to {rate[-1]:g}, expected from 0 to 1")
         if self.threshold is not None and (self.threshold[1:] < self.threshold[:-1]).any():
             raise ValueError(f"{who}: threshold falls while the deferral rate rises; defer iff confidence <= tau")
-        if (self.flops < 0).any():
+        if self.flops is not None and (self.flops < 0).any():
             raise ValueError(f"{who}: flops holds a negative number")
 
     def operating_points(self) -> np.ndarray:
@@ -311,6 +312,8 @@ def _arrange(series: Sequence[Series]) -> tuple[list[str], list[str], dict[tuple
     for one in series:
         if not isinstance(one, Series):
             raise TypeError(f"series holds a {type(one).__name__}, expected explorer.Series")
+        if one.flops is None:
+            raise ValueError(f"series {one.method!r} has no FLOPs, which the slider shows")
         if one.threshold is None:
             raise ValueError(f"series {one.method!r} has no thresholds; lines without them go into references=")
         if (one.method, one.rule) in table:
@@ -343,3 +346,5 @@ def _check(name, large_flops, grid, start, x_axis, quality_scale, decimals, refe
     for line in references:
         if not isinstance(line, Series):
             raise TypeError(f"references holds a {type(line).__name__}, expected explorer.Series")
+        if line.flops is None:
+            raise ValueError(f"reference {line.method!r} has no FLOPs, which the slider shows")

@@ -23,6 +23,10 @@ DEVICES = ("cpu", "cuda")
 RESULT_PARTS = {"loss": ("rows",), "teacher": ("rows",), "runner": ("cascade", "early_exit", "batch", "memory")}
 """The benchmarks, and the lists of rows in their files."""
 MIB = 2**20
+RIVAL = (
+    "Plain: the formula as one would write it without this library, two F.linear, argmax for the mask, log_softmax, "
+    "gather, a product with L's softmax, and autograd for the rest. "
+)
 
 
 def results(benchmark: str, root: Path | None = None) -> dict[str, dict]:
@@ -85,34 +89,36 @@ def _size(row: Mapping) -> str:
     return f", V = {row['vocabulary']:,}"
 
 
-def loss_rows(runs: Mapping[str, Mapping]) -> list[tuple[str, int, dict[float, dict]]]:
-    """(device, V, {rho: the row of the fused loss}) for every size that was measured."""
+def loss_rows(runs: Mapping[str, Mapping]) -> list[tuple[str, int, int, dict[float, dict]]]:
+    """(device, V, N, {rho: the row of the fused loss}) for every size that was measured."""
     rows = []
     for device, run in runs.items():
-        for vocabulary in dict.fromkeys(row["vocabulary"] for row in run["rows"]):
-            ours = {r["rho"]: r for r in run["rows"] if r["vocabulary"] == vocabulary and r["way"] == "fused"}
-            rows.append((device, vocabulary, ours))
+        for size in dict.fromkeys((row["vocabulary"], row["tokens"]) for row in run["rows"]):
+            ours = [r for r in run["rows"] if (r["vocabulary"], r["tokens"]) == size and r["way"] == "fused"]
+            rows.append((device, *size, {row["rho"]: row for row in ours}))
     return rows
 
 
 def loss_table(runs: Mapping[str, Mapping]) -> Table:
     """The fused loss against the plain way: times as fast by rho, memory, and its distance from the floor."""
-    title = "The fused loss against plain autograd on all logits"
+    title = "The fused loss against plain PyTorch on all logits"
     if not runs:
         return _nothing("loss", title)
     rhos = sorted({row["rho"] for run in runs.values() for row in run["rows"]}, reverse=True)
     rows = []
-    for device, vocabulary, ours in loss_rows(runs):
+    for device, vocabulary, tokens, ours in loss_rows(runs):
         memory, floor = ([f"{100 * ours[rho][key]:.0f} %" for rho in rhos if rho in ours]
                          for key in ("memory_share", "floor_share"))  # fmt: skip
         speed = [f"{ours[rho]['speedup']:.2f}" if rho in ours else "" for rho in rhos]
-        rows.append((f"{device.upper()}, V = {vocabulary:,}", *speed, " / ".join(memory), " / ".join(floor)))
+        size = f"{device.upper()}, V = {vocabulary:,}, N = {tokens:,}"
+        rows.append((size, *speed, " / ".join(memory), " / ".join(floor)))
     by_rho = " / ".join(f"{rho:g}" for rho in rhos)
-    columns = ("Device, V", *(f"times as fast, ρ = {rho:g}" for rho in rhos), f"memory, ρ = {by_rho}",
+    columns = ("Device, V, tokens N", *(f"times as fast, ρ = {rho:g}" for rho in rhos), f"memory, ρ = {by_rho}",
                f"matrix products of its time, ρ = {by_rho}")  # fmt: skip
     note = (
         "ρ: share of kept tokens. Times as fast and memory (of the plain way's): medians over repeats in one run. "
-        "Matrix products: the time of those that no exact way can do without, over ours. " + setting(runs, "loss")
+        "Matrix products: the time of those that no exact way can do without, over ours. "
+        f"{RIVAL}{setting(runs, 'loss')}"
     )
     return Table(columns, rows, title, note)
 
@@ -120,38 +126,38 @@ def loss_table(runs: Mapping[str, Mapping]) -> Table:
 def rivals_table(runs: Mapping[str, Mapping]) -> Table:
     """All ways at rho = 1: time and memory against the plain way of the same gradient."""
     cells = {
-        "Way": lambda row: f"{_size(row)}: {row['way']}",
+        "Way": lambda row: f"{_size(row)}, N = {row['tokens']:,}: {row['way']}",
         "times as fast as the plain one": lambda row: f"{row['speedup']:.2f}",
         "MiB": lambda row: f"{row['memory'] / MIB:,.0f}",
         "matrix products of its time": lambda row: f"{100 * row['floor_share']:.0f} %",
     }
     kept = {device: {**run, "rows": [row for row in run["rows"] if row["rho"] == 1]} for device, run in runs.items()}
-    note = "Ways marked Xent learn from the labels alone and are compared with their like. "
+    note = RIVAL + "Ways marked Xent learn from the labels alone and are compared with their like. "
     return _table(kept, "loss", "rows", "Other ways to the same gradient, every token kept", cells, note)
 
 
 def loss_figure(runs: Mapping[str, Mapping], number: str = "") -> figures.Shown | Table:
-    """Time of the plain way, of ours and of the bare matrix products, by rho, one panel a vocabulary."""
+    """Time of the plain way, of ours and of the bare matrix products, by rho, a panel a vocabulary, at most tokens."""
     if not runs:
         return _nothing("loss", "Time by keep-rate")
-    rows = loss_rows(runs)
+    rows = list({row[:2]: row for row in sorted(loss_rows(runs), key=lambda row: row[:3])}.values())
     with matplotlib.rc_context(figures.LOOK):
         fig = Figure(figsize=(figures.WIDTH, 1.1 + 1.7 * len(rows)), layout="constrained")
         axes = np.atleast_1d(fig.subplots(len(rows), 1, sharex=True))
-        for ax, (device, vocabulary, ours) in zip(axes, rows):
+        for ax, (device, vocabulary, tokens, ours) in zip(axes, rows):
             rhos = sorted(ours)
             share = [1 / ours[rho]["speedup"] for rho in rhos]
             floor = [ours[rho]["floor_share"] / ours[rho]["speedup"] for rho in rhos]
-            ax.axhline(1.0, color="#1a1a1a", linewidth=1.2, label="plain autograd")
+            ax.axhline(1.0, color="#1a1a1a", linewidth=1.2, label="plain PyTorch")
             ax.plot(rhos, share, "o-", color="#0072B2", label="fused")
             ax.plot(rhos, floor, "s--", color="#8a8f98", label="matrix products alone")
-            ax.set(ylim=(0, 1.1), title=f"{device.upper()}, V = {vocabulary:,}", ylabel="time / plain")
+            ax.set(ylim=(0, 1.1), title=f"{device.upper()}, V = {vocabulary:,}, N = {tokens:,}", ylabel="time / plain")
         figures.legend(fig, axes)
         axes[-1].set(xlabel="Keep-rate ρ", xlim=(0.25, 1.05))
     notes = [
-        f"{device.upper()}, V = {vocabulary:,}: fused takes "
+        f"{device.upper()}, V = {vocabulary:,}, N = {tokens:,}: fused takes "
         + ", ".join(f"{1 / ours[rho]['speedup']:.0%} at rho {rho:g}" for rho in sorted(ours))
-        for device, vocabulary, ours in rows
+        for device, vocabulary, tokens, ours in rows
     ]
     text = f"{number}: time of a forward and backward pass, as a share of the plain way's. {setting(runs, 'loss')}"
     return figures.show(fig, f"Time of the fused loss by keep-rate. {'; '.join(notes)}.", text.removeprefix(": "))
@@ -235,12 +241,13 @@ def early_exit_table(runs: Mapping[str, Mapping]) -> Table:
 def markdown(runs: Mapping[str, Mapping]) -> str:
     """The ratios of the fused loss, and on what they were measured, for README.md."""
     rhos = sorted({row["rho"] for run in runs.values() for row in run["rows"]}, reverse=True)
-    heads = ["device, vocabulary", *(f"ρ = {rho:g}" for rho in rhos), "memory, ρ = 1", "distance from the floor, ρ = 1"]
+    heads = ["device, vocabulary, tokens", *(f"ρ = {rho:g}" for rho in rhos)]
+    heads += ["memory, ρ = 1", "distance from the floor, ρ = 1"]
     lines = ["| " + " | ".join(heads) + " |", "|---" + "|--:" * (len(heads) - 1) + "|"]
-    for device, vocabulary, ours in loss_rows(runs):
+    for device, vocabulary, tokens, ours in loss_rows(runs):
         speed = [f"{ours[rho]['speedup']:.2f}x" for rho in rhos]
         last = [f"1/{1 / ours[1.0]['memory_share']:.0f}", f"{1 / ours[1.0]['floor_share']:.2f}x"]
-        lines.append("| " + " | ".join([f"{device.upper()}, {vocabulary:,}", *speed, *last]) + " |")
+        lines.append("| " + " | ".join([f"{device.upper()}, {vocabulary:,}, {tokens:,}", *speed, *last]) + " |")
     return "\n".join([*lines, "", setting(runs, "loss")])
 
 
@@ -252,7 +259,7 @@ def words(loss: Mapping, teacher: Mapping, runner: Mapping) -> dict[str, str]:
         speed, memory = [r["speedup"] for r in ours], [r["memory_share"] for r in ours]
         texts["loss_text"] = (
             f"Over these sizes the fused loss is {min(speed):.2f} to {max(speed):.2f} times as fast as plain "
-            f"autograd, and takes {100 * min(memory):.0f} to {100 * max(memory):.0f} % of its memory."
+            f"PyTorch, and takes {100 * min(memory):.0f} to {100 * max(memory):.0f} % of its memory."
         )
     if cached := [r for run in teacher.values() for r in run["rows"] if r["bytes_per_token"] is not None]:
         speed, pays = [r["speedup"] for r in cached], [r["epochs_to_pay"] for r in cached if r["epochs_to_pay"]]

@@ -4,13 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from cat_book.drawing.banner import Banner
 from cat_book.drawing.tables import Table
+from cat_book.pages.results import Results
 from cat_core.analysis import claims
 from cat_core.analysis.claims import ClaimRow, caveat_mark, caveat_note
-from cat_core.analysis.comparison import METRIC_LABELS
+from cat_core.analysis.comparison import METRIC_LABELS, Comparison
 from cat_core.analysis.metrics import CellMetrics
 from cat_core.analysis.quantities import Unit, show_number
 from cat_core.analysis.verdicts import CLAIMS, VERDICT_RULES, Entry, Verdict, by_claim, verdict_of
+from cat_core.tasks.example import BUILT_IN
+from cat_core.tasks.registry import task_names
+
+SUPERGLUE = ("mini-superglue", "boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc")
+
+
+def claim_on(results: Results, claim: str, of: str) -> tuple[str, list[Banner]]:
+    """(`claim`, nothing) if the results' data are such as a page's claim is about, else ("", what is to be said).
+
+    A recorded cell says what it was made for. Own files never are; of a page on SuperGLUE only its tasks are; else the
+    built-in suites and those of the registry. of: what the page is about, in words.
+    """
+    if results.cell is not None:
+        name, fits = results.cell.place, results.cell.claim == claim
+    else:
+        name, known = results.suite.name, SUPERGLUE if claim == "C1" else (*BUILT_IN, *task_names())
+        fits = all(part.partition("@")[0].strip() in known for part in results.experiment.suite.split("+"))
+    if fits:
+        return claim, []
+    text = (
+        f"The text of this page speaks of {of}; all numbers of this run are of {name}. No claim of the paper is about "
+        "these data: the verdicts are on this run alone, and no recorded cell stands beside them"
+    )
+    return "", [Banner("Other data than this page was written for.", [(name, f"{text}.")])]
+
+
+def title(of: str, claim: str, c: Comparison) -> str:
+    """Of the table of claims: what a page is about, or the data where no claim is about these."""
+    name = str(c.frame["suite"].iloc[0])
+    what = "this run; no claim of the paper is about these data"
+    return f"{of}: direction claimed, this run, reference" if claim else f"{name}: {what}"
 
 
 def claims_table(rows: Sequence[ClaimRow], caption: str, reference: Sequence[CellMetrics] | None = None) -> Table:

@@ -22,9 +22,9 @@ from cat_core.studies.cell_metrics import majority, of_tasks
 
 
 def by_metric(c: Comparison) -> tuple[Comparison | None, Comparison | None]:
-    """The comparison on the tasks scored by accuracy and on those scored by exact match; None where there are none."""
+    """The comparison on the tasks scored by accuracy and on the others; None where there are none."""
     metric = dict(zip(c.frame["task"], c.frame["metric"]))
-    chosen, written = ([t for t in c.tasks if metric[t] == m] for m in ("accuracy", "exact_match"))
+    chosen, written = ([t for t in c.tasks if (metric[t] == "accuracy") == yes] for yes in (True, False))
     return tuple(of_tasks(c, tasks) if tasks else None for tasks in (chosen, written))
 
 

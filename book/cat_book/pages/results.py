@@ -16,7 +16,9 @@ from cat_book.drawing import figures
 from cat_book.drawing.tables import Table
 from cat_core.analysis.claims import ClaimRow
 from cat_core.analysis.comparison import Comparison
+from cat_core.analysis.guards import Guard, blind, guards
 from cat_core.curves import Ledger, ledger
+from cat_core.studies.cell_metrics import deciding
 from cat_core.studies.costs import training_examples
 from cat_core.studies.record import experiment_of
 from cat_core.studies.study import Cell, open_cell
@@ -108,18 +110,29 @@ class Results:
     @cached_property
     def frame(self):
         """The outcome table (pandas); what is not trained is trained first, and says how far it is."""
-        return self.cell.outcomes() if self.cell else self.experiment.outcomes(self.edition, print)
+        if self.cell:
+            return self.cell.outcomes()
+        return self.experiment.outcomes(self.edition, print)
 
-    def comparison(self, methods: Sequence[str], resamples: int) -> Comparison:
-        """Of those of `methods` that there are; a recorded cell has its intervals already."""
+    def comparison(self, methods: Sequence[str], resamples: int, decisive: bool = False) -> Comparison:
+        """Of those of `methods` that there are; a recorded cell has its intervals already.
+
+        decisive: of a recorded cell only the tasks that its claim is decided by, of which all intervals are recorded.
+        """
         chosen = tuple(m for m in methods if m in self.experiment.methods)
         drawn = self.cell.kept() if self.cell else {"resamples": resamples}
-        return Comparison(self.frame, self.experiment.large_seed, methods=chosen, **drawn)
+        c = Comparison(self.frame, self.experiment.large_seed, methods=chosen, **drawn)
+        return deciding(self.cell, c) if decisive and self.cell else c
 
     def logs(self, methods: Sequence[str]) -> dict[tuple[str, int], list[dict]]:
         """Training logs of S by (method, seed)."""
         logs = self.cell.logs() if self.cell else self.experiment.logs()
         return {key: log for key, log in logs.items() if key[0] in methods}
+
+    def guards(self, c: Comparison) -> tuple[Guard, ...]:
+        """What keeps a comparison of these results from saying anything."""
+        guessing = blind(self.suite) if self.suite else None
+        return guards(c, self.logs(c.methods), self.experiment.normalize, guessing)
 
     def token_ledger(self, method: str) -> Ledger:
         """The 2x2 ledger over held-out target tokens (teacher forcing), summed over the seeds of S."""

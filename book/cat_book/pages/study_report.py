@@ -51,6 +51,8 @@ def recorded(studies: str | Iterable[str], claim: str = "", root: Path | None = 
                 ready = cell.record is not None and cell.metrics_path.is_file()
                 cells += [cell] * ready
                 lacking += [f"{study}/{cell.name}"] * (not ready)
+    if not studies:
+        return Recorded((), "No recorded cell is of these data.")
     what = f"Recorded cells of {', '.join(studies)}" + (f" for {claim}" if claim else "")
     rest = f"not recorded yet: {', '.join(lacking)}" if lacking else "none is missing"
     return Recorded(tuple(cells), f"{what}: {len(cells)}; {rest}.")

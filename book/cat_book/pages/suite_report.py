@@ -7,6 +7,7 @@ that the pages on SuperGLUE and on translation say the same things in the same w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from cat_book.pages.pieces import note_on, pair_name
 from cat_book.pages.results import Provenance
 from cat_core.analysis.claims import ClaimRow, caveat_mark, caveat_note
 from cat_core.analysis.comparison import METRIC_LABELS, Comparison
+from cat_core.analysis.guards import answers
 from cat_core.analysis.metrics import CellMetrics, SuiteMetrics
 from cat_core.analysis.operating_points import BUDGETS, calibrated, headroom, iso_quality, quality_at_budgets
 from cat_core.analysis.quantities import PERCENT, PLAIN, Undefined, Unit, show_number
@@ -43,12 +45,34 @@ def alone_table(c: Comparison) -> Table:
     parts = {task: c.of_task(task) for task in c.tasks} if len(c.tasks) > 1 else {}
     rows = []
     for label, part in (*parts.items(), ("all", c)):
-        alone = (show_number(x, quality_unit(c)) for x in (*map(part.alone, c.methods), part.large_alone()))
+        alone = (_alone(x, quality_unit(c)) for x in (*map(part.alone, c.methods), part.large_alone()))
         rows.append((label, part.n, *alone))
     columns = ("Task", "n", *(f"S, {name(m)}" for m in c.methods), "L")
+    spoilt, said = _spoilt(c)
     signature = c.curve(c.methods[0]).signature
-    note = f"{intervals(c)} sacrebleu's signature: {signature}" if signature else intervals(c)
+    note = (f"{intervals(c)} sacrebleu's signature: {signature}" if signature else intervals(c)) + said
+    rows += spoilt
     return Table(columns, rows, f"Each model on its own: {measured_in(c)}, test items", note)
+
+
+def _alone(x, unit: Unit) -> str:
+    """A quality with its interval, but for one without width: there all items agree, which is no certainty."""
+    return f"{show_number(x.estimate, unit)} (no interval)" if x.low == x.high else show_number(x, unit)
+
+
+def _spoilt(c: Comparison) -> tuple[list[tuple], str]:
+    """How many test answers of each model are empty, and how many were cut off, as rows; or that none is, in words."""
+    counted, rows, none = answers(c), [], []
+    for column, words in (("empty", "empty answers"), ("truncated", "answers cut off")):
+        counts = [row[column] for _, _, row in counted]
+        if None in counts:
+            none.append(f"{words}: not known, as texts were not kept")
+        elif any(counts):
+            shares = (f"{k:,} of {n:,}" for k, (_, n, _) in zip(counts, counted))
+            rows.append((words, c.n, *shares))
+        else:
+            none.append(f"{words}: none")
+    return rows, f" {'; '.join(none).capitalize()}." if none else ""
 
 
 def areas_table(m: SuiteMetrics, basis: str = "") -> Table:
@@ -130,8 +154,8 @@ WORDS = label("chow_average")
 def _references(c: Comparison, method: str) -> list[explorer.Series]:
     """The oracle and random deferral between S of `method` and L; FLOPs follow the mean cost of deferral."""
     curve, ideal, cost = c.curve(method), c.oracle(method), c.cost(method)
-    straight = np.linspace(cost[0], cost[-1], len(cost))
-    line = np.linspace(curve.quality[0], curve.quality[-1], len(cost))
+    straight = None if isinstance(cost, Undefined) else np.linspace(cost[0], cost[-1], len(cost))
+    line = np.linspace(curve.quality[0], curve.quality[-1], len(curve.quality))
     return [
         explorer.Series("oracle", "", ideal.deferral_rate, None, ideal.quality, straight),
         explorer.Series("random-deferral", "", curve.deferral_rate, None, line, straight),
@@ -139,19 +163,26 @@ def _references(c: Comparison, method: str) -> list[explorer.Series]:
 
 
 def _series(c: Comparison, method: str, rule: str = "chow_average") -> explorer.Series:
-    curve = c.curve(method, rule)
-    return explorer.Series(method, rule, curve.deferral_rate, curve.threshold, curve.quality, c.cost(method, rule))
+    curve, cost = c.curve(method, rule), c.cost(method, rule)
+    cost = None if isinstance(cost, Undefined) else cost
+    return explorer.Series(method, rule, curve.deferral_rate, curve.threshold, curve.quality, cost)
 
 
 def quality_figure(c: Comparison, origin: Provenance, number: str, axis: str = "flops"):
-    """Quality against FLOPs (or the deferral rate) for every method, with oracle and random deferral of the first."""
-    lines = []
+    """Quality against FLOPs (or the deferral rate) for every method, with oracle and random deferral of the first.
+
+    Against the deferral rate, too, where costs are unknown."""
+    lines, axis = [], "deferral_rate" if c.unknown_costs else axis
     for line in (*(_series(c, m) for m in c.methods), *_references(c, c.methods[0])):
         x = line.flops if axis == "flops" else line.deferral_rate
         at = (np.interp(GRID, line.deferral_rate, v) for v in (x, line.quality))
         lines.append(figures.Curve(line.method, *at))
     fig = figures.quality_flops_figure(
-        lines, axis=axis, large_flops=c.large_flops, quality_label=measured_in(c), quality_scale=c.scale
+        lines,
+        axis=axis,
+        large_flops=None if c.unknown_costs else c.large_flops,
+        quality_label=measured_in(c),
+        quality_scale=c.scale,
     )
     against = "mean FLOPs per query" if axis == "flops" else "deferral rate"
     alt = figures.alt_text("Line chart", lines, x_label=against, y_label=measured_in(c), y_scale=c.scale)
@@ -189,8 +220,10 @@ def slider(c: Comparison, page: str, start: float = 0.3, grid: int = 41) -> str:
 
     With several seeds a row is the mean over the seeds at an equal deferral rate, and its threshold their
     median (the lower one of two): each seed has its own threshold for that rate. start: first position, a
-    deferral rate; grid: number of positions.
+    deferral rate; grid: number of positions. Where costs are unknown there is a line that says so, and no slider.
     """
+    if (why := c.unknown_costs) is not None:
+        return f"<p>No slider: {escape(why.reason)}.</p>"
     seeds = "" if len(c.seeds) == 1 else f", mean of {len(c.seeds)} seeds (threshold: their median)"
     return explorer.threshold_explorer(
         [_series(c, m, rule) for rule in c.rules for m in c.methods],
@@ -205,11 +238,12 @@ def headline(c: Comparison, claims: Sequence[ClaimRow]) -> dict[str, float | str
 
     The first method stands for S; the first claim is the primary one.
     """
-    first = c.methods[0]
+    first, why = c.methods[0], c.unknown_costs
     small, large = (c.scale * q.estimate for q in (c.alone(first), c.large_alone()))
     return {
         "n_test": float(c.n), "n_seeds": float(len(c.seeds)), "n_tasks": float(len(c.tasks)),
         "small_method": name(first), "small_alone": small, "large_alone": large, "gap": large - small,
-        "cost_ratio": c.large_flops / float(c.cost(first)[0]), "metric": c.label, "primary": claims[0].sentence,
+        "cost_ratio": show_number(why) if why else c.large_flops / float(c.cost(first)[0]),
+        "metric": c.label, "primary": claims[0].sentence,
         "control": next((r.sentence for r in claims if r.measure.endswith(name("random-dist"))), "not run"),
     }  # fmt: skip

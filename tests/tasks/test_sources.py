@@ -1,0 +1,175 @@
+"""Rows of data: parts of a split, limits of what a file may unfold into, fields of examples with several answers."""
+
+import gzip
+import json
+import time
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+import yaml
+
+from cat_core.tasks import sources
+from cat_core.tasks.sources import hub_rows, json_lines, read_examples
+from cat_core.tasks.suite import load_suite
+
+
+def parts(folder, count, split="train", total=None, ending=".parquet", suffix=""):
+    """A split of ten rows a part, its first row 0."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        rows = [{"text": f"row {i}", "label": i % 2} for i in range(10 * number, 10 * number + 10)]
+        path = folder / f"{split}-{number:05d}-of-{total or count:05d}{suffix}{ending}"
+        if ending == ".parquet":
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        else:
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize("place", [".", "data"])
+@pytest.mark.parametrize("config", ["", "small"])
+@pytest.mark.parametrize(("ending", "suffix"), [(".parquet", ""), (".jsonl", ""), (".parquet", "-a09b74b3ef9c3b56")])
+def test_parts_of_a_split_in_order(tmp_path, place, config, ending, suffix):
+    parts(tmp_path / "own/set" / config / place, 12, ending=ending, suffix=suffix)
+    parts(tmp_path / "own/set" / config / place, 1, split="train-extra")
+    rows = hub_rows("own/set", config, "train", data_root=tmp_path)
+    assert [row["text"] for row in rows] == [f"row {i}" for i in range(120)]
+
+
+def test_an_incomplete_or_doubled_set_of_parts_is_refused(tmp_path):
+    folder = tmp_path / "own/set/data"
+    parts(folder, 2, total=3)
+    with pytest.raises(
+        ValueError, match="data: split 'train' should have the parts 0 to 2 .* there are 'train-00000-of-00003"
+    ):
+        hub_rows("own/set", "", "train", data_root=tmp_path)
+    parts(folder, 2)
+    with pytest.raises(ValueError, match="of one set, each once; there are 'train-00000-of-00002"):
+        hub_rows("own/set", "", "train", data_root=tmp_path)
+    for path in folder.iterdir():
+        path.unlink()
+    parts(folder, 2)
+    parts(folder, 2, suffix="-b")
+    with pytest.raises(ValueError, match="the parts 0 to 1 of one set, each once"):
+        hub_rows("own/set", "", "train", data_root=tmp_path)
+    with pytest.raises(
+        FileNotFoundError, match="test: no file .*test-00000-of-00001.* the folder has .*train-00000-of-00002"
+    ):
+        hub_rows("own/set", "", "test", data_root=tmp_path)
+
+
+def test_a_whole_file_comes_before_parts(tmp_path):
+    parts(tmp_path / "own/set", 2)
+    (tmp_path / "own/set/train.jsonl").write_text('{"text": "whole"}\n')
+    assert hub_rows("own/set", "", "train", data_root=tmp_path) == [{"text": "whole"}]
+
+
+# ---------------------------------------------------------------- limits
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (bytes(2**24 + 2), "line 1: longer than 16,777,216 bytes"),
+        (b"\n" * 2**24, r"line \d+: unpacks to more than 100 times its size"),
+        (b'{"prompt": "a", "target": "b"}\n' * 2**19, r"line \d+: unpacks to more than 100 times its size"),
+    ],
+    ids=["one line", "blank lines", "rows"],
+)
+def test_a_small_file_that_unpacks_to_a_large_one_is_refused_at_once(tmp_path, content, message):
+    path = tmp_path / "bomb.jsonl.gz"
+    path.write_bytes(gzip.compress(content, 9))
+    began = time.process_time()
+    with pytest.raises(ValueError, match=message) as caught:
+        for _ in json_lines(path):
+            pass
+    assert "\n" not in str(caught.value) and time.process_time() - began < 15
+
+
+def test_rows_that_repeat_within_reason_are_read(tmp_path):
+    path = tmp_path / "rows.jsonl.gz"
+    text = "".join(json.dumps({"prompt": f"{i} {i * 7919 % 1000003}", "target": "yes"}) + "\n" for i in range(150_000))
+    path.write_bytes(gzip.compress(text.encode()))
+    assert len(text) > sources.FREE and sum(1 for _ in json_lines(path)) == 150_000
+
+
+def test_a_field_given_twice_among_many_is_found_at_once(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("{" + "".join(f'"k{i}": 0, ' for i in range(100_000)) + '"k99999": 1}\n')
+    began = time.process_time()
+    with pytest.raises(ValueError, match="line 1: field 'k99999' is given twice"):
+        list(json_lines(path))
+    assert time.process_time() - began < 5
+
+
+# ---------------------------------------------------------------- what a row may say
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_options_that_are_empty_at_first_and_lists_of_texts_later(tmp_path):
+    """datasets#7222: a reader that takes the type from the first rows finds no texts in them."""
+    free = [{"prompt": f"free {i}", "target": "x", "options": [], "task": "free"} for i in range(500)]
+    chosen = [{"prompt": f"chosen {i}", "target": ("no", "yes")[i % 2], "options": ["no", "yes"], "task": "chosen"}
+              for i in range(100)]  # fmt: skip
+    suite = load_suite(write(tmp_path / "rows.jsonl", free + chosen))
+    assert {(e.task, e.options, e.metric) for e in suite.examples} == {
+        ("free", (), "exact_match"), ("chosen", ("no", "yes"), "accuracy")}  # fmt: skip
+    same = [row | {"task": "one"} for row in free + chosen]
+    with pytest.raises(
+        ValueError, match="item 'line-000501': metric 'accuracy', but task 'one' began with 'exact_match'"
+    ):
+        load_suite(write(tmp_path / "rows.jsonl", same))
+
+
+def test_references_and_tokenizer_of_json_lines(tmp_path):
+    rows = [{"prompt": f"p {i}", "target": "a", "references": ["b", "a"], "metric": "bleu", "tokenize": "zh"}
+            for i in range(20)]  # fmt: skip
+    found = read_examples(write(tmp_path / "rows.jsonl", rows))
+    assert {(e.references, e.tokenize, e.right_answers) for e in found} == {(("b", "a"), "zh", ("a", "b"))}
+    for change, message in (
+        ({"references": "b"}, "line 1, field 'references': must be a list of texts, not 'b'"),
+        ({"references": [""]}, "line 1, field 'references': references: one of them must not be empty"),
+        ({"tokenize": "zn"}, "line 1, field 'tokenize': unknown tokenize 'zn'; known: 13a, intl, zh"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_examples(write(tmp_path / "rows.jsonl", [rows[0] | change, *rows[1:]]))
+
+
+def test_a_target_is_an_option_however_its_accents_are_written(tmp_path):
+    rows = [{"prompt": f"p {i}", "target": ("cafe\u0301", "th\u00e9")[i % 2], "options": ["caf\u00e9", "th\u00e9"]}
+            for i in range(20)]  # fmt: skip
+    assert {e.target for e in read_examples(write(tmp_path / "rows.jsonl", rows))} == {"caf\u00e9", "th\u00e9"}
+
+
+SPEC = {
+    "hub_id": "own/set", "splits": {"train": "train", "test": "test"}, "prompt": "{question}", "licence": "own",
+    "url": "own", "metric": "f1", "references_field": "answers.text",
+}  # fmt: skip
+
+
+def test_references_of_a_task_file(tmp_path):
+    for split in ("train", "test"):
+        rows = [{"question": f"{split} {i}", "answers": {"text": [" one ", "two", "one"]}} for i in range(30)]
+        (tmp_path / "own/set").mkdir(parents=True, exist_ok=True)
+        write(tmp_path / f"own/set/{split}.jsonl", rows)
+
+    def examples(**changes):
+        path = tmp_path / "squad.yaml"
+        path.write_text(yaml.safe_dump(SPEC | changes))
+        return load_suite(path, data_root=tmp_path).examples
+
+    assert {(e.target, e.references, e.metric, e.tokenize) for e in examples()} == {("one", ("two",), "f1", "")}
+    chinese = examples(metric="bleu", tokenize="zh", target="{question}")
+    assert {(e.target, e.references, e.tokenize) for e in chinese[:1]} == {("train 0", ("one", "two"), "zh")}
+    for changes, message in (
+        ({"tokenize": "zh"}, "tokenize is BLEU's: metric 'f1' has none"),
+        ({"tokenize": "zn", "metric": "bleu"}, "'tokenize' is 'zn'; known: 13a, intl, zh"),
+        ({"references_field": "question"}, "field 'question' must be a list of texts, got 'train 0'"),
+        ({"metric": "accuracy", "options": ["a", "b"], "label": "x"}, "metric 'accuracy' needs label, and one of"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            examples(**changes)
