@@ -57,7 +57,8 @@ class TextFormat:
             if not getattr(tokenizer, "chat_template", None):
                 raise ValueError("the tokenizer has no chat template: use template 'plain', or an instruct model")
             self.head = []  # the template has its own
-            after = self._ids(self._turns("x", ())[1], control=True)
+            self._before_answer, after = self._turns("x", ())
+            after = self._ids(after, control=True)
             self.end = next((i for i in after if i in set(tokenizer.all_special_ids)), self.eos)
 
     def check_cut(self, truncate_prompts: bool) -> None:
@@ -141,8 +142,8 @@ class TextFormat:
         texts = self._texts([ids[:-1] if end else ids for ids, end in zip(rows, ended)])
         answers = []
         for text, end in zip(texts, ended):
-            cut = min((place for stop in self.stop if (place := text.find(stop)) >= 0), default=None)
-            answers.append((text[:cut].strip(), end or cut is not None))
+            kept = before_stop(text, self.stop)
+            answers.append((kept.strip(), end or kept != text))
         return answers
 
     def describe(self) -> dict:
@@ -181,7 +182,7 @@ class TextFormat:
     def _place(self, prompt: str, text: str) -> tuple[str, str]:
         """What a target follows, as a short text with the same effect on its tokens, and the blank before it."""
         if self.template == "chat":
-            prompt = self._turns("x", ())[0]
+            prompt = self._before_answer  # the same for every prompt, as far as the answer sees
         bare = prompt.rstrip(" ")
         if self.template != "plain" and bare.endswith(self.controls):
             return "", " " * (bare != prompt)
@@ -249,6 +250,11 @@ def check_text_settings(template: str, stop: Sequence[str]) -> None:
         raise ValueError(f"unknown template {template!r}: choose {', '.join(TEMPLATES)}")
     if isinstance(stop, str) or not all(isinstance(text, str) and text for text in stop):
         raise ValueError(f"stop must be a list of texts, none of them empty, got {stop!r}")
+
+
+def before_stop(text: str, stop: Sequence[str]) -> str:
+    """The text up to the first of the strings that end an answer."""
+    return text[: min((place for string in stop if (place := text.find(string)) >= 0), default=len(text))]
 
 
 def _frame(tokenizer, argument: str) -> tuple[list[int], list[int]]:

@@ -9,6 +9,8 @@ import hashlib
 import json
 from pathlib import Path
 
+from cat_core.files import seal
+
 MARK = b"CATSHA256"
 _TAIL = 8  # bytes at the end of a Parquet file: length of the footer, and b"PAR1"
 
@@ -32,7 +34,7 @@ def check_parquet(content: bytes) -> None:
 
 def seal_json(content: dict) -> dict:
     """`content`, plain JSON, with a key `sha256` over it."""
-    return content | {"sha256": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
+    return content | {"sha256": seal(content)}
 
 
 def read_json(path: Path) -> dict:

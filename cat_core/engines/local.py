@@ -76,7 +76,7 @@ class VllmEngine(Engine):
 
         self.name, self.max_new_tokens, self.prediction, self.options = name, max_new_tokens, prediction, options
         self.text = TextFormat(load_tokenizer(name), template=template, stop=stop, shots=shots)
-        self.stops = Stops.of(self.text.tokenizer, stop, stop_ids | self.text.stop_ids())
+        self.stops = Stops.of(self.text, stop_ids)
         # "vllm": sampling settings of the model's generation_config.json would change greedy answers
         fixed = {"generation_config": "vllm", "trust_remote_code": False}
         self.llm = vllm.LLM(model=name, **(fixed | options))

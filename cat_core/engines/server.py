@@ -107,7 +107,7 @@ class ServerEngine(Engine):
         self.opener = urllib.request.build_opener(_NoRedirect)
         self.echoes: bool | None = None  # whether the server echoes prompts; not known before the first option
         self.tried: set[str] = set()  # what the server was tried at: "generate", "score"
-        self.stops = Stops.of(tokenizer, stop, stop_ids | (self.text.stop_ids() if self.text else frozenset()))
+        self.stops = Stops.of(self.text, stop_ids) if self.text else Stops(frozenset(stop_ids), tuple(stop))
         shown = () if tokenizer is None else ((tokenizer.decode([i]), i) for i in self.stops.ids)
         self.stop_texts = {text: i for text, i in shown if text}  # of servers that give texts of tokens for ids
         self.model, owner = self._served(model)
@@ -123,7 +123,7 @@ class ServerEngine(Engine):
             "model": f"{self.model} at {self.url}",
             "max_new_tokens": self.max_new_tokens,
             "text": "as it is" if self.text is None else self.text.describe(),
-        } | self.stops.describe(None if self.tokenizer is None else self.tokenizer.eos_token_id)
+        } | self.stops.describe(self.text and self.text.eos)
 
     def generate(self, prompts):
         """See `Engine.generate`. Raises EngineError for servers that give no log-probabilities or do not answer

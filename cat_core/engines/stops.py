@@ -8,6 +8,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from cat_core.text import TextFormat, before_stop, check_text_settings
+
 
 @dataclass(frozen=True)
 class Stops:
@@ -20,24 +22,14 @@ class Stops:
     strings: tuple[str, ...] = ()
 
     def __post_init__(self):
-        if isinstance(self.strings, str) or not all(isinstance(text, str) and text for text in self.strings):
-            raise ValueError(f"stop must be a list of texts that are not empty, got {self.strings!r}")
+        check_text_settings("plain", self.strings)
         if not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in self.ids):
             raise ValueError(f"stop_ids must be token ids, whole numbers >= 0, got {sorted(self.ids, key=str)!r}")
 
     @classmethod
-    def of(cls, tokenizer, strings: Sequence[str] = (), ids=frozenset()) -> "Stops":
-        """Those given and, where the tokenizer is known, its EOS; a string that is one of its own tokens is an id, too.
-
-        Such a token, as `<|im_end|>`, has no text in an answer, so that the string alone would never be met.
-        """
-        stops = cls(frozenset(ids), strings if isinstance(strings, str) else tuple(strings))
-        if tokenizer is None:
-            return stops
-        added = tokenizer.get_added_vocab()
-        own = {added[text] for text in stops.strings if text in added}
-        eos = set() if tokenizer.eos_token_id is None else {tokenizer.eos_token_id}
-        return cls(stops.ids | own | eos, stops.strings)
+    def of(cls, text: TextFormat, ids=frozenset()) -> "Stops":
+        """Those of a format, and further ids."""
+        return cls(frozenset(ids) | text.stop_ids(), text.stop)
 
     def describe(self, eos: int | None = None) -> dict:
         """What is given besides EOS, as plain JSON: nothing where nothing is, so that a store stays what it was."""
@@ -46,7 +38,7 @@ class Stops:
 
     def before(self, text: str) -> str:
         """The text up to the first of the strings."""
-        return text[: min((at for string in self.strings if (at := text.find(string)) >= 0), default=len(text))]
+        return before_stop(text, self.strings)
 
     def length(self, tokens: Sequence[int | str], text: Callable[[int], str]) -> int | None:
         """How many of the tokens there are up to the one that ends the answer, itself included; None where none does.

@@ -10,20 +10,18 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 import torch
 
 from cat_core.architectures import MODEL_INPUTS, target_outputs
-from cat_core.fused import fused_linear_cat_loss
-from cat_core.methods import METHODS
 from cat_core.training import artifacts
 from cat_core.training.configs import TrainConfig, resolve_device
 from cat_core.training.frozen import needed_bytes
 from cat_core.training.models import has_plain_head
 from cat_core.training.obtain import name_of, tokenizer_of, training_set_of, untrained
+from cat_core.training.train import training_loss
 from cat_core.training.training_set import IGNORE, TrainingSet, collate
 from cat_core.training.tuning import frozen_layers, partly_trained, trained_parameters
 
@@ -173,15 +171,11 @@ def _loss(model, batch: dict, settings):
     inputs = {name: batch[name].to(device) for name in MODEL_INPUTS}
     start = batch["target_start"]
     labels = batch["labels"][:, start:].to(device)
-    plain, head = has_plain_head(model), model.get_output_embeddings()
-    fast = settings.precision == "bf16"
-    with torch.autocast(device.type, torch.bfloat16) if fast else nullcontext():
+    plain, wanted = has_plain_head(model), labels != IGNORE
+    with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
         outputs = target_outputs(model, inputs, start, states=plain, logits=not plain)
-        if plain:
-            options = {"linear_bias": head.bias, "mask": METHODS["xent"].mask, "label_weight": 1.0}
-            return fused_linear_cat_loss(outputs.states, head.weight, labels, **options)
-        wanted = labels != IGNORE
-        return torch.nn.functional.cross_entropy(outputs.logits[wanted].float(), labels[wanted])
+        states, head = (outputs.states, model.get_output_embeddings()) if plain else (outputs.logits, None)
+        return training_loss(states[wanted], head, labels[wanted], replace(settings, method="xent"), None, None)[0]
 
 
 def _seconds(model, examples: TrainingSet, settings) -> float:

@@ -56,8 +56,7 @@ def check_rate(name: str, rate: float, loaded: bool, lora_rank: int = 0) -> None
     if loaded and not lora_rank and rate > LOADED_LIMIT:
         raise ValueError(
             f"{name} is {rate:g}: above {LOADED_LIMIT:g} loaded weights are destroyed, not fine-tuned; leave it out "
-            f"({name.startswith('large') and LOADED.large_learning_rate or LOADED.learning_rate:g} is the default for "
-            "a loaded model), or train from scratch"
+            f"({getattr(LOADED, name):g} is the default for a loaded model), or train from scratch"
         )
 
 

@@ -16,6 +16,7 @@ from cat_core.engines.local import TransformersEngine, vllm_answer, vllm_stops
 from cat_core.engines.server import ServerEngine
 from cat_core.engines.stops import Stops
 from cat_core.flops import request_flops
+from cat_core.text import TextFormat
 
 NEW = 12
 DRAW = random.Random(0)
@@ -117,21 +118,19 @@ def test_stops_are_part_of_what_an_engine_is(url, model):
 
 
 def test_a_string_that_is_a_token_of_its_own_ends_by_its_id(model):
-    stops = Stops.of(model[1], ["</s>", "\n", "<pad>"])
-    assert stops.ids == {model[1].eos_token_id, model[1].pad_token_id} and "</s>" in stops.strings
-    assert Stops.of(None, ["</s>"]) == Stops(frozenset(), ("</s>",))
+    stops = Stops.of(TextFormat(model[1], stop=["</s>", "\n", "<pad>"]), {7})
+    assert stops.ids == {model[1].eos_token_id, model[1].pad_token_id, 7} and "</s>" in stops.strings
 
 
-def test_unfit_stops_are_refused(model):
+def test_unfit_stops_are_refused():
     for stop, ids, message in (
-        ("\n", (), "stop must be a list of texts that are not empty, got '\\\\n'"),
+        ("\n", (), "stop must be a list of texts, none of them empty, got '\\\\n'"),
         ([""], (), "stop must be a list of texts"),
         ([], {-1}, "stop_ids must be token ids"),
         ([], {True}, "stop_ids must be token ids"),
     ):
-        for tokenizer in (None, model[1]):
-            with pytest.raises(ValueError, match=message):
-                Stops.of(tokenizer, stop, ids)
+        with pytest.raises(ValueError, match=message):
+            Stops(frozenset(ids), stop if isinstance(stop, str) else tuple(stop))
 
 
 @given(
@@ -158,7 +157,7 @@ def test_the_first_end_counts(pieces, stops):
 def test_vllm_is_told_of_every_end_and_cut_where_it_went_on(model, whole):
     """`vllm_answer` reads a CompletionOutput: token ids, a table of log-probabilities, and a reason."""
     stop = strings(model[1], whole)[1]
-    assert vllm_stops(Stops.of(model[1], stop)) == {
+    assert vllm_stops(Stops.of(TextFormat(model[1], stop=stop))) == {
         "stop": list(stop),
         "stop_token_ids": [model[1].eos_token_id],
         "include_stop_str_in_output": True,
@@ -169,9 +168,9 @@ def test_vllm_is_told_of_every_end_and_cut_where_it_went_on(model, whole):
         ]
         made = SimpleNamespace(token_ids=a.tokens, logprobs=table, finish_reason="stop" if a.ended else "length")
         cut = Cut.of(model[1], a.tokens, stop)
-        found = vllm_answer(model[1], Stops.of(model[1], stop), [1, 2, 3], made)
+        found = vllm_answer(model[1], Stops.of(TextFormat(model[1], stop=stop)), [1, 2, 3], made)
         assert (found.tokens, found.text, found.ended, found.n_prompt) == (cut.tokens, cut.text, cut.ended, 3)
         assert found.n_generated == len(cut.tokens) == len(found.logprobs) == len(found.margins)
         assert found.logprobs == a.logprobs[: len(cut.tokens)]
-        plain = vllm_answer(model[1], Stops.of(model[1]), [1, 2, 3], made)
+        plain = vllm_answer(model[1], Stops.of(TextFormat(model[1])), [1, 2, 3], made)
         assert (plain.tokens, plain.text, plain.ended) == (a.tokens, a.text, a.ended)
