@@ -139,7 +139,7 @@ class ServerEngine(Engine):
 
         By `echo` where the server has it: each option is read with its prompt in one request. Elsewhere token by
         token: the bias of a logit makes the server produce the option's next token, and tell how probable it was
-        before the bias. That this is what it tells is checked: alternatives must not add up to more than 1.
+        before the bias. That this is what it tells is checked: alternatives must not add up to more than 1 + EXCESS.
         """
         if self.text is None:
             raise EngineError(
