@@ -40,20 +40,21 @@ class TargetCache(Protocol):
         label_weight < 1, its distributions as arguments of `fused_linear_cat_loss`."""
 
 
-# Memory for a chunk's logits of S and L, and the rows it has at least. Each chunk reads W and writes dW once: a GPU
-# needs many rows to hide that, while on a CPU few rows do, and small chunks stay in or near the caches.
+# Memory for a chunk's logits of S and L, chunks of a batch, and rows of a chunk at least. Each chunk reads W and writes
+# dW once: a GPU needs many rows to hide that; on a CPU 128 cost a tenth of the time, 512 gain little over 256.
 CHUNK_BYTES = {"cpu": 64 * 2**20, "else": 512 * 2**20}
-MIN_ROWS = {"cpu": 128, "else": 1024}
+CHUNKS = {"cpu": 8, "else": 1}
+MIN_ROWS = {"cpu": 256, "else": 1024}
 # For each of the three parts of a tile: together within a core's second-level cache; enough to keep a GPU busy.
 TILE_BYTES = {"cpu": 512 * 2**10, "else": 64 * 2**20}
 SKIP_BELOW = 0.95  # skipping pays while at most this share of the rows is kept: it copies the rows that stay
-SKIP_ROWS = ("auto", True, False)
 
 
 class _Given(NamedTuple):
     """What one call needs besides S: L's part, the mask and the options. Rows of the tensors are target tokens.
 
-    dtype: of S's matrix products; kind: of all else; wanted: which gradients (rows, weight, bias).
+    divisor: of the summed loss, None for the number of kept rows; dtype: of S's matrix products; kind: of all else;
+    wanted: which gradients (rows, weight, bias).
     """
 
     teacher_input: torch.Tensor | None
@@ -70,6 +71,7 @@ class _Given(NamedTuple):
     chunk_rows: int
     tile_bytes: int
     skip: bool | str
+    divisor: float | torch.Tensor | None
     dtype: torch.dtype
     wanted: tuple[bool, bool, bool]
 
@@ -121,6 +123,7 @@ def fused_linear_cat_loss(
     chunk_bytes: int | None = None,
     skip_rows: bool | str = "auto",
     reduction: str = "mean",
+    divisor: float | torch.Tensor | None = None,
     generator: torch.Generator | None = None,
     return_stats: bool = False,
 ):
@@ -140,9 +143,11 @@ def fused_linear_cat_loss(
             numbers of the examples in its training set whose target tokens are those of `target`, one after another.
         token_mask: bool [...], alpha given from outside, in place of `mask`.
         logit_softcap: c of c tanh(logits / c) (Gemma 2), for S; L's logits are taken as they come.
-        chunk_bytes: memory for one chunk's logits of S and L, by default 64 MiB on a CPU and 512 MiB elsewhere; a
-            chunk has at least 128 rows on a CPU and 1,024 elsewhere.
+        chunk_bytes: memory for one chunk's logits of S and L, by default 64 MiB on a CPU, or those of an eighth of the
+            tokens, and 512 MiB elsewhere; a chunk has at least 256 rows on a CPU and 1,024 elsewhere.
         skip_rows: compute the gradient of kept rows alone: True, False, or "auto" (while at most 95 % are kept).
+        divisor: what a "mean" divides by in place of what `normalize` names, such as the tokens of all micro-batches: a
+            number > 0 or a tensor of one. Dividing the loss afterwards would cost a copy of dW.
         label_weight, temperature, mask, normalize, reduction, generator, return_stats: as in `cascade_aware_loss`.
 
     Returns the loss (with `return_stats` the pair of loss and `LossStats`). Matrix products are in autocast's dtype
@@ -168,7 +173,9 @@ def fused_linear_cat_loss(
         raise ValueError("teacher_cache says all of L: give no other teacher_... beside it")
     has_soft = has_logits or teacher_top is not None or (teacher_cache is not None and teacher_cache.mode != "argmax")
     check_options(label_weight, temperature, mask if token_mask is None else token_mask, normalize, reduction, has_soft)
-    if skip_rows not in SKIP_ROWS:
+    if divisor is not None and (reduction != "mean" or not (torch.is_tensor(divisor) or divisor > 0)):
+        raise ValueError(f"divisor is {divisor!r} with reduction {reduction!r}; expected a number > 0 and a mean")
+    if skip_rows not in ("auto", True, False):
         raise ValueError(f"skip_rows is {skip_rows!r}; expected True, False or 'auto'")
     is_target, labels = target_rows(target, ignore_index, linear_weight.shape[0])
 
@@ -180,7 +187,6 @@ def fused_linear_cat_loss(
         return None if tensor is None else check_flags(name, tensor, target).to(input.device)[is_target]
 
     device = "cpu" if input.device.type == "cpu" else "else"
-    memory = CHUNK_BYTES[device] if chunk_bytes is None else chunk_bytes
     given_mask, student = flags("token_mask", token_mask), (input, linear_weight, linear_bias)
     teacher = (rows(teacher_input), teacher_linear_weight, teacher_linear_bias)
     teacher_logits, large_right = rows(teacher_logits), flags("teacher_correct", teacher_correct)
@@ -196,49 +202,48 @@ def fused_linear_cat_loss(
         teacher = [None if t is None else t.to(dtype) for t in teacher]
         teacher[2] = None if teacher[2] is None else teacher[2][: linear_weight.shape[0]]
     dtype, threads = _product_dtype(*student), torch.get_num_threads() if device == "cpu" else 1  # a cache each
+    row_bytes = 2 * dtype.itemsize * linear_weight.shape[0]
+    usual = min(CHUNK_BYTES[device], row_bytes * -(-len(labels) // CHUNKS[device]))
+    chunk_rows = max(MIN_ROWS[device], int((usual if chunk_bytes is None else chunk_bytes) // row_bytes))
+    if divisor is None:
+        divisor = 1.0 if reduction != "mean" else len(labels) if normalize == "tokens" else None
     given = _Given(
         *(*teacher, teacher_logits, teacher_top, large_right, mask if given_mask is None else given_mask, generator),
         *(float(label_weight), float(temperature), logit_softcap),
-        chunk_rows=max(MIN_ROWS[device], int(memory // (2 * dtype.itemsize * linear_weight.shape[0]))),
-        tile_bytes=TILE_BYTES[device] * threads,
-        skip=skip_rows,
-        dtype=dtype,
+        *(chunk_rows, TILE_BYTES[device] * threads, skip_rows, divisor, dtype),
         wanted=tuple(torch.is_grad_enabled() and t is not None and t.requires_grad for t in student),
     )
     function = _PerToken if reduction == "none" else _Summed
-    found = function.apply(input[is_target], linear_weight, linear_bias, labels, given)
-    token_loss, keep, small_right, large_right = found
-    kept = keep.sum()
+    loss, keep, small_right, large_right = function.apply(input[is_target], linear_weight, linear_bias, labels, given)
     if reduction == "none":
-        loss = torch.zeros(target.shape, dtype=token_loss.dtype, device=token_loss.device)
-        loss = loss.masked_scatter(is_target, token_loss)
-    else:
-        divisor = 1 if reduction == "sum" else labels.numel() if normalize == "tokens" else kept.clamp(min=1)
-        loss = token_loss / divisor
+        loss = loss.new_zeros(target.shape).masked_scatter(is_target, loss)
     if not return_stats:
         return loss
-    return loss, stats_of(kept, labels.numel(), small_right, large_right if given.compares else None)
+    return loss, stats_of(keep.sum(), labels.numel(), small_right, large_right if given.compares else None)
 
 
 class _Summed(torch.autograd.Function):
-    """Sum of the token losses; the gradients are made in forward and scaled in backward."""
+    """Sum of the token losses over the divisor; the gradients are made in forward, and in backward only scaled."""
 
     @staticmethod
     def forward(ctx, rows, weight, bias, labels, given):
-        outputs, grads = _run(rows, weight, bias, labels, given, given.wanted)
-        loss, *flags = outputs
-        ctx.save_for_backward(*grads)  # dX [N, H], dW [V, H], db [V] of the sum: no logits, no inputs
+        (loss, keep, *flags), grads = _run(rows, weight, bias, labels, given, given.wanted)
+        divisor = keep.sum().clamp(min=1) if given.divisor is None else given.divisor
+        grads = [g if g is None else g.div_(divisor) for g in grads]  # in place: nobody has seen them yet
+        ctx.save_for_backward(*grads)  # dX [N, H], dW [V, H], db [V]: no logits, no inputs
         ctx.dtypes = [None if t is None else t.dtype for t in (rows, weight, bias)]
-        ctx.mark_non_differentiable(*flags)
-        return loss.sum(), *flags
+        ctx.mark_non_differentiable(keep, *flags)
+        return loss.sum() / divisor, keep, *flags
 
     @staticmethod
     def backward(ctx, grad, *_):
         _refuse_create_graph()
-        # Not in place: what is saved serves again under retain_graph. In the loss's dtype: 1 / N rounded to bfloat16
-        # would be one error in every gradient.
-        scaled = (None if g is None else g.to(grad.dtype) * grad for g in ctx.saved_tensors)
-        return *(None if g is None else g.to(dtype) for g, dtype in zip(scaled, ctx.dtypes)), None, None
+        grads = ctx.saved_tensors
+        # By 1, as a rule: then no copy of dW is made (a GPU would have to be waited for to know). Not in place: what is
+        # saved serves again under retain_graph. In the loss's dtype: a factor in bfloat16 would be off everywhere.
+        if grad.device.type != "cpu" or grad != 1:
+            grads = (None if g is None else g.to(grad.dtype) * grad for g in grads)
+        return *(None if g is None else g.to(dtype) for g, dtype in zip(grads, ctx.dtypes)), None, None
 
 
 class _PerToken(torch.autograd.Function):
@@ -393,10 +398,7 @@ def _product_dtype(*factors) -> torch.dtype:
 
 def _refuse_create_graph():
     if torch.is_grad_enabled():
-        raise RuntimeError(
-            "fused_linear_cat_loss has no second derivative, which create_graph=True asks for: use "
-            "cascade_aware_loss on the logits"
-        )
+        raise RuntimeError("create_graph=True: no second derivative is here, use cascade_aware_loss on the logits")
 
 
 def _check_shapes(input, weight, bias, target, teacher_input, teacher_weight, teacher_bias, teacher_logits):

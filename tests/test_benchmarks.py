@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import loss, measure, runner, teacher, training
+from benchmarks import loss, measure, pair, runner, teacher
 from cat_core import inference
 
 
@@ -196,32 +197,58 @@ def test_without_compaction_every_row_stays(monkeypatch, quick):
     assert rows == [8] * max(len(tokens) for tokens, _ in expected)
 
 
-# ----------------------------------------------------------------- fine-tuning
+# ----------------------------------------------------------------- a pretrained pair
 
 
 @pytest.mark.slow
-def test_every_way_to_train_is_compared_with_a_plain_loop_and_the_products(tmp_path, capsys):
-    out = tmp_path / "training.json"
-    rows = training.main(["--quick", "--repeats", "2", "--out", str(out)])
+def test_every_job_of_a_pair_is_compared_with_plain_transformers_and_the_products(tmp_path, capsys):
+    out = tmp_path / "pair.json"
+    rows = pair.main(["--quick", "--repeats", "2", "--out", str(out)])["rows"]
     lines = capsys.readouterr().out.strip().splitlines()
     assert len(lines) == len(rows) + 2 and all(line.count("|") == lines[0].count("|") == 9 for line in lines)
-    assert [row["way"] for row in rows] == list(training.WAYS)
+    trained = [(row["model"], row["way"]) for row in rows if row["job"] == "training"]
+    assert trained == [("S", way) for way in pair.TRAINING] + [("L", way) for way in pair.OF_LARGE]
     for row in rows:
         assert row["speedup_range"][0] <= row["speedup"] <= row["speedup_range"][1] and len(row["seconds"]) == 2
         assert row["memory"] > 0 and row["floor_share"] > 0 and row["tokens_per_second"] > 0
-    assert rows[0]["speedup_range"] == [1, 1] and json.loads(out.read_text())["rows"] == rows
+        if row["way"] == pair.PLAIN[row["job"]]:
+            assert row["speedup_range"] == [1, 1]
+        if row["way"] == "runner":  # of the questions, and of what is written, nothing is left out
+            assert row["tokens"] == next(r["tokens"] for r in rows if r["job"] == row["job"]) > 0
+    assert json.loads(out.read_text())["rows"] == rows
 
 
-def test_a_way_to_train_with_another_gradient_is_refused(monkeypatch):
-    def wrong(model, *given):
-        step = training.trainer()(model, *given)
+def test_the_floor_multiplies_what_a_step_cannot_leave_out():
+    """2 m n k a product, thrice in training; the counter sees no more than the formula of the model's shape."""
+    case = pair.TINY
+    layer = 2 * case.hidden**2 + 2 * case.hidden * case.hidden // 2 + 3 * case.hidden * case.intermediate
+    with FlopCounterMode(display=False) as counter:
+        pair.products(case, [(11, 5), (3, 3)], "cpu", torch.float32, backward=False)()
+    assert counter.get_total_flops() == 2 * (14 * layer * case.layers + 8 * case.hidden * case.vocabulary)
+    with FlopCounterMode(display=False) as counter:
+        pair.products(case, [(11, 5)], "cpu", torch.float32, backward=True)()
+    assert counter.get_total_flops() == 6 * (11 * layer * case.layers + 5 * case.hidden * case.vocabulary)
+
+
+def test_a_way_of_a_pair_with_other_numbers_is_refused(monkeypatch):
+    texts, given = pair.Texts(pair.TINY), (pair.TINY, "cpu", torch.float32)
+
+    def wrong(*given):
+        step, model = pair.trainer()(*given)
 
         def other():
             step()
             next(model.parameters()).grad.mul_(2)
 
-        return other
+        return other, model
 
-    monkeypatch.setattr(training, "WAYS", {"plain loop": training.plain, "Trainer": wrong})
+    monkeypatch.setattr(pair, "TRAINING", {"plain loop": pair.plain_loop, "Trainer": wrong})
     with pytest.raises(ValueError, match="Trainer has another gradient than plain loop"):
-        training.compare(training.CASES["quick"][0], "cpu", torch.float32, 1)
+        pair.training_rows(given[0], texts, *given[1:], 1)
+    alone = pair.scored_alone
+    monkeypatch.setattr(pair, "scored_alone", lambda *given: [value - 0.01 for value in alone(*given)])
+    with pytest.raises(ValueError, match="has other log-probabilities than plain, one by one: 1.0e-02 nats apart"):
+        pair.scoring_rows(given[0], texts, *given[1:], 1)
+    monkeypatch.setattr(pair, "generate", lambda *given: [([1, 2], [0.0, 0.0])] * len(texts.questions))
+    with pytest.raises(ValueError, match="runner has 0 of 6 answers in common with generate, one by one"):
+        pair.writing_rows(given[0], texts, *given[1:], 1)

@@ -129,8 +129,8 @@ class Experiment:
     )
     large_lora_rank: int = option("the same for L", 0, page=False)
     gradient_checkpointing: bool = option("less memory in training, and more time", False, page=False)
-    length_groups: int = option(
-        "groups of like length that a training batch is cut into", TrainSettings.length_groups, page=False
+    length_groups: int | None = option(
+        "most groups of like length that a training batch is cut into; None: by kind of start", None, page=False
     )
 
     @classmethod

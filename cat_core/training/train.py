@@ -7,7 +7,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from cat_core.architectures import MODEL_INPUTS, check_prompts, target_outputs
+from cat_core.architectures import MODEL_INPUTS, check_prompts, has_encoder, target_outputs
 from cat_core.files import file_sha256, write_text
 from cat_core.fused import fused_linear_cat_loss
 from cat_core.loss import NORMALIZE, cascade_aware_loss, gatekeeper_loss
@@ -45,11 +45,12 @@ class TrainSettings:
     method: a key of `methods.METHODS`; label_weight: w of Dist and CAT-Dist; seed: order of the data and random mask;
     gatekeeper_weight: a of `loss.gatekeeper_loss`; loss: "fused" (from hidden states, where the head is plain linear,
     else dense), or "dense" (from logits): equal but for rounding. teacher, teacher_k: mode and k of the
-    `teacher.TeacherCache` that L's word comes from. length_groups: into how many groups of rows of like length a batch
-    is cut on its way through the model, so that less padding is computed; the loss and its gradient are those of the
-    whole batch. train_layers: the upper layers that are trained, the others and the embeddings stay (0: all is
-    trained); lora_rank: rank of the changes that are trained in place of the weights (0: the weights themselves);
-    gradient_checkpointing: states inside layers are computed again in backward, which is slower and takes less memory.
+    `teacher.TeacherCache` that L's word comes from. length_groups: into how many groups of rows of like length, at
+    most, a batch is cut on its way through the model, so that less padding is computed; the loss and its gradient are
+    those of the whole batch. train_layers: the upper layers that are trained, the others and the embeddings stay (0:
+    all is trained); lora_rank: rank of the changes that are trained in place of the weights (0: the weights
+    themselves); gradient_checkpointing: states inside layers are computed again in backward, which is slower and takes
+    less memory.
     """
 
     method: str = "xent"
@@ -150,13 +151,14 @@ class CascadeAwareTrainer(Trainer):
             is_target = labels != IGNORE
             loss, stats = training_loss(
                 states[is_target], head, labels[is_target], self.settings, self.teacher, rows, generator,
-                reduction="sum" if exact or (self.deferred and model.training) else "mean",
+                reduction="sum" if self.deferred and model.training else "mean",
+                divisor=num_items_in_batch if exact else None,
             )  # fmt: skip
         if self.deferred and model.training:
             divisor = stats.tokens if self.method.second_stage else stats.kept
             add(self._step, {"loss": loss.detach(), "divisor": divisor})
         else:
-            loss = self.share(loss / num_items_in_batch if exact else loss, exact, num_items_in_batch)
+            loss = self.share(loss, exact, num_items_in_batch)
         if model.training:
             add(self._ledger, ledger(stats))
         return (loss, outputs) if return_outputs else loss
@@ -168,19 +170,24 @@ class CascadeAwareTrainer(Trainer):
         of the model, a list of them where the batch is cut into length groups.
         """
         labels, start = inputs["labels"], inputs["target_start"]
+        bare = self.accelerator.unwrap_model(model)
         if self.frozen:
-            eval_lower(self.accelerator.unwrap_model(model), self.frozen)
+            eval_lower(bare, self.frozen)
         groups, parts = length_groups(inputs["attention_mask"], self.settings.length_groups), []
+        embeddings, embedded = bare.get_input_embeddings(), None
+        if len(groups) > 1 and self.accelerator.num_processes == 1 and not has_encoder(bare):
+            embedded = embeddings(inputs["input_ids"])
         for rows, columns in groups:
             taken = {name: inputs[name][rows, columns] for name in MODEL_INPUTS}
             options = {"states": self.fused, "logits": not self.fused}
             known = self.shortcut and self.shortcut.states_of(inputs["examples"][rows], taken["attention_mask"])
-            with known or nullcontext():
+            looked_up = nullcontext() if embedded is None else _giving(embeddings, embedded[rows, columns])
+            with known or nullcontext(), looked_up:
                 parts.append(target_outputs(model, taken, start - columns.start, **options))
         states = [part.states if self.fused else part.logits for part in parts]
         states = joined(states, [rows for rows, _ in groups], labels.shape[1] - start)
         outputs = parts[0].outputs if len(parts) == 1 else [part.outputs for part in parts]
-        head = self.accelerator.unwrap_model(model).get_output_embeddings() if self.fused else None
+        head = bare.get_output_embeddings() if self.fused else None
         return outputs, states, head, labels[:, start:]
 
     def share(self, loss, exact: bool, num_items_in_batch):
@@ -226,6 +233,17 @@ class CascadeAwareTrainer(Trainer):
         return mask_generator(self.settings.seed, step, self._calls[1], self.args.process_index)
 
 
+@contextmanager
+def _giving(embeddings: torch.nn.Module, values: torch.Tensor):
+    """Within, the embeddings give `values`, looked up for all length groups at once: the gradient of each look-up is as
+    large as the embeddings are."""
+    embeddings.forward = lambda *_, **__: values
+    try:
+        yield
+    finally:
+        del embeddings.forward
+
+
 def scale(parameters: Iterable[torch.nn.Parameter], factor: torch.Tensor) -> None:
     """Multiply the gradients of parameters, in place."""
     for parameter in parameters:
@@ -262,13 +280,14 @@ def mask_generator(seed: int, step: int, micro_batch: int = 0, process: int = 0)
 def training_loss(
     states: torch.Tensor, head: torch.nn.Linear | None, target: torch.Tensor, settings: TrainSettings,
     teacher: TeacherCache | None, rows: torch.Tensor | None, generator: torch.Generator | None = None,
-    reduction: str = "mean", distribution: dict | None = None,
+    reduction: str = "mean", distribution: dict | None = None, divisor: torch.Tensor | None = None,
 ):  # fmt: skip
     """The loss of `settings.method` on target tokens, and its `LossStats`.
 
     states: [tokens, H] hidden states that `head` reads, or [tokens, V] logits where `head` is None; target: int64
     [tokens]; teacher, rows: L's outputs and the rows of these tokens in them; generator: of the random mask;
-    distribution: `teacher.distribution` of these tokens where the caller has it already.
+    distribution: `teacher.distribution` of these tokens where the caller has it already; divisor: of a mean, where it
+    is not the number of these tokens.
     """
     method, device = METHODS[settings.method], states.device
     if method.router:
@@ -279,19 +298,25 @@ def training_loss(
         "mask": method.mask, "normalize": settings.normalize, "reduction": reduction, "generator": generator,
         "teacher_correct": correct, "return_stats": True,
     }  # fmt: skip
-    if method.second_stage:
-        logits = states if head is None else head(states)
-        with torch.no_grad():
-            _, stats = cascade_aware_loss(logits, target, **common | {"label_weight": 1.0})
-        return gatekeeper_loss(logits, target, weight=settings.gatekeeper_weight, reduction=reduction), stats
     given = {}
     if method.distil:
         given = distribution or teacher.distribution(rows, settings.temperature, device, whole=head is None)
-    if head is None:
+    if head is not None and not method.second_stage:
+        return fused_linear_cat_loss(
+            states, head.weight, target, linear_bias=head.bias, divisor=divisor, **given, **common
+        )
+    logits, share = states if head is None else head(states), 1.0
+    if divisor is not None:
+        common["reduction"], share = "sum", divisor
+    if method.second_stage:
+        with torch.no_grad():
+            _, stats = cascade_aware_loss(logits, target, **common | {"label_weight": 1.0})
+        loss = gatekeeper_loss(logits, target, weight=settings.gatekeeper_weight, reduction=common["reduction"])
+    else:
         if "teacher_logits" in given:
-            given = {"teacher_logits": given["teacher_logits"][:, : states.shape[-1]]}
-        return cascade_aware_loss(states, target, **given, **common)
-    return fused_linear_cat_loss(states, head.weight, target, linear_bias=head.bias, **given, **common)
+            given = {"teacher_logits": given["teacher_logits"][:, : logits.shape[-1]]}
+        loss, stats = cascade_aware_loss(logits, target, **given, **common)
+    return loss / share, stats
 
 
 def train(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from cat_core.queries import aligned
 from cat_core.text import TextFormat
 
 IGNORE = -100  # the label of what is no target, as in transformers
+# What one more pass for a length group costs, as so many tokens of padding would: the weights are read and their
+# gradients added once more, and a GPU needs many tokens to be busy.
+GROUP_TOKENS = {"cpu": 48, "else": 2048}
 
 
 class TrainingSet(Dataset):
@@ -84,19 +88,44 @@ def collate(items: list[dict], pad: int) -> dict:
 
 
 def length_groups(mask: torch.Tensor, groups: int) -> list[tuple[torch.Tensor, slice]]:
-    """Cut batches into groups of rows of like length, shortest first: the rows of each, and the columns they fill.
+    """Cut batches into at most so many groups of rows of like length, shortest first: rows and columns of each.
 
-    mask: int64 [..., B, T], 1 where a token is, as `collate` lays it out; rows: int64 [..., <= B / groups rounded up].
-    Where there are leading dimensions (batches side by side), each has rows of its own and the columns serve all.
+    mask: int64 [..., B, T], 1 where a token is, as `collate` lays it out; rows: int64 [..., rows of a group]. The cuts
+    are those that leave the least to compute: padding, and `GROUP_TOKENS` for each group. Where there are leading
+    dimensions (batches side by side), each has rows of its own and the columns serve all.
     """
-    if groups == 1:
-        return [(torch.arange(mask.shape[-2], device=mask.device).expand(mask.shape[:-1]), slice(0, mask.shape[-1]))]
-    parts = []
-    for rows in mask.sum(-1).argsort(dim=-1, stable=True).tensor_split(groups, dim=-1):
-        if rows.shape[-1]:
-            filled = mask.take_along_dim(rows.unsqueeze(-1), dim=-2).flatten(0, -2).any(0).nonzero()
-            parts.append((rows, slice(int(filled[0]), int(filled[-1]) + 1)))
-    return parts
+    size, columns = mask.shape[-2:]
+    rows, cuts = mask.sum(-1).argsort(dim=-1, stable=True), (0, size)
+    if groups > 1:
+        filled = mask.take_along_dim(rows.unsqueeze(-1), dim=-2).bool().view(-1, size, columns).any(0).cpu().numpy()
+        first, last = filled.argmax(-1), columns - filled[:, ::-1].argmax(-1)
+        cuts = _cheapest_cuts(first, last, groups, GROUP_TOKENS["cpu" if mask.device.type == "cpu" else "else"])
+    if len(cuts) == 2:  # all rows, in their own order
+        return [(torch.arange(size, device=mask.device).expand(mask.shape[:-1]), slice(0, columns))]
+    return [(rows[..., a:b], slice(int(first[a:b].min()), int(last[a:b].max()))) for a, b in pairwise(cuts)]
+
+
+def _cheapest_cuts(first: np.ndarray, last: np.ndarray, groups: int, overhead: int) -> list[int]:
+    """Where to cut rows, which fill columns [first, last), into at most `groups` runs of rows: 0, ..., their number.
+
+    A run costs its rows times the columns that it fills, and `overhead`.
+    """
+    size = len(first)
+    starts, ends = np.ogrid[:size, :size]
+    inside = starts <= ends
+    left = np.minimum.accumulate(np.where(inside, first, last.max()), axis=1)
+    right = np.maximum.accumulate(np.where(inside, last, 0), axis=1)
+    cost = np.where(inside, (right - left) * (ends - starts + 1) + overhead, np.inf)  # [i, j]: of the run i, ..., j
+    best, froms = [np.array([0.0, *[np.inf] * size])], []  # best[k][n]: of the first n rows in k runs
+    for _ in range(min(groups, size)):
+        of_last = best[-1][:-1, None] + cost
+        froms.append(of_last.argmin(0))
+        best.append(np.array([np.inf, *of_last.min(0)]))
+    count = int(np.argmin([found[-1] for found in best]))
+    cuts = [size]
+    for k in range(count, 0, -1):
+        cuts.append(int(froms[k - 1][cuts[-1] - 1]))
+    return cuts[::-1]
 
 
 def joined(parts: Sequence[torch.Tensor], rows: Sequence[torch.Tensor], columns: int) -> torch.Tensor:

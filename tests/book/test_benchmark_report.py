@@ -20,8 +20,9 @@ def test_tables_hold_the_ratios_of_the_files():
     assert "argmax for the mask" in table.note and "argmax for the mask" in benchmark_report.rivals_table(loss).note
     assert loss["cpu"]["git"]["commit"][:10] in table.note and loss["cpu"]["processor"] in table.note
     assert len(benchmark_report.rivals_table(loss).rows) == sum(row["rho"] == 1 for row in loss["cpu"]["rows"])
-    assert f"{min(row['speedup'] for row in rows):.2f} to" in benchmark_report.words(loss, {}, {})["loss_text"]
-    for benchmark, tables in (("teacher", ("teacher_table",)), ("runner", ("runner_table", "early_exit_table"))):
+    assert f"{min(row['speedup'] for row in rows):.2f} to" in benchmark_report.words(loss, {}, {}, {})["loss_text"]
+    others = {"teacher": ["teacher_table"], "pair": ["pair_table"], "runner": ["runner_table", "early_exit_table"]}
+    for benchmark, tables in others.items():
         found = benchmark_report.results(benchmark)
         assert found and all(len(getattr(benchmark_report, name)(found).rows) > 1 for name in tables)
         assert benchmark_report.numbers(found)
@@ -30,10 +31,10 @@ def test_tables_hold_the_ratios_of_the_files():
 def test_what_is_not_measured_is_said(tmp_path):
     assert benchmark_report.results("loss", tmp_path) == {}
     for name in ("loss_table", "rivals_table", "loss_figure", "teacher_table", "runner_table", "early_exit_table",
-                 "batch_table"):  # fmt: skip
+                 "batch_table", "pair_table"):  # fmt: skip
         table = getattr(benchmark_report, name)({})
         assert table.columns == ["no results are there"] and "python -m benchmarks." in table.rows[0][0]
-    assert set(benchmark_report.words({}, {}, {}).values()) == {"No results of this benchmark are there yet."}
+    assert set(benchmark_report.words({}, {}, {}, {}).values()) == {"No results of this benchmark are there yet."}
     if "cuda" not in (found := benchmark_report.results("loss")):
         assert "Not measured yet: CUDA (python -m benchmarks.loss --device cuda)" in benchmark_report.setting(
             found, "loss"

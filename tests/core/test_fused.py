@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.measure import peak_bytes
 from cat_core import fused
 from cat_core.fused import fused_linear_cat_loss
 from cat_core.loss import MASKS, TopK, cascade_aware_loss, is_right
@@ -180,6 +181,42 @@ def test_backward_twice_is_right_and_a_second_derivative_is_refused(reduction):
         torch.testing.assert_close(3 * a, c)
 
 
+@pytest.mark.parametrize("normalize", ["tokens", "kept"])
+@pytest.mark.parametrize("divisor", [3, torch.tensor(3)])
+def test_a_divisor_takes_the_place_of_the_number_of_tokens(normalize, divisor):
+    x, w, b, tx, tw, y = case(5, n=20, hidden=3, wide=4, vocab=9)
+    teacher = {"teacher_input": tx, "teacher_linear_weight": tw}
+    found = fused_linear_cat_loss(x, w, y, linear_bias=b, divisor=divisor, normalize=normalize, **teacher)
+    expected = cascade_aware_loss(F.linear(x, w, b), y, (tx @ tw.T)[:, :9], reduction="sum") / 3
+    torch.testing.assert_close(found, expected)
+    for a, c in zip(torch.autograd.grad(found, (x, w, b)), torch.autograd.grad(expected, (x, w, b))):
+        torch.testing.assert_close(a, c)
+
+
+@pytest.mark.parametrize("given", [{"divisor": 0}, {"divisor": 2, "reduction": "sum"}])
+def test_a_divisor_that_divides_nothing_is_refused(given):
+    x, w, _, _, _, y = case(5, n=20, hidden=3, wide=4, vocab=9)
+    with pytest.raises(ValueError, match="divisor is . with reduction '(mean|sum)'; expected a number > 0 and a mean"):
+        fused_linear_cat_loss(x, w, y, mask="none", label_weight=1.0, **given)
+
+
+def test_backward_from_the_loss_itself_copies_no_gradient_and_leaves_what_is_saved():
+    x, w, _, tx, tw, y = case(5, n=20, hidden=30, wide=4, vocab=400)
+
+    def loss():
+        return fused_linear_cat_loss(x, w, y, teacher_input=tx, teacher_linear_weight=tw)
+
+    assert peak_bytes(loss().backward, "cpu") < w.nbytes < peak_bytes((2 * loss()).backward, "cpu")
+    (expected,) = torch.autograd.grad(loss(), w)
+    kept, w.grad = loss(), None
+    kept.backward(retain_graph=True)
+    kept.backward(retain_graph=True)
+    w.grad.mul_(7)  # as an optimiser may
+    torch.testing.assert_close(w.grad, 14 * expected)
+    (mine,) = torch.autograd.grad(kept, w, retain_graph=True)
+    torch.testing.assert_close(mine, expected)
+
+
 def matrix_flops(run):
     """FLOPs of the matrix products of one call, as PyTorch's counter sees them."""
     with FlopCounterMode(display=False) as counter:
@@ -256,7 +293,7 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_no_tensor_grows_with_tokens_times_vocabulary(monkeypatch, skip, reduction):
     chunks = in_chunks(16, monkeypatch)
-    monkeypatch.setitem(fused.TILE_BYTES, "cpu", 5 * 500 * 8)
+    monkeypatch.setitem(fused.TILE_BYTES, "cpu", 5 * 500 * 8 // torch.get_num_threads())
     found = []
     for n in (40, 160):
         x, w, b, tx, tw, y = case(5, n=n, hidden=2, wide=2, vocab=500)

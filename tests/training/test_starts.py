@@ -42,10 +42,11 @@ def test_pages_train_from_scratch_as_they_did_and_a_named_pair_at_rates_it_can_b
     """From scratch: the values that stood in the pages when their models were tuned."""
     values = {name: p.default for name, p in declared_parameters(notebook_paths(ROOT)[page]).items()}
     found = Experiment.from_parameters(values)
-    assert tuple(getattr(found, name) for name in starts.FIELDS) == expected
+    assert tuple(getattr(found, name) for name in starts.FIELDS) == (*expected, 1)  # one length group
     assert found.training_precision == "fp32"
     tuned = Experiment.from_parameters(values | pair)
     assert tuned.learning_rate <= 3e-4 and tuned.large_learning_rate <= 5e-5 and tuned.context >= 512
+    assert tuned.small_settings.length_groups == tuned.large_settings.length_groups > 1
     assert tuned.small_config("gatekeeper", 0).settings.learning_rate == pytest.approx(tuned.learning_rate / 10)
     assert Experiment.from_parameters(values | pair | {"learning_rate": 1e-5}).learning_rate == 1e-5
 

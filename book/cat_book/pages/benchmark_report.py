@@ -20,8 +20,14 @@ from cat_core.files import find_root
 
 FOLDER = Path("benchmarks/results")
 DEVICES = ("cpu", "cuda")
-RESULT_PARTS = {"loss": ("rows",), "teacher": ("rows",), "runner": ("cascade", "early_exit", "batch", "memory")}
+RESULT_PARTS = {
+    "loss": ("rows",),
+    "teacher": ("rows",),
+    "runner": ("cascade", "early_exit", "batch", "memory"),
+    "pair": ("rows",),
+}
 """The benchmarks, and the lists of rows in their files."""
+PAIR_WAYS = ("Trainer, in length groups", "runner")  # of a pretrained pair's: what an experiment takes by itself
 MIB = 2**20
 RIVAL = (
     "Plain: the formula as one would write it without this library, two F.linear, argmax for the mask, log_softmax, "
@@ -182,6 +188,26 @@ def teacher_table(runs: Mapping[str, Mapping]) -> Table:
     return _table(runs, "teacher", "rows", "A training step of S: L beside it, or its word from a cache", cells, note)
 
 
+def pair_table(runs: Mapping[str, Mapping]) -> Table:
+    """Training, scoring and writing with models of a pretrained pair's shape."""
+    cells = {
+        "Device, job, model: way": lambda row: f", {row['job']}, {row['model']}: {row['way']}",
+        "tokens / s": lambda row: f"{row['tokens_per_second']:,.0f}",
+        "times as fast as plain": lambda row: f"{row['speedup']:.2f}",
+        "matrix products of its time": lambda row: f"{100 * row['floor_share']:.0f} %",
+        "memory": lambda row: f"{row['memory_share']:.2f}",
+    }
+    shape = next(iter(runs.values()))["rows"][0] if runs else None
+    layers = {row["model"]: row["layers"] for run in runs.values() for row in run["rows"]}
+    note = shape and (
+        f"L: {layers['L']} layers of width {shape['hidden']}, V = {shape['vocabulary']:,}, as SmolLM2-135M; S: "
+        f"{layers['S']} of them. Plain, the first way of each: transformers as one would use it. Tokens: those that "
+        "are needed, without padding, a prompt once for all of its options. Memory: the peak over that of weights, "
+        "moments and a batch of states. More than 100 %: ways that leave a part of the products out. "
+    )
+    return _table(runs, "pair", "rows", "A pretrained pair: training, scoring, writing", cells, note)
+
+
 def _if_there(number: float | None, spec: str) -> str:
     return "" if number is None else format(number, spec)
 
@@ -251,10 +277,10 @@ def markdown(runs: Mapping[str, Mapping]) -> str:
     return "\n".join([*lines, "", setting(runs, "loss")])
 
 
-def words(loss: Mapping, teacher: Mapping, runner: Mapping) -> dict[str, str]:
+def words(loss: Mapping, teacher: Mapping, runner: Mapping, pair: Mapping) -> dict[str, str]:
     """One sentence for each benchmark, for prose."""
     absent = "No results of this benchmark are there yet."
-    texts = dict.fromkeys(("loss_text", "teacher_text", "runner_text"), absent)
+    texts = dict.fromkeys(("loss_text", "teacher_text", "runner_text", "pair_text"), absent)
     if ours := [r for run in loss.values() for r in run["rows"] if r["way"] == "fused"]:
         speed, memory = [r["speedup"] for r in ours], [r["memory_share"] for r in ours]
         texts["loss_text"] = (
@@ -275,6 +301,19 @@ def words(loss: Mapping, teacher: Mapping, runner: Mapping) -> dict[str, str]:
             f"The cascade takes {min(over):.2f} to {max(over):.2f} times T_S + d T_L. One query at a time, the same "
             f"runner would take {min(alone):.1f} to {max(alone):.1f} times as long as in batches."
         )
+    if pair:
+        best = {job: [] for job in ("training", "scoring", "writing")}
+        for row in (row for run in pair.values() for row in run["rows"]):
+            if row["way"] in PAIR_WAYS:
+                best[row["job"]].append(row)
+        sentences = []
+        for job, rows in best.items():
+            speed, floor = [r["speedup"] for r in rows], [100 * r["floor_share"] for r in rows]
+            sentences.append(
+                f"For {job}, the library is {min(speed):.1f} to {max(speed):.1f} times as fast as plain "
+                f"transformers, and bare matrix products would take {min(floor):.0f} to {max(floor):.0f} % of its time."
+            )
+        texts["pair_text"] = " ".join(sentences)
     return texts
 
 
