@@ -135,10 +135,7 @@ class CascadeRunner:
         items, model = self.items(requests), self.models[which]
         kept = None if store is None else Store(store, self._description(items, which, early_exit))
         read = partial(self._responses, which)
-
-        def compute(members):
-            return self._compute(model, members, which, early_exit)
-
+        compute = partial(self._compute, model, which=which, early_exit=early_exit)
         with answering(model):
             return run_batches(items, self._plan(items), compute, read, kept, progress, f"{which} model")
 
@@ -173,10 +170,9 @@ class CascadeRunner:
         large: list[Response | None] = [None] * len(requests)
         chosen = np.flatnonzero(deferred).tolist()
         if chosen:
-            folder = None
-            if store is not None:
-                deferred_ids = json.dumps([small[i].item_id for i in chosen]).encode()
-                folder = Path(store) / f"large-{hashlib.sha256(deferred_ids).hexdigest()[:16]}"
+            deferred_ids = json.dumps([small[i].item_id for i in chosen]).encode()
+            name = f"large-{hashlib.sha256(deferred_ids).hexdigest()[:16]}"
+            folder = None if store is None else Path(store) / name
             answers = self.answer([requests[i] for i in chosen], "large", progress, folder)
             for i, response in zip(chosen, answers):
                 large[i] = response
@@ -214,8 +210,7 @@ class CascadeRunner:
         answer = max(map(len, options)) if options else self.max_new_tokens
         shortened = self.context is not None and len(prompt) + answer > self.context
         if shortened:
-            room = self.context - answer
-            head = self.text.head
+            room, head = self.context - answer, self.text.head
             if room <= len(head):
                 raise ValueError(
                     f"item {name!r}: an answer of up to {answer} tokens leaves no room for a prompt in a "
@@ -235,9 +230,7 @@ class CascadeRunner:
         for scored in (False, True):
             places = [i for i, item in enumerate(items) if bool(item.options) == scored]
             lengths = [
-                (len(item.prompt), max(map(len, item.options)), len(item.options))
-                if scored
-                else (len(item.prompt), self.max_new_tokens, 1)
+                (len(item.prompt), max(map(len, item.options), default=self.max_new_tokens), max(1, len(item.options)))
                 for item in (items[i] for i in places)
             ]
             plan += [[places[j] for j in batch] for batch in plan_batches(lengths, self.batch_tokens)]

@@ -3,9 +3,8 @@
 The log-probability of every produced token, and the margin and entropy of the distribution it was taken from,
 are computed on the fly, so that memory never holds a tensor of steps x batch x vocabulary. Prompts of one batch
 are padded on the left, with explicit position ids where the model takes them, so that a query gets the same
-answer in a batch as alone (log-probabilities, margins and entropies within 1e-5 in float32).
-
-Token conventions are those of `text.TextFormat`.
+answer in a batch as alone (log-probabilities, margins and entropies within 1e-5 in float32). Tokens are those of
+`text.TextFormat`.
 
 Exact early exit: an answer that will be deferred whatever follows is not written to its end. Log-probabilities are
 never above 0, so the sum and the minimum of an answer's can only fall while it grows. Once either is at or below the
@@ -83,6 +82,7 @@ class EarlyExit:
 
 # Logits of one option pass: at most this many numbers at once (128 MiB in float32).
 LOGIT_BUDGET = 1 << 25
+PIECE = 1 << 19  # of logits that log-probabilities are read off at once
 
 # Dropping finished rows copies the cache: worth it once no more than this share of the batch is unfinished.
 BUSY_SHARE = 0.75
@@ -98,6 +98,15 @@ def answering(model):
             yield
     finally:
         model.train(training)
+
+
+def _read(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Log-probabilities of `tokens` [...], margins and entropies of logits [..., V]: float32 [3, ...], a few rows at a
+    time, so that what is computed on the way stays in a CPU's caches."""
+    rows = logits.numel() if logits.is_cuda else max(1, PIECE // logits.shape[-1])
+    parts = zip(logits.flatten(0, -2).split(rows), tokens.flatten().split(rows))
+    found = [torch.stack([chosen_logprob(part, ids), *margin_and_entropy(part)]).float() for part, ids in parts]
+    return torch.cat(found, dim=1).unflatten(1, tokens.shape)
 
 
 def _prefill(model, prompts, pad: int, vocab: int) -> tuple[Memory, Tensor, Tensor]:
@@ -145,7 +154,7 @@ def generate_batch(
     for step in range(max_new_tokens):
         token = logits.argmax(-1)  # [b]
         tokens[rows, step] = token
-        values[:, rows, step] = torch.stack([chosen_logprob(logits, token), *margin_and_entropy(logits)]).float()
+        values[:, rows, step] = _read(logits, token)
         counts[rows] += ~done
         done |= torch.isin(token, ends)
         if stopped is not None:
@@ -183,8 +192,7 @@ def score_batch(
     costs `flops.option_flops` exactly. A pass holds at most `batch_tokens` tokens and LOGIT_BUDGET logits.
     """
     cache, mask, logits = _prefill(model, prompts, pad, vocab)
-    width = mask.shape[1]
-    count = mask.sum(-1, keepdim=True)  # [B, 1] tokens of each prompt
+    width, count = mask.shape[1], mask.sum(-1, keepdim=True)  # columns; [B, 1] tokens of each prompt
     # option length -> (row of its prompt, number among the row's options)
     groups: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for row, choices in enumerate(options):
@@ -204,8 +212,7 @@ def score_batch(
                 seen = torch.cat([mask[rows], mask.new_ones(len(part), length - 1)], dim=1)
                 positions = count[rows] + torch.arange(length - 1, device=mask.device)
                 rest = go_on(model, selected(cache, rows), ids[:, :-1], seen, positions)[..., :vocab]
-                rest = torch.stack([chosen_logprob(rest, ids[:, 1:]), *margin_and_entropy(rest)])
-                values = torch.cat([values, rest], dim=-1)  # [3, n, length]
+                values = torch.cat([values, _read(rest, ids[:, 1:])], dim=-1)  # [3, n, length]
             for (row, k), value in zip(part, values.float().transpose(0, 1).tolist(), strict=True):
                 scores[row][k] = value
     return scores

@@ -22,7 +22,7 @@ from cat_core.training.frozen import needed_bytes
 from cat_core.training.models import has_plain_head
 from cat_core.training.obtain import name_of, tokenizer_of, training_set_of, untrained
 from cat_core.training.train import training_loss
-from cat_core.training.training_set import IGNORE, TrainingSet, collate
+from cat_core.training.training_set import IGNORE, TrainingSet, collate, length_groups
 from cat_core.training.tuning import frozen_layers, partly_trained, trained_parameters
 
 PROBE_ROWS = 4  # examples of the smaller of the two passes that memory is estimated from
@@ -179,7 +179,8 @@ def _loss(model, batch: dict, settings):
 
 
 def _seconds(model, examples: TrainingSet, settings) -> float:
-    """Of one micro-batch: forward, backward and AdamW, on examples spread over the training set."""
+    """Of one micro-batch: forward, backward and AdamW, on examples spread over the training set; less by what length
+    groups leave out."""
     count = max(1, settings.batch_size // settings.gradient_accumulation)
     every = [examples[int(i)] for i in torch.linspace(0, len(examples) - 1, count)]
     batch = collate(every, examples.pad)
@@ -193,7 +194,8 @@ def _seconds(model, examples: TrainingSet, settings) -> float:
         best = min(best, time.perf_counter() - start)
         if best > PROBE_SECONDS:
             break
-    return best
+    groups = length_groups(batch["attention_mask"], settings.length_groups)
+    return best * sum(rows.numel() * (c.stop - c.start) for rows, c in groups) / batch["input_ids"].numel()
 
 
 def _duration(seconds: float) -> str:

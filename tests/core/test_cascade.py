@@ -321,10 +321,14 @@ def test_never_holds_steps_times_vocabulary(tiny_pair, monkeypatch):
     assert rows[0] == 30 and rows[-1] < 15 and rows == sorted(rows, reverse=True)  # finished rows left it
 
 
-def test_logit_budget_splits_option_passes(runner, monkeypatch):
-    whole = runner.answer(choices(20))
-    monkeypatch.setattr(cat_core.inference, "LOGIT_BUDGET", 1)
-    assert_same(runner.answer(choices(20)), whole)
+@pytest.mark.parametrize("limit", ["LOGIT_BUDGET", "PIECE"])
+def test_passes_and_logits_in_small_parts_give_the_same(runner, monkeypatch, limit):
+    def answers():
+        return runner.answer([*choices(20), *questions(20)])
+
+    whole = answers()
+    monkeypatch.setattr(cat_core.inference, limit, 1)
+    assert_same(answers(), whole)
 
 
 # --------------------------------------------------------------------- options
@@ -544,7 +548,7 @@ def test_resumes_whole_batches_only(runner, tmp_path, monkeypatch):
     assert len(files) > 5 and len(list(tmp_path.iterdir())) == len(files) + 1
     calls = []
     original = CascadeRunner._compute
-    monkeypatch.setattr(CascadeRunner, "_compute", lambda *a: calls.append(1) or original(*a))
+    monkeypatch.setattr(CascadeRunner, "_compute", lambda *a, **k: calls.append(1) or original(*a, **k))
     assert runner.answer(requests, store=tmp_path) == whole and not calls
     files[1].unlink()
     assert runner.answer(requests, store=tmp_path) == whole and len(calls) == 1
@@ -566,7 +570,7 @@ def test_other_rules_reuse_what_is_stored(tiny_pair, tmp_path, monkeypatch):
     requests = choices(20)
     CascadeRunner(*tiny_pair).answer(requests, "large", store=tmp_path)
     expected = CascadeRunner(*tiny_pair, prediction="average").answer(requests, "large")
-    monkeypatch.setattr(CascadeRunner, "_compute", None)
+    monkeypatch.setattr(CascadeRunner, "_compute", pytest.fail)
     assert CascadeRunner(*tiny_pair, prediction="average").answer(requests, "large", store=tmp_path) == expected
 
 
@@ -602,7 +606,7 @@ def test_cascade_store_serves_other_thresholds(runner, tmp_path, monkeypatch):
     second = runner.run(requests, values[9], "chow_sum", store=tmp_path)
     assert first.deferred.sum() == 5 and second.deferred.sum() == 10
     assert sorted(p.name[:5] for p in tmp_path.iterdir()) == ["large", "large", "small"]
-    monkeypatch.setattr(CascadeRunner, "_compute", None)
+    monkeypatch.setattr(CascadeRunner, "_compute", pytest.fail)
     again = runner.run(requests, values[4], "chow_sum", store=tmp_path)
     assert (again.responses, again.flops) == (first.responses, first.flops)
 

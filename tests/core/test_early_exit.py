@@ -175,7 +175,7 @@ def test_unfinished_answers_are_never_stored_as_whole_ones(tiny_pair, whole, tmp
         with pytest.raises(ValueError, match=r"holds another run \(different: early exit\)"):
             runner.answer(REQUESTS, store=store, early_exit=exits)
     with monkeypatch.context() as patched:
-        patched.setattr(CascadeRunner, "_compute", None)
+        patched.setattr(CascadeRunner, "_compute", pytest.fail)
         for tau, expected in zip(taus, early):
             again = runner.run(REQUESTS, np.float64(tau), "chow_sum", store=tmp_path, early_exit=True)
             assert (again.small, again.large) == (expected.small, expected.large)

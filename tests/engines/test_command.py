@@ -104,7 +104,7 @@ def test_same_command_again_gives_the_same_file_and_another_is_refused(folders, 
     arguments = [prompts, "--small", folders[0], "--large", folders[1], "--output", str(output), *COMMON]
     assert main([*arguments, "--tau", "-2.5"]) == 0
     first = output.read_bytes()
-    monkeypatch.setattr(CascadeRunner, "_compute", None)  # nothing is computed any more
+    monkeypatch.setattr(CascadeRunner, "_compute", pytest.fail)  # nothing is computed any more
     output.unlink()
     assert main([*arguments, "--tau", "-2.5"]) == 0 and output.read_bytes() == first
     capsys.readouterr()

@@ -1,15 +1,20 @@
 """What a run will train, and what it needs: said and checked before it begins, and near what it then takes."""
 
+import itertools
 import json
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import pytest
+from small_models import sentences
 
-from cat_core.training import artifacts, plan
+from cat_core.training import artifacts, plan, training_set
 from cat_core.training.experiment import Experiment
+from cat_core.training.models import ModelSize, build_model
 from cat_core.training.plan import Stage, announce, check, stages
+from cat_core.training.train import TrainSettings
 
 TINY = {
     "suite": "mini-superglue", "suite_options": {"train": 60, "calibration": 6, "test": 6}, "vocab_size": 400,
@@ -68,6 +73,19 @@ def test_what_cannot_fit_is_refused_in_one_line(monkeypatch):
     with pytest.raises(ValueError, match="memory to train and 0.1 MiB are free"):
         chosen.train(print)
     assert not list(artifacts.root().glob("model-*")) and announce([], print) == []
+
+
+def test_the_time_of_a_step_is_less_by_the_padding_that_length_groups_leave_out(monkeypatch):
+    tokenizer, examples = sentences(60, 400)
+    model, pairs = build_model(ModelSize(hidden=16, layers=1, heads=2, context=96), tokenizer, 1), examples.pairs
+    examples.pairs = [(prompt[:n], target[:2]) for n, (prompt, target) in zip((2, 4, 4, 7), pairs)]
+    monkeypatch.setitem(training_set.GROUP_TOKENS, "cpu", 0)
+    ticks = itertools.count()
+    monkeypatch.setattr(plan.time, "perf_counter", lambda: next(ticks))
+    columns, settings = 7 + 2, TrainSettings(batch_size=4)
+    assert plan._seconds(model, examples, settings) == 1
+    parted = plan._seconds(model, examples, replace(settings, length_groups=3))
+    assert parted == pytest.approx((4 + 6 + 6 + columns) / (4 * columns))
 
 
 @pytest.mark.slow
