@@ -7,6 +7,14 @@ from filelock import FileLock
 from small_book import copy_project, runs
 
 
+@pytest.fixture
+def every_group(monkeypatch):
+    """Length groups of tiny batches, too, whose padding would not pay for a pass."""
+    from cat_core.training import training_set
+
+    monkeypatch.setitem(training_set.GROUP_TOKENS, "cpu", 0)
+
+
 @pytest.fixture(scope="session")
 def tiny_pair():
     """(small, large, tokenizer): random grouped- and multi-query Llamas that share a byte-level tokenizer.

@@ -12,10 +12,12 @@ from cat_core.training.joint import train_jointly
 from cat_core.training.models import ModelSize, build_model
 from cat_core.training.teacher import TeacherCache
 from cat_core.training.train import TrainSettings, train
+from cat_core.training.training_set import GROUP_TOKENS
 
 
 def main(cache: Path, folder: Path, options: dict) -> None:
     tokenizer, training_set = sentences()
+    GROUP_TOKENS["cpu"] = 0  # as the fixture every_group
     model = build_model(ModelSize(hidden=16, layers=1, heads=2, context=48), tokenizer, 1)
     model = model.double() if options.pop("double", False) else model
     given = {"method": "cat-dist", "steps": 6, "batch_size": 16, "learning_rate": 4e-3} | options

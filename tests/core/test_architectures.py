@@ -180,6 +180,7 @@ def test_a_bias_behind_the_head_is_seen(tokenizer, training_set, tmp_path):
 # ------------------------------------------------------------------- training
 
 
+@pytest.mark.usefixtures("every_group")
 @layouts
 @pytest.mark.parametrize("method", ["xent", "cat-xent", "cat-dist", "random-dist", "gatekeeper"])
 @pytest.mark.parametrize(
@@ -535,6 +536,7 @@ def test_a_saved_model_is_the_same_again(tokenizer, training_set, tmp_path, flan
     assert read(EXAMPLES[0].prompt).input_ids == tokenizer(EXAMPLES[0].prompt).input_ids
 
 
+@pytest.mark.usefixtures("every_group")
 def test_an_experiment_on_folders_and_its_cascade(tokenizer, tmp_path, monkeypatch):
     """From random weights to a cascade: L by its labels, S by CAT-Dist, both answering, and the pair as one cascade."""
     monkeypatch.setenv("CAT_ARTIFACTS", str(tmp_path / "artifacts"))

@@ -66,6 +66,7 @@ def test_every_member_is_the_model_trained_alone(setting, tmp_path):
     assert (trained["cat-dist"] - trained["dist"]).abs().max() > 1e-2  # the comparison above could have failed
 
 
+@pytest.mark.usefixtures("every_group")
 def test_length_groups_change_rounding_alone(setting, tmp_path):
     """Members of several seeds read batches of several lengths: each is cut by its own lengths."""
     tokenizer, training_set, teachers = setting

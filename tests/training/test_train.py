@@ -65,6 +65,7 @@ def test_collate_aligns_all_targets_at_one_column(setting):
         assert batch["labels"][row][:start].eq(-100).all()
 
 
+@pytest.mark.usefixtures("every_group")
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.router])
 @pytest.mark.parametrize(
     "normalize, loss, groups", [("tokens", "fused", 1), ("kept", "fused", 3), ("tokens", "dense", 11)]
@@ -163,6 +164,7 @@ def test_length_groups_are_those_that_leave_the_least_to_compute(lengths, groups
     assert sum(len(rows) * (c.stop - c.start) + overhead for rows, c in found) == min(costs)
 
 
+@pytest.mark.usefixtures("every_group")
 def test_length_groups_look_their_tokens_up_once(setting, tmp_path):
     """Each look-up has a gradient as large as the embeddings; hooks see one call, and the model is whole afterwards."""
     tokenizer, training_set, _, _ = setting
@@ -176,7 +178,6 @@ def test_length_groups_look_their_tokens_up_once(setting, tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.nn.functional, "embedding", counted)
-        patch.setitem(training_set_module.GROUP_TOKENS, "cpu", 0)
         train(model, training_set, TrainSettings(steps=2, batch_size=16, length_groups=4), tmp_path)
     assert [shape[0] for shape in calls if shape[0] > 1] == [16, 16]  # beside a trial of the head
     assert embeddings.forward.__func__ is forward

@@ -53,6 +53,7 @@ def run(model, training_set, folder, plan, known=None, kind=CascadeAwareTrainer)
     return [(row["loss"], row["grad_norm"]) for row in log]
 
 
+@pytest.mark.usefixtures("every_group")
 @pytest.mark.parametrize("kind", [(LlamaConfig, LlamaForCausalLM), (Qwen3Config, Qwen3ForCausalLM)])
 @pytest.mark.parametrize("changes", [{"length_groups": 2}, {"gradient_checkpointing": True}])
 def test_known_states_of_frozen_layers_give_the_training_that_running_them_gives(setting, tmp_path, kind, changes):
