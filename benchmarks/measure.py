@@ -23,6 +23,7 @@ from torch.profiler import ProfilerActivity, profile
 from cat_core.files import write_text
 from cat_core.training.provenance import git_state, versions
 
+PACKAGES = ("torch", "transformers", "liger-kernel", "cut-cross-entropy")
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -97,7 +98,7 @@ def manifest(given: argparse.Namespace) -> dict:
         processor = names[0].partition(": ")[2] if names else platform.processor()
     return {
         "git": git_state(ROOT),
-        "versions": {"python": platform.python_version(), **versions("torch", "liger-kernel", "cut-cross-entropy")},
+        "versions": {"python": platform.python_version(), **versions(*PACKAGES)},
         "platform": platform.platform(),
         "processor": processor,
         "instructions": torch.backends.cpu.get_cpu_capability(),

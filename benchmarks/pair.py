@@ -16,7 +16,6 @@ a batch of states.
 
 from __future__ import annotations
 
-import re
 import statistics
 import tempfile
 from collections.abc import Callable, Iterable
@@ -25,30 +24,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cat_book.build.manifest import now
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
 
-from benchmarks.measure import (
-    check_gradients,
-    clock,
-    command,
-    in_turns,
-    manifest,
-    markdown,
-    peak_bytes,
-    say,
-    speedup,
-    write,
-)
+from benchmarks.measure import check_gradients, clock, in_turns, peak_bytes, run, speedup
 from benchmarks.runner import generate, left_padded
 from cat_core.cascade import CascadeRunner, Request
 from cat_core.tasks.synthetic import MiniSuperGlue, mini_superglue
 from cat_core.text import TextFormat
 from cat_core.training.frozen import Shortcut, run_frozen
 from cat_core.training.models import train_tokenizer
-from cat_core.training.provenance import versions
 from cat_core.training.side_by_side import SideBySideTrainer, StackedModels
 from cat_core.training.starts import LOADED
 from cat_core.training.train import CascadeAwareTrainer, TrainSettings
@@ -76,7 +62,7 @@ class Case:
     new_tokens: int
 
 
-SMALL = Case("S", 6, 576, 1536, 9, 3, 49_152, 32, 24, 16)
+SMALL = Case("S", 6, 576, 1536, 9, 3, 49_152, 32, 32, 16)
 LARGE = replace(SMALL, model="L", layers=30)
 TINY = Case("S", 2, 64, 128, 2, 1, 500, 8, 6, 4)
 CASES = {"cpu": [SMALL, LARGE], "cuda": [SMALL, LARGE], "quick": [TINY, replace(TINY, model="L", layers=3)]}
@@ -365,7 +351,13 @@ def compared(job: str, case: Case, rows: dict[str, dict], steps: dict, rounds: i
     return found
 
 
-JOBS = {"training": training_rows, "scoring": scoring_rows, "writing": writing_rows}
+def compare(case: Case, device: str, dtype: torch.dtype, repeats: int) -> list[dict]:
+    """One row for each way of each job."""
+    texts = Texts(case)
+    jobs = (training_rows, scoring_rows, writing_rows)
+    return [row for rows in jobs for row in rows(case, texts, device, dtype, repeats)]
+
+
 TABLE = """
 | job | model | way | tokens / s | times as fast as plain (range) | floor's time of its | MiB \
 | with what is held, of weights, moments and a batch of states |
@@ -375,19 +367,9 @@ TABLE = """
 """
 
 
-def main(arguments: list[str] | None = None) -> dict:
+def main(arguments: list[str] | None = None) -> list[dict]:
     """Measure, print the table, and write `benchmarks/results/pair-<device>.json` unless `--quick`."""
-    given = command("pair", __doc__.splitlines()[0], 3, arguments)
-    start, about, rows = now(), manifest(given), []
-    about["versions"] |= versions("transformers")
-    for case in (case for case in CASES[given.size] if re.search(given.cases, str(case))):
-        texts = Texts(case)
-        for job, measured in JOBS.items():
-            rows += measured(case, texts, given.device, given.dtype, given.repeats)
-            say(f"{job}, {case.model}")
-    print(markdown(TABLE, rows))
-    write(given.out, about, start, {"rows": rows})
-    return {"rows": rows}
+    return run("pair", __doc__.splitlines()[0], 3, arguments, CASES.get, compare, TABLE)
 
 
 if __name__ == "__main__":

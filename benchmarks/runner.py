@@ -30,7 +30,6 @@ from cat_core.inference import EXACT_RULES, EarlyExit
 from cat_core.router import route
 from cat_core.tasks.synthetic import MiniSuperGlue, MiniWmt, mini_superglue, mini_wmt
 from cat_core.training.models import ModelSize, build_model, train_tokenizer
-from cat_core.training.provenance import versions
 from cat_core.training.train import TrainSettings, train
 from cat_core.training.training_set import TrainingSet
 
@@ -311,7 +310,6 @@ def main(arguments: list[str] | None = None) -> dict:
     given = command("runner", __doc__.splitlines()[0], 3, arguments)
     sizes, rounds = SIZES[given.size], given.repeats
     start, about = now(), manifest(given)
-    about["versions"] |= versions("transformers")
     inputs = Inputs(sizes, given.device, given.dtype)
     say("trained")
     results = {part: [] for part in TABLES}

@@ -203,7 +203,7 @@ def test_without_compaction_every_row_stays(monkeypatch, quick):
 @pytest.mark.slow
 def test_every_job_of_a_pair_is_compared_with_plain_transformers_and_the_products(tmp_path, capsys):
     out = tmp_path / "pair.json"
-    rows = pair.main(["--quick", "--repeats", "2", "--out", str(out)])["rows"]
+    rows = pair.main(["--quick", "--repeats", "2", "--out", str(out)])
     lines = capsys.readouterr().out.strip().splitlines()
     assert len(lines) == len(rows) + 2 and all(line.count("|") == lines[0].count("|") == 9 for line in lines)
     trained = [(row["model"], row["way"]) for row in rows if row["job"] == "training"]
