@@ -40,8 +40,8 @@ class TargetCache(Protocol):
         label_weight < 1, its distributions as arguments of `fused_linear_cat_loss`."""
 
 
-# Memory for a chunk's logits of S and L, chunks of a batch, and rows of a chunk at least. Each chunk reads W and writes
-# dW once: a GPU needs many rows to hide that; on a CPU 128 cost a tenth of the time, 512 gain little over 256.
+# Memory for a chunk's logits of S and L; at least so many chunks of a batch, and rows of a chunk. Each chunk reads W
+# and writes dW once: a GPU needs many rows to hide that, while on a CPU 128 are slower by a tenth, 512 little faster.
 CHUNK_BYTES = {"cpu": 64 * 2**20, "else": 512 * 2**20}
 CHUNKS = {"cpu": 8, "else": 1}
 MIN_ROWS = {"cpu": 256, "else": 1024}
@@ -143,18 +143,19 @@ def fused_linear_cat_loss(
             numbers of the examples in its training set whose target tokens are those of `target`, one after another.
         token_mask: bool [...], alpha given from outside, in place of `mask`.
         logit_softcap: c of c tanh(logits / c) (Gemma 2), for S; L's logits are taken as they come.
-        chunk_bytes: memory for one chunk's logits of S and L, by default 64 MiB on a CPU, or those of an eighth of the
-            tokens, and 512 MiB elsewhere; a chunk has at least 256 rows on a CPU and 1,024 elsewhere.
+        chunk_bytes: memory for one chunk's logits of S and L, by default 512 MiB, on a CPU 64 MiB and at most those of
+            an eighth of the tokens; a chunk has at least 256 rows on a CPU and 1,024 elsewhere.
         skip_rows: compute the gradient of kept rows alone: True, False, or "auto" (while at most 95 % are kept).
         divisor: what a "mean" divides by in place of what `normalize` names, such as the tokens of all micro-batches: a
-            number > 0 or a tensor of one. Dividing the loss afterwards would cost a copy of dW.
+            number > 0 or a tensor of one. On a CPU, dividing the loss afterwards would cost a copy of dW.
         label_weight, temperature, mask, normalize, reduction, generator, return_stats: as in `cascade_aware_loss`.
 
     Returns the loss (with `return_stats` the pair of loss and `LossStats`). Matrix products are in autocast's dtype
     where it is on, else in the wider of the two factors'; all else, the loss and the sum of dW over chunks among it,
     in float32 or wider. Gradients have the dtype of what they belong to, and reach `input`, `linear_weight` and
     `linear_bias`, never the teacher; what needs none, as a frozen head, is not computed. `reduction` "none" goes
-    through the chunks again in backward, mask "random" with several chunks once more before. `retain_graph` is right.
+    through the chunks again in backward, mask "random" with several chunks once more before. `retain_graph` is right;
+    whoever changes in place what `torch.autograd.grad` gave cannot go backward again, as PyTorch then says.
 
     Raises ValueError as `cascade_aware_loss`, and for shapes that do not fit; RuntimeError in backward with
     `create_graph`.
@@ -173,8 +174,8 @@ def fused_linear_cat_loss(
         raise ValueError("teacher_cache says all of L: give no other teacher_... beside it")
     has_soft = has_logits or teacher_top is not None or (teacher_cache is not None and teacher_cache.mode != "argmax")
     check_options(label_weight, temperature, mask if token_mask is None else token_mask, normalize, reduction, has_soft)
-    if divisor is not None and (reduction != "mean" or not (torch.is_tensor(divisor) or divisor > 0)):
-        raise ValueError(f"divisor is {divisor!r} with reduction {reduction!r}; expected a number > 0 and a mean")
+    if divisor is not None and (reduction != "mean" or not 0 < float(divisor) < float("inf")):
+        raise ValueError(f"divisor is {divisor} with reduction {reduction!r}; expected a number > 0 and a mean")
     if skip_rows not in ("auto", True, False):
         raise ValueError(f"skip_rows is {skip_rows!r}; expected True, False or 'auto'")
     is_target, labels = target_rows(target, ignore_index, linear_weight.shape[0])
@@ -204,13 +205,13 @@ def fused_linear_cat_loss(
     dtype, threads = _product_dtype(*student), torch.get_num_threads() if device == "cpu" else 1  # a cache each
     row_bytes = 2 * dtype.itemsize * linear_weight.shape[0]
     usual = min(CHUNK_BYTES[device], row_bytes * -(-len(labels) // CHUNKS[device]))
-    chunk_rows = max(MIN_ROWS[device], int((usual if chunk_bytes is None else chunk_bytes) // row_bytes))
+    chunk_rows = int((usual if chunk_bytes is None else chunk_bytes) // row_bytes)
     if divisor is None:
-        divisor = 1.0 if reduction != "mean" else len(labels) if normalize == "tokens" else None
+        divisor = 1 if reduction != "mean" else len(labels) if normalize == "tokens" else None
     given = _Given(
         *(*teacher, teacher_logits, teacher_top, large_right, mask if given_mask is None else given_mask, generator),
         *(float(label_weight), float(temperature), logit_softcap),
-        *(chunk_rows, TILE_BYTES[device] * threads, skip_rows, divisor, dtype),
+        *(max(MIN_ROWS[device], chunk_rows), TILE_BYTES[device] * threads, skip_rows, divisor, dtype),
         wanted=tuple(torch.is_grad_enabled() and t is not None and t.requires_grad for t in student),
     )
     function = _PerToken if reduction == "none" else _Summed
@@ -228,8 +229,8 @@ class _Summed(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows, weight, bias, labels, given):
         (loss, keep, *flags), grads = _run(rows, weight, bias, labels, given, given.wanted)
-        divisor = keep.sum().clamp(min=1) if given.divisor is None else given.divisor
-        grads = [g if g is None else g.div_(divisor) for g in grads]  # in place: nobody has seen them yet
+        divisor = max(1, int(keep.sum())) if given.divisor is None else float(given.divisor)  # exact, in any dtype
+        grads = [g if g is None or divisor == 1 else g.div_(divisor) for g in grads]  # nobody has seen them yet
         ctx.save_for_backward(*grads)  # dX [N, H], dW [V, H], db [V]: no logits, no inputs
         ctx.dtypes = [None if t is None else t.dtype for t in (rows, weight, bias)]
         ctx.mark_non_differentiable(keep, *flags)
@@ -263,8 +264,7 @@ class _PerToken(torch.autograd.Function):
         _refuse_create_graph()
         rows, weight, bias, labels = ctx.saved_tensors
         _, grads = _run(rows, weight, bias, labels, ctx.given, ctx.needs_input_grad[:3], grad)
-        dtypes = (None if t is None else t.dtype for t in (rows, weight, bias))
-        return *(None if g is None else g.to(dtype) for g, dtype in zip(grads, dtypes)), None, None
+        return *(None if g is None else g.to(t.dtype) for g, t in zip(grads, (rows, weight, bias))), None, None
 
 
 def _run(rows, weight, bias, labels, given: _Given, wanted, row_weight=None):

@@ -103,7 +103,7 @@ def answering(model):
 def _read(logits: Tensor, tokens: Tensor) -> Tensor:
     """Log-probabilities of `tokens` [...], margins and entropies of logits [..., V]: float32 [3, ...], a few rows at a
     time, so that what is computed on the way stays in a CPU's caches."""
-    rows = logits.numel() if logits.is_cuda else max(1, PIECE // logits.shape[-1])
+    rows = len(tokens.flatten()) if logits.is_cuda else max(1, PIECE // logits.shape[-1])
     parts = zip(logits.flatten(0, -2).split(rows), tokens.flatten().split(rows))
     found = [torch.stack([chosen_logprob(part, ids), *margin_and_entropy(part)]).float() for part, ids in parts]
     return torch.cat(found, dim=1).unflatten(1, tokens.shape)

@@ -22,7 +22,7 @@ from cat_core.training.frozen import needed_bytes
 from cat_core.training.models import has_plain_head
 from cat_core.training.obtain import name_of, tokenizer_of, training_set_of, untrained
 from cat_core.training.train import training_loss
-from cat_core.training.training_set import IGNORE, TrainingSet, collate, length_groups
+from cat_core.training.training_set import GROUP_TOKENS, IGNORE, TrainingSet, collate, length_groups
 from cat_core.training.tuning import frozen_layers, partly_trained, trained_parameters
 
 PROBE_ROWS = 4  # examples of the smaller of the two passes that memory is estimated from
@@ -183,19 +183,23 @@ def _seconds(model, examples: TrainingSet, settings) -> float:
     groups leave out."""
     count = max(1, settings.batch_size // settings.gradient_accumulation)
     every = [examples[int(i)] for i in torch.linspace(0, len(examples) - 1, count)]
-    batch = collate(every, examples.pad)
+    batch, device = collate(every, examples.pad), next(model.parameters()).device
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.0)
+    groups, padded = length_groups(batch["attention_mask"], settings.length_groups), batch["input_ids"].numel()
+    computed = sum(rows.numel() * (c.stop - c.start) for rows, c in groups)
+    share = min(1.0, (computed + (len(groups) - 1) * GROUP_TOKENS["cpu" if device.type == "cpu" else "else"]) / padded)
     best = float("inf")
     for _ in range(3):  # the first one warms up
         start = time.perf_counter()
         _loss(model, batch, settings).backward()
+        middle = time.perf_counter()
         optimizer.step()
         optimizer.zero_grad()
-        best = min(best, time.perf_counter() - start)
-        if best > PROBE_SECONDS:
+        end = time.perf_counter()
+        best = min(best, share * (middle - start) + end - middle)
+        if end - start > PROBE_SECONDS:
             break
-    groups = length_groups(batch["attention_mask"], settings.length_groups)
-    return best * sum(rows.numel() * (c.stop - c.start) for rows, c in groups) / batch["input_ids"].numel()
+    return best
 
 
 def _duration(seconds: float) -> str:

@@ -175,8 +175,9 @@ class CascadeAwareTrainer(Trainer):
             eval_lower(bare, self.frozen)
         groups, parts = length_groups(inputs["attention_mask"], self.settings.length_groups), []
         embeddings, embedded = bare.get_input_embeddings(), None
-        if len(groups) > 1 and self.accelerator.num_processes == 1 and not has_encoder(bare):
-            embedded = embeddings(inputs["input_ids"])
+        trained = any(p.requires_grad for p in embeddings.parameters())
+        if len(groups) > 1 and trained and self.accelerator.num_processes == 1 and not has_encoder(bare):
+            embedded = embeddings.forward(inputs["input_ids"])  # its hooks see each group
         for rows, columns in groups:
             taken = {name: inputs[name][rows, columns] for name in MODEL_INPUTS}
             options = {"states": self.fused, "logits": not self.fused}
@@ -237,11 +238,20 @@ class CascadeAwareTrainer(Trainer):
 def _giving(embeddings: torch.nn.Module, values: torch.Tensor):
     """Within, the embeddings give `values`, looked up for all length groups at once: the gradient of each look-up is as
     large as the embeddings are."""
-    embeddings.forward = lambda *_, **__: values
+    own = vars(embeddings).get("forward")  # where somebody has wrapped it
+
+    def given(ids):
+        if ids.shape != values.shape[:-1]:
+            raise RuntimeError(f"the model looks up {tuple(ids.shape)} tokens, expected {tuple(values.shape[:-1])}")
+        return values
+
+    embeddings.forward = given
     try:
         yield
     finally:
         del embeddings.forward
+        if own is not None:
+            embeddings.forward = own
 
 
 def scale(parameters: Iterable[torch.nn.Parameter], factor: torch.Tensor) -> None:
@@ -305,9 +315,9 @@ def training_loss(
         return fused_linear_cat_loss(
             states, head.weight, target, linear_bias=head.bias, divisor=divisor, **given, **common
         )
-    logits, share = states if head is None else head(states), 1.0
+    logits = states if head is None else head(states)
     if divisor is not None:
-        common["reduction"], share = "sum", divisor
+        common["reduction"] = "sum"
     if method.second_stage:
         with torch.no_grad():
             _, stats = cascade_aware_loss(logits, target, **common | {"label_weight": 1.0})
@@ -316,7 +326,7 @@ def training_loss(
         if "teacher_logits" in given:
             given = {"teacher_logits": given["teacher_logits"][:, : logits.shape[-1]]}
         loss, stats = cascade_aware_loss(logits, target, **given, **common)
-    return loss / share, stats
+    return loss if divisor is None else loss / divisor, stats
 
 
 def train(
@@ -370,6 +380,7 @@ def run_trainer(
         dataloader_pin_memory=not use_cpu and torch.cuda.is_available(),
         **({_CHECKPOINTING: True} if schedule.gradient_checkpointing else {}),
     )  # fmt: skip
+    training._n_gpu = min(1, training.n_gpu)  # of a process: Trainer would deal batches out to threads, one a GPU
     shares = schedule.gradient_accumulation * training.world_size
     if schedule.batch_size % shares:
         raise ValueError(

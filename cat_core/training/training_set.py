@@ -21,6 +21,7 @@ IGNORE = -100  # the label of what is no target, as in transformers
 # What one more pass for a length group costs, as so many tokens of padding would: the weights are read and their
 # gradients added once more, and a GPU needs many tokens to be busy.
 GROUP_TOKENS = {"cpu": 48, "else": 2048}
+MAX_CUTS = 128  # places where a batch may be cut: the search takes their number squared
 
 
 class TrainingSet(Dataset):
@@ -110,12 +111,15 @@ def _cheapest_cuts(first: np.ndarray, last: np.ndarray, groups: int, overhead: i
 
     A run costs its rows times the columns that it fills, and `overhead`.
     """
+    edges = np.append(np.arange(0, len(first), -(-len(first) // MAX_CUTS)), len(first))  # where a cut may lie
+    first, last = np.minimum.reduceat(first, edges[:-1]), np.maximum.reduceat(last, edges[:-1])
     size = len(first)
     starts, ends = np.ogrid[:size, :size]
     inside = starts <= ends
     left = np.minimum.accumulate(np.where(inside, first, last.max()), axis=1)
     right = np.maximum.accumulate(np.where(inside, last, 0), axis=1)
-    cost = np.where(inside, (right - left) * (ends - starts + 1) + overhead, np.inf)  # [i, j]: of the run i, ..., j
+    rows = edges[ends + 1] - edges[starts]
+    cost = np.where(inside, (right - left) * rows + overhead, np.inf)  # [i, j]: of the run i, ..., j
     best, froms = [np.array([0.0, *[np.inf] * size])], []  # best[k][n]: of the first n rows in k runs
     for _ in range(min(groups, size)):
         of_last = best[-1][:-1, None] + cost
@@ -125,7 +129,7 @@ def _cheapest_cuts(first: np.ndarray, last: np.ndarray, groups: int, overhead: i
     cuts = [size]
     for k in range(count, 0, -1):
         cuts.append(int(froms[k - 1][cuts[-1] - 1]))
-    return cuts[::-1]
+    return edges[cuts[::-1]].tolist()
 
 
 def joined(parts: Sequence[torch.Tensor], rows: Sequence[torch.Tensor], columns: int) -> torch.Tensor:

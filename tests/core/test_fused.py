@@ -1,5 +1,7 @@
 """The fused loss against the dense reference: values, gradients, counts, over masks, options and chunk sizes."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -193,10 +195,11 @@ def test_a_divisor_takes_the_place_of_the_number_of_tokens(normalize, divisor):
         torch.testing.assert_close(a, c)
 
 
-@pytest.mark.parametrize("given", [{"divisor": 0}, {"divisor": 2, "reduction": "sum"}])
-def test_a_divisor_that_divides_nothing_is_refused(given):
+@pytest.mark.parametrize("divisor, reduction", [(0, "mean"), (torch.tensor(0), "mean"), (math.nan, "mean"), (2, "sum")])
+def test_a_divisor_that_divides_nothing_is_refused(divisor, reduction):
     x, w, _, _, _, y = case(5, n=20, hidden=3, wide=4, vocab=9)
-    with pytest.raises(ValueError, match="divisor is . with reduction '(mean|sum)'; expected a number > 0 and a mean"):
+    given = {"divisor": divisor, "reduction": reduction}
+    with pytest.raises(ValueError, match="divisor is (0|nan|2).* with reduction '(mean|sum)'; expected a number"):
         fused_linear_cat_loss(x, w, y, mask="none", label_weight=1.0, **given)
 
 

@@ -83,9 +83,12 @@ def test_the_time_of_a_step_is_less_by_the_padding_that_length_groups_leave_out(
     ticks = itertools.count()
     monkeypatch.setattr(plan.time, "perf_counter", lambda: next(ticks))
     columns, settings = 7 + 2, TrainSettings(batch_size=4)
-    assert plan._seconds(model, examples, settings) == 1
+    assert plan._seconds(model, examples, settings) == 2  # the pass, and AdamW, which length groups do not spare
     parted = plan._seconds(model, examples, replace(settings, length_groups=3))
-    assert parted == pytest.approx((4 + 6 + 6 + columns) / (4 * columns))
+    assert parted == pytest.approx((4 + 6 + 6 + columns) / (4 * columns) + 1)
+    monkeypatch.setitem(training_set.GROUP_TOKENS, "cpu", 1)  # a group costs that much, and three are still best
+    parted = plan._seconds(model, examples, replace(settings, length_groups=3))
+    assert parted == pytest.approx((4 + 6 + 6 + columns + 2) / (4 * columns) + 1)
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from small_models import large_model, sentences
+from transformers import TrainingArguments
 
 from cat_core.loss import cascade_aware_loss, gatekeeper_loss
 from cat_core.methods import METHODS
@@ -112,8 +114,6 @@ def fresh(trainer):
 
 
 def make_trainer(model, training_set, settings, folder, outputs, **options):
-    from transformers import TrainingArguments
-
     arguments = TrainingArguments(
         output_dir=str(folder), max_steps=1, use_cpu=True, report_to=[], remove_unused_columns=False, disable_tqdm=True,
         **options,
@@ -151,14 +151,16 @@ def test_length_groups_hold_every_row_once_and_every_token(data):
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 5)), min_size=1, max_size=7), st.integers(2, 8), st.data())
 def test_length_groups_are_those_that_leave_the_least_to_compute(lengths, groups, data):
     """Against every way to cut the rows."""
-    overhead = data.draw(st.integers(0, 40))
+    overhead, places = data.draw(st.integers(0, 40)), data.draw(st.integers(1, 9))
     mask = collate([{"prompt": [5] * p, "target": [6] * t, "index": 0} for p, t in lengths], 0)["attention_mask"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(training_set_module.GROUP_TOKENS, "cpu", overhead)
+        patch.setattr(training_set_module, "MAX_CUTS", places)
         found = length_groups(mask, groups)
     ordered, costs = mask[mask.sum(1).argsort(stable=True)], []
+    every = math.ceil(len(lengths) / places)  # cuts lie at multiples of it, so that they are few
     for count in range(min(groups, len(lengths))):
-        for inner in combinations(range(1, len(lengths)), count):
+        for inner in combinations(range(every, len(lengths), every), count):
             runs = [ordered[a:b] for a, b in pairwise((0, *inner, len(lengths)))]
             costs.append(sum(len(run) * int(run.any(0).sum()) + overhead for run in runs))
     assert sum(len(rows) * (c.stop - c.start) + overhead for rows, c in found) == min(costs)
@@ -166,7 +168,7 @@ def test_length_groups_are_those_that_leave_the_least_to_compute(lengths, groups
 
 @pytest.mark.usefixtures("every_group")
 def test_length_groups_look_their_tokens_up_once(setting, tmp_path):
-    """Each look-up has a gradient as large as the embeddings; hooks see one call, and the model is whole afterwards."""
+    """Each look-up has a gradient as large as the embeddings."""
     tokenizer, training_set, _, _ = setting
     model, calls = build_model(TINY, tokenizer, 1), []
     embeddings = model.get_input_embeddings()
@@ -181,6 +183,45 @@ def test_length_groups_look_their_tokens_up_once(setting, tmp_path):
         train(model, training_set, TrainSettings(steps=2, batch_size=16, length_groups=4), tmp_path)
     assert [shape[0] for shape in calls if shape[0] > 1] == [16, 16]  # beside a trial of the head
     assert embeddings.forward.__func__ is forward
+
+
+@pytest.mark.usefixtures("every_group")
+def test_embeddings_that_somebody_has_changed_stay_changed_in_length_groups(setting, tmp_path):
+    """By a forward of the instance, as accelerate's hooks put there, and by a hook of PyTorch's."""
+    tokenizer, training_set, _, _ = setting
+    losses = []
+    for groups in (1, 4):
+        model = build_model(TINY, tokenizer, 1)
+        embeddings = model.get_input_embeddings()
+        plain = embeddings.forward
+        own = embeddings.forward = lambda ids, plain=plain: 3 * plain(ids)
+        embeddings.register_forward_hook(lambda _, __, output: 2 * output)
+        settings = TrainSettings(steps=3, batch_size=16, length_groups=groups, gradient_accumulation=2)
+        losses.append([row["loss"] for row in train(model, training_set, settings, tmp_path / str(groups))])
+        assert embeddings.forward is own
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_process_takes_one_gpu(setting, tmp_path, monkeypatch):
+    """Where it sees several, Trainer would deal a batch out to threads, and to replicas of the model."""
+    _, training_set, _, _ = setting
+    after = TrainingArguments.__post_init__
+
+    def with_two(self):
+        after(self)
+        self._n_gpu = 2
+
+    monkeypatch.setattr(TrainingArguments, "__post_init__", with_two)
+    seen = []
+
+    class Noting(CascadeAwareTrainer):
+        def training_step(self, model, *given):
+            seen.append((self.args.n_gpu, type(model)))
+            return super().training_step(model, *given)
+
+    model = build_model(TINY, setting[0], 1)
+    train(model, training_set, TrainSettings(steps=1, batch_size=8), tmp_path, kind=Noting)
+    assert seen == [(1, type(model))]
 
 
 def test_gradient_accumulation_gives_the_same_step(setting, tmp_path):
