@@ -77,11 +77,22 @@ def tiny_pair():
 
 
 @pytest.fixture(scope="session")
-def book(tmp_path_factory):
-    """The project's folder copied, with all pages run in the edition `test` and the HTML built (-W -n)."""
+def common_folder(tmp_path_factory):
+    """A folder of this run of the tests that all its processes share."""
     base = tmp_path_factory.getbasetemp()
-    # pytest-xdist's workers each have a folder below the one they share: one of them makes the book for all.
-    base = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    return base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base  # each worker's own lies below it
+
+
+@pytest.fixture(scope="session")
+def common_artifacts(common_folder):
+    """Where several modules find the models of the study in miniature: whoever comes first trains them."""
+    return common_folder / "artifacts"
+
+
+@pytest.fixture(scope="session")
+def book(common_folder):
+    """The project's folder copied, with all pages run in the edition `test` and the HTML built (-W -n)."""
+    base = common_folder
     root, log = base / "project", base / "project.log"
     with FileLock(base / "project.lock"):
         if not log.exists():

@@ -47,11 +47,11 @@ def project(folder: Path, texts="false", text=STUDY) -> Path:
 
 
 @contextmanager
-def recorded_cells(folder: Path, text: str, resamples: int):
+def recorded_cells(folder: Path, text: str, resamples: int, artifacts: Path | None = None):
     """All cells of the study in `text`, run and recorded with their metrics, from inside the project's folder."""
     root = project(folder, text=text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CAT_ARTIFACTS", str(root / "artifacts"))
+        patch.setenv("CAT_ARTIFACTS", str(artifacts or root / "artifacts"))
         patch.chdir(root)
         for cell in load_study("tiny", root).cells.values():
             run_cell(cell)

@@ -40,9 +40,9 @@ CELLS = """
 
 
 @pytest.fixture(scope="module")
-def cells(tmp_path_factory):
+def cells(tmp_path_factory, common_artifacts):
     text = STUDY.replace("methods: [xent, cat-dist, gatekeeper]", METHODS).split("  other:")[0] + CELLS
-    with recorded_cells(tmp_path_factory.mktemp("project"), text, resamples=30) as found:
+    with recorded_cells(tmp_path_factory.mktemp("project"), text, 30, common_artifacts) as found:
         yield found
 
 

@@ -73,13 +73,13 @@ def partner(root, name, methods, key, cell, change):
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
+def root(tmp_path_factory, common_artifacts):
     methods = "methods: [xent, dist, cat-xent, cat-dist, random-dist, gatekeeper]"
     text = STUDY.replace("methods: [xent, cat-dist, gatekeeper]", methods).split("  other:")[0] + CELLS
     text = text.replace("  wmt: &wmt\n", "  wmt: &wmt\n    claim: C2\n")
     root = project(tmp_path_factory.mktemp("project"), texts="true", text=text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CAT_ARTIFACTS", str(root / "artifacts"))
+        patch.setenv("CAT_ARTIFACTS", str(common_artifacts))
         patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "book"))))
         patch.chdir(root)
         for cell in load_study("tiny", root).cells.values():

@@ -339,7 +339,7 @@ def test_page_killed_from_outside_then_ctrl_c(tmp_path):
     driver = start(root, "run", "--page", "02")
     kernel, page, child = waiting_pids(root)
     os.kill(kernel, signal.SIGKILL)
-    output, _ = driver.communicate(timeout=60)
+    output, _ = driver.communicate(timeout=180)
     assert driver.returncode == 1 and "the kernel died" in output
     assert wait_for(lambda: not alive(child), 15), "it has lost its parent, not its group"
 
@@ -347,7 +347,7 @@ def test_page_killed_from_outside_then_ctrl_c(tmp_path):
     driver = start(root, "run", "--page", "02")
     pids = waiting_pids(root)
     driver.send_signal(signal.SIGINT)
-    output, _ = driver.communicate(timeout=15)
+    output, _ = driver.communicate(timeout=60)
     assert driver.returncode == 130 and "Stopped. The same command goes on from here." in output
     assert "Traceback" not in output
     assert wait_for(lambda: not any(map(alive, pids)), 5)

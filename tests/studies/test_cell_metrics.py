@@ -31,11 +31,11 @@ SUPERGLUE = """
 
 
 @pytest.fixture(scope="module")
-def cell(tmp_path_factory):
+def cell(tmp_path_factory, common_artifacts):
     text = STUDY.replace("methods: [xent, cat-dist, gatekeeper]", METHODS).split("  other:")[0] + SUPERGLUE
     root = project(tmp_path_factory.mktemp("project"), text=text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CAT_ARTIFACTS", str(root / "artifacts"))
+        patch.setenv("CAT_ARTIFACTS", str(common_artifacts))
         patch.chdir(root)
         cell = load_study("tiny", root).cell("superglue")
         run_cell(cell)

@@ -19,11 +19,11 @@ from cat_core.studies.study import load_study, open_cell, study_names
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory):
+def recorded(tmp_path_factory, common_artifacts):
     """A recorded study without texts, and the frame and the models it was made from."""
     root = project(tmp_path_factory.mktemp("project"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CAT_ARTIFACTS", str(root / "artifacts"))
+        patch.setenv("CAT_ARTIFACTS", str(common_artifacts))
         patch.chdir(root)
         cell = load_study("tiny", root).cell("wmt")
         run_cell(cell)

@@ -96,7 +96,7 @@ def test_the_time_of_a_step_is_less_by_the_padding_that_length_groups_leave_out(
     "shape",
     [
         {"hidden": 256, "layers": 4, "vocab": 8000, "batch": 32, "precision": "fp32"},
-        {"hidden": 256, "layers": 4, "vocab": 8000, "batch": 32, "precision": "bf16"},
+        {"hidden": 256, "layers": 4, "vocab": 8000, "batch": 16, "precision": "bf16"},
         {"hidden": 512, "layers": 2, "vocab": 2000, "batch": 8, "precision": "fp32"},
         {"hidden": 128, "layers": 6, "vocab": 2000, "batch": 64, "precision": "fp32"},
     ],
