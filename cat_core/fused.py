@@ -41,7 +41,7 @@ class TargetCache(Protocol):
 
 
 # Memory for a chunk's logits of S and L; at least so many chunks of a batch, and rows of a chunk. Each chunk reads W
-# and writes dW once: a GPU needs many rows to hide that, while on a CPU 128 are slower by a tenth, 512 little faster.
+# and writes dW once: a GPU needs many rows to hide that, a CPU few.
 CHUNK_BYTES = {"cpu": 64 * 2**20, "else": 512 * 2**20}
 CHUNKS = {"cpu": 8, "else": 1}
 MIN_ROWS = {"cpu": 256, "else": 1024}
@@ -71,7 +71,7 @@ class _Given(NamedTuple):
     chunk_rows: int
     tile_bytes: int
     skip: bool | str
-    divisor: float | torch.Tensor | None
+    divisor: float | None
     dtype: torch.dtype
     wanted: tuple[bool, bool, bool]
 
@@ -174,7 +174,7 @@ def fused_linear_cat_loss(
         raise ValueError("teacher_cache says all of L: give no other teacher_... beside it")
     has_soft = has_logits or teacher_top is not None or (teacher_cache is not None and teacher_cache.mode != "argmax")
     check_options(label_weight, temperature, mask if token_mask is None else token_mask, normalize, reduction, has_soft)
-    if divisor is not None and (reduction != "mean" or not 0 < float(divisor) < float("inf")):
+    if divisor is not None and (reduction != "mean" or not 0 < (divisor := float(divisor)) < float("inf")):
         raise ValueError(f"divisor is {divisor} with reduction {reduction!r}; expected a number > 0 and a mean")
     if skip_rows not in ("auto", True, False):
         raise ValueError(f"skip_rows is {skip_rows!r}; expected True, False or 'auto'")
@@ -229,7 +229,7 @@ class _Summed(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows, weight, bias, labels, given):
         (loss, keep, *flags), grads = _run(rows, weight, bias, labels, given, given.wanted)
-        divisor = max(1, int(keep.sum())) if given.divisor is None else float(given.divisor)  # exact, in any dtype
+        divisor = max(1, int(keep.sum())) if given.divisor is None else given.divisor  # numbers, exact in any dtype
         grads = [g if g is None or divisor == 1 else g.div_(divisor) for g in grads]  # nobody has seen them yet
         ctx.save_for_backward(*grads)  # dX [N, H], dW [V, H], db [V]: no logits, no inputs
         ctx.dtypes = [None if t is None else t.dtype for t in (rows, weight, bias)]

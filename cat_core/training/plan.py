@@ -22,7 +22,7 @@ from cat_core.training.frozen import needed_bytes
 from cat_core.training.models import has_plain_head
 from cat_core.training.obtain import name_of, tokenizer_of, training_set_of, untrained
 from cat_core.training.train import training_loss
-from cat_core.training.training_set import GROUP_TOKENS, IGNORE, TrainingSet, collate, length_groups
+from cat_core.training.training_set import IGNORE, TrainingSet, collate, group_tokens, length_groups
 from cat_core.training.tuning import frozen_layers, partly_trained, trained_parameters
 
 PROBE_ROWS = 4  # examples of the smaller of the two passes that memory is estimated from
@@ -185,9 +185,10 @@ def _seconds(model, examples: TrainingSet, settings) -> float:
     every = [examples[int(i)] for i in torch.linspace(0, len(examples) - 1, count)]
     batch, device = collate(every, examples.pad), next(model.parameters()).device
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.0)
-    groups, padded = length_groups(batch["attention_mask"], settings.length_groups), batch["input_ids"].numel()
-    computed = sum(rows.numel() * (c.stop - c.start) for rows, c in groups)
-    share = min(1.0, (computed + (len(groups) - 1) * GROUP_TOKENS["cpu" if device.type == "cpu" else "else"]) / padded)
+    mask = batch["attention_mask"].to(device)
+    groups = length_groups(mask, settings.length_groups)
+    computed = sum(rows.numel() * (columns.stop - columns.start) for rows, columns in groups)
+    share = (computed + (len(groups) - 1) * group_tokens(device)) / mask.numel()  # never above 1: one group would do
     best = float("inf")
     for _ in range(3):  # the first one warms up
         start = time.perf_counter()

@@ -18,8 +18,8 @@ from cat_core.queries import aligned
 from cat_core.text import TextFormat
 
 IGNORE = -100  # the label of what is no target, as in transformers
-# What one more pass for a length group costs, as so many tokens of padding would: the weights are read and their
-# gradients added once more, and a GPU needs many tokens to be busy.
+# What one more pass for a length group is taken to cost, as so many tokens of padding would: the weights are read and
+# their gradients added once more, and a GPU needs many tokens to be busy.
 GROUP_TOKENS = {"cpu": 48, "else": 2048}
 MAX_CUTS = 128  # places where a batch may be cut: the search takes their number squared
 
@@ -100,10 +100,15 @@ def length_groups(mask: torch.Tensor, groups: int) -> list[tuple[torch.Tensor, s
     if groups > 1:
         filled = mask.take_along_dim(rows.unsqueeze(-1), dim=-2).bool().view(-1, size, columns).any(0).cpu().numpy()
         first, last = filled.argmax(-1), columns - filled[:, ::-1].argmax(-1)
-        cuts = _cheapest_cuts(first, last, groups, GROUP_TOKENS["cpu" if mask.device.type == "cpu" else "else"])
+        cuts = _cheapest_cuts(first, last, groups, group_tokens(mask.device))
     if len(cuts) == 2:  # all rows, in their own order
         return [(torch.arange(size, device=mask.device).expand(mask.shape[:-1]), slice(0, columns))]
     return [(rows[..., a:b], slice(int(first[a:b].min()), int(last[a:b].max()))) for a, b in pairwise(cuts)]
+
+
+def group_tokens(device: torch.device) -> int:
+    """`GROUP_TOKENS` of a device."""
+    return GROUP_TOKENS["cpu" if device.type == "cpu" else "else"]
 
 
 def _cheapest_cuts(first: np.ndarray, last: np.ndarray, groups: int, overhead: int) -> list[int]:
