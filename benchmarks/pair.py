@@ -10,8 +10,9 @@ suite. All ways of a case run in turns, round after round, and each is compared 
 
 The floor is the products with the model's linear layers alone, forward (and backward), as `torch.mm` of the tokens that
 are needed: no padding, the prompt of a question once, the head where its logits are asked for. Tokens a second count
-these tokens. Memory is the most that a call allocates beside weights, gradients and moments, and its share of these and
-a batch of states.
+these tokens. Memory is the most that a call allocates beside weights, gradients and moments; together they are a share
+of these and what a call must keep: what autograd saves of the batch where all layers are trained (the loss from hidden
+states), or keys, values and states of all tokens.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from cat_core.tasks.synthetic import MiniSuperGlue, mini_superglue
 from cat_core.text import TextFormat
 from cat_core.training.frozen import Shortcut, run_frozen
 from cat_core.training.models import train_tokenizer
+from cat_core.training.plan import saved_bytes
 from cat_core.training.side_by_side import SideBySideTrainer, StackedModels
 from cat_core.training.starts import LOADED
 from cat_core.training.train import CascadeAwareTrainer, TrainSettings
@@ -62,7 +64,7 @@ class Case:
     new_tokens: int
 
 
-SMALL = Case("S", 6, 576, 1536, 9, 3, 49_152, 32, 32, 16)
+SMALL = Case("S", 6, 576, 1536, 9, 3, 49_152, 32, 64, 16)
 LARGE = replace(SMALL, model="L", layers=30)
 TINY = Case("S", 2, 64, 128, 2, 1, 500, 8, 6, 4)
 CASES = {"cpu": [SMALL, LARGE], "cuda": [SMALL, LARGE], "quick": [TINY, replace(TINY, model="L", layers=3)]}
@@ -230,6 +232,7 @@ def training_rows(case: Case, texts: Texts, device: str, dtype: torch.dtype, rou
     """One row for each way; ValueError where one that trains all layers has another gradient than the plain loop."""
     plain, rows, steps, expected = PLAIN["training"], {}, {}, None
     mask, targets = texts.batch["attention_mask"], int((texts.batch["labels"] != -100).sum())
+    kept, _ = saved_bytes(model_of(case, device).train(), texts.batch, settings_of(dtype))
     with tempfile.TemporaryDirectory() as folder:
         for number, name in enumerate(TRAINING if case.model == "S" else OF_LARGE):
             place = Path(folder) / str(number)
@@ -243,9 +246,8 @@ def training_rows(case: Case, texts: Texts, device: str, dtype: torch.dtype, rou
             trained = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
             resident = sum(p.nbytes for p in model.parameters()) + 3 * trained
             models = MEMBERS if name == SIDE_BY_SIDE else 1
-            states = models * mask.numel() * case.hidden * 4 * case.layers
             memory, steps[name] = peak_bytes(step, device), step
-            share = (memory + resident) / (resident + states)
+            share = (memory + resident) / (resident + models * kept)
             rows[name] = {"models": models, "tokens": models * int(mask.sum()), "memory": memory, "memory_share": share}
         steps["floor"] = products(case, [(int(mask.sum()), targets)], device, dtype, backward=True)
         return compared("training", case, rows, steps, rounds, device)
@@ -360,7 +362,7 @@ def compare(case: Case, device: str, dtype: torch.dtype, repeats: int) -> list[d
 
 TABLE = """
 | job | model | way | tokens / s | times as fast as plain (range) | floor's time of its | MiB \
-| with what is held, of weights, moments and a batch of states |
+| with what is held, of what must be |
 |---|---|---|--:|--:|--:|--:|--:|
 | {job} | {model} | {way} | {tokens_per_second:,.0f} | {speedup:.2f} ({speedup_range[0]:.2f} to \
 {speedup_range[1]:.2f}) | {floor_share:.0%} | {memory!m:,.0f} | {memory_share:.2f} |

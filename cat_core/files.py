@@ -122,15 +122,3 @@ class Store:
     def save(self, number: int, records: list) -> None:
         """Write one finished batch, whole."""
         write_text(self._path(number), json.dumps({"records": records, "sha256": self._seal(number, records)}))
-
-
-RUNS = "papermill_runs"
-
-
-def find_root(start=None):
-    """The nearest folder with book/_toc.yml, at `start` (default: the current folder) or above it."""
-    start = Path(start or Path.cwd()).resolve()
-    for folder in (start, *start.parents, PROJECT):
-        if (folder / "book" / "_toc.yml").is_file():
-            return folder
-    raise FileNotFoundError(f"no book/_toc.yml in {start} or above: run this from the project's folder")

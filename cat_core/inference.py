@@ -24,10 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cat_core.architectures import Memory, go_on, read_prompts, selected
+from cat_core.architectures import Memory, go_on, has_encoder, read_prompts, selected
 from cat_core.confidence import chosen_logprob, margin_and_entropy
 from cat_core.methods import RULES
 from cat_core.queries import aligned
+from cat_core.shapes.caches import joined, keeps_every_token, runs
 
 # ---------------------------------------------------------------- exact early exit
 
@@ -110,12 +111,20 @@ def _read(logits: Tensor, tokens: Tensor) -> Tensor:
 
 
 def _prefill(model, prompts, pad: int, vocab: int) -> tuple[Memory, Tensor, Tensor]:
-    """What is kept of left-padded prompts, their mask [B, P], and the logits [B, vocab] that follow them."""
-    ids, mask, _ = aligned(prompts, [[]] * len(prompts), pad)
+    """What is kept of left-padded prompts, their mask [B, P], and the logits [B, vocab] that follow them.
+
+    Prompts are read in runs of like length where their caches can be put together.
+    """
+    ids, mask, width = aligned(prompts, [[]] * len(prompts), pad)
     positions = np.maximum(mask.cumsum(-1) - 1, 0)
     ids, mask, positions = (torch.from_numpy(array).to(model.device) for array in (ids, mask, positions))
-    cache, logits = read_prompts(model, ids, mask, positions)
-    return cache, mask, logits[:, :vocab]
+    lengths, whole = [*map(len, prompts)], has_encoder(model) or not keeps_every_token(model.config)
+    parts = []
+    for rows in [slice(0, len(prompts))] if whole else runs(lengths, mask.device):
+        place = rows, slice(width - max(lengths[rows]), width)
+        parts.append(read_prompts(model, ids[place], mask[place], positions[place]))
+    memories, logits = zip(*parts)
+    return joined(memories, width), mask, torch.cat(logits)[:, :vocab]
 
 
 def generate_batch(

@@ -17,13 +17,13 @@ from filelock import FileLock
 
 from cat_core.analysis.outcomes import drop_text, write_outcomes
 from cat_core.analysis.publish import publish
-from cat_core.files import file_sha256, find_root, seal, write_text
+from cat_core.files import file_sha256, seal, write_text
 from cat_core.studies.cell_metrics import cell_metrics
 from cat_core.studies.study import Cell, read_record
 from cat_core.training.artifacts import root
 from cat_core.training.configs import resolve_device
 from cat_core.training.experiment import Experiment
-from cat_core.training.provenance import device, git_state, versions
+from cat_core.training.provenance import device, find_root, git_state, versions
 from cat_core.training.signals import summary
 
 EVERY_RULE = ("chow_average", "chow_sum", "chow_quantile_0", "option_probability")

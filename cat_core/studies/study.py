@@ -30,8 +30,9 @@ from cat_core.analysis.comparison import Comparison
 from cat_core.analysis.metrics import CellMetrics, read_metrics
 from cat_core.analysis.outcomes import read_outcomes
 from cat_core.curves import Ledger
-from cat_core.files import file_sha256, find_root, seal
+from cat_core.files import file_sha256, seal
 from cat_core.tasks.schema import NAME, FileModel, brief, matching, nearest, read_file
+from cat_core.training.provenance import find_root
 
 FOLDER = Path("data") / "studies"
 RUNS = Path("papermill_runs") / "studies"

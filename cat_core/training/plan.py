@@ -138,7 +138,7 @@ def step_bytes(model, examples: TrainingSet, settings) -> int:
     batch = max(1, settings.batch_size // settings.gradient_accumulation)
     model.train()
     (less, few), (more, many) = (
-        _saved(model, collate([examples[i] for i in longest[-rows:]], examples.pad), settings)
+        saved_bytes(model, collate([examples[i] for i in longest[-rows:]], examples.pad), settings)
         for rows in (PROBE_ROWS, 3 * PROBE_ROWS)
     )
     slope = max(0.0, (more - less) / max(1, many - few))
@@ -148,7 +148,7 @@ def step_bytes(model, examples: TrainingSet, settings) -> int:
     return int(weights + 3 * trained + max(0.0, less - slope * few) + (1 + TRANSIENT) * slope * tokens)
 
 
-def _saved(model, batch: dict, settings) -> tuple[int, int]:
+def saved_bytes(model, batch: dict, settings) -> tuple[int, int]:
     """(bytes of what autograd saves of a batch beside the weights, its tokens with padding)."""
     saved: dict[int, int] = {}
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}

@@ -6,8 +6,20 @@ import shutil
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
-from cat_core.files import RUNS
+from cat_core.files import PROJECT
+
+RUNS = "papermill_runs"
+
+
+def find_root(start=None):
+    """The nearest folder with book/_toc.yml, at `start` (default: the current folder) or above it."""
+    start = Path(start or Path.cwd()).resolve()
+    for folder in (start, *start.parents, PROJECT):
+        if (folder / "book" / "_toc.yml").is_file():
+            return folder
+    raise FileNotFoundError(f"no book/_toc.yml in {start} or above: run this from the project's folder")
 
 
 def versions(*packages):

@@ -15,8 +15,8 @@ from cat_core.analysis.operating_points import calibrated, headroom, iso_quality
 from cat_core.analysis.publish import publish
 from cat_core.analysis.quantities import NOT_THERE, Undefined, plain, read
 from cat_core.curves import audc
-from cat_core.files import find_root
 from cat_core.ranking import Interval
+from cat_core.training.provenance import find_root
 
 RECORDED = sorted((find_root() / "papermill_runs" / "studies").glob("*/metrics/*.json"))
 OLDEST = find_root() / "papermill_runs" / "studies" / "reference" / "metrics" / "mini-superglue-low.json"

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from cat_book.pages import benchmark_report
 
-from cat_core.files import find_root
+from cat_core.training.provenance import find_root
 
 
 def test_tables_hold_the_ratios_of_the_files():

@@ -15,8 +15,8 @@ from cat_book.build.editions import (
 from cat_book.build.fingerprints import data_fingerprints, page_digest, shared_digests
 from small_book import EDITION, KERNEL, code, make_project, write_notebook
 
-from cat_core.files import find_root
 from cat_core.tasks.schema import SchemaError
+from cat_core.training.provenance import find_root
 
 
 @pytest.fixture

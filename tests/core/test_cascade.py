@@ -28,6 +28,7 @@ from transformers import (
 )
 
 import cat_core.inference
+import cat_core.shapes.caches
 from cat_core.cascade import CascadeRunner, Request, plan_batches
 from cat_core.confidence import confidence_rules, quantile_rules
 from cat_core.flops import option_flops, request_flops
@@ -54,6 +55,12 @@ def choices(count, seed=0):
         Request(f"c{i}", text, tuple(draw.sample(pool, draw.randint(2, 4))))
         for i, text in enumerate(prompts(count, seed))
     ]
+
+
+@pytest.fixture(autouse=True)
+def runs_of_like_length(monkeypatch):
+    """Prompts of other length are read in a pass of their own, however little padding that saves."""
+    monkeypatch.setitem(cat_core.shapes.caches.PASS_TOKENS, "cpu", 0)
 
 
 @pytest.fixture
@@ -329,6 +336,34 @@ def test_passes_and_logits_in_small_parts_give_the_same(runner, monkeypatch, lim
     whole = answers()
     monkeypatch.setattr(cat_core.inference, limit, 1)
     assert_same(answers(), whole)
+
+
+def test_prompts_in_one_pass_or_in_runs_give_the_same(runner, monkeypatch):
+    widths = []
+    forward = runner.models["small"].forward
+    monkeypatch.setattr(
+        runner.models["small"], "forward",
+        lambda *_, input_ids, **more: widths.append(input_ids.shape) or forward(input_ids=input_ids, **more),
+    )  # fmt: skip
+    runner.batch_tokens = 4000  # one batch
+    apart = runner.answer([*choices(20), *questions(20)])
+    passes, widths[:] = len(widths), []
+    monkeypatch.setitem(cat_core.shapes.caches.PASS_TOKENS, "cpu", 10**6)
+    assert_same(runner.answer([*choices(20), *questions(20)]), apart)
+    assert len(widths) < passes - 10
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(0, 60))
+def test_a_run_ends_where_its_padding_would_cost_more_than_a_pass(lengths, spare):
+    def padding(first, last):
+        return max(lengths[first:last]) * (last - first) - sum(lengths[first:last])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(cat_core.shapes.caches.PASS_TOKENS, "cpu", spare)
+        found = cat_core.shapes.caches.runs(lengths, torch.device("cpu"))
+    assert [row for rows in found for row in range(len(lengths))[rows]] == list(range(len(lengths)))
+    assert all(padding(rows.start, rows.stop) <= spare for rows in found)
+    assert all(padding(rows.start, rows.stop + 1) > spare for rows in found[:-1])
 
 
 # --------------------------------------------------------------------- options

@@ -23,8 +23,8 @@ from cat_book.build.editions import EditionError
 from cat_book.build.fingerprints import page_digest, shared_digests
 from cat_book.build.manifest import finished_entry, machine, now, page_state, read_manifest, write_manifest
 from cat_book.build.page import end_processes
-from cat_core.files import RUNS
 from cat_core.tasks.schema import nearest
+from cat_core.training.provenance import RUNS
 
 BOOK = Path(__file__).resolve().parents[2]  # the folder that holds the package cat_book
 HEARTBEAT = 10.0  # seconds between two lines on how a page is doing

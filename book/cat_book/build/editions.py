@@ -39,8 +39,8 @@ import yaml
 from papermill import inspect_notebook
 from pydantic import Field
 
-from cat_core.files import RUNS
 from cat_core.tasks.schema import NAME, FileModel, SchemaError, brief, check, matching, nearest, read_yaml
+from cat_core.training.provenance import RUNS
 
 ARTIFACTS = "artifacts"  # papermill_runs/artifacts: trained models, shared by pages and editions
 RESERVED = ("edition", "output_dir")  # set by the driver, never by a file or the command line

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 from cat_book.build.editions import read_notebook, tags
-from cat_core.files import RUNS, file_sha256
+from cat_core.files import file_sha256
 from cat_core.training.code import code_digests, imported_modules
-from cat_core.training.provenance import versions
+from cat_core.training.provenance import RUNS, versions
 
 MAGIC = re.compile(r"^(\s*)[%!].*$", re.MULTILINE)  # what IPython reads and Python does not
 

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 
 from cat_book.build.editions import EditionError
 from cat_book.build.fingerprints import data_fingerprints, sha256
-from cat_core.files import RUNS, write_text
-from cat_core.training.provenance import device, git_state, versions
+from cat_core.files import write_text
+from cat_core.training.provenance import RUNS, device, git_state, versions
 
 PACKAGES = (
     "torch", "transformers", "tokenizers", "accelerate", "datasets", "numpy", "pandas", "pyarrow", "sacrebleu",

@@ -10,8 +10,9 @@ import re
 from dataclasses import fields
 
 from cat_book.build.editions import notebook_paths, tags
-from cat_core.files import find_root, write_text
+from cat_core.files import write_text
 from cat_core.training.experiment import Experiment
+from cat_core.training.provenance import find_root
 
 CALL = re.compile(r"\b(Experiment\.from_parameters|Results\.of)\(globals\(\)")  # makes an experiment of a page's values
 FIELDS = {f.name: f for f in fields(Experiment) if f.metadata["page"]}

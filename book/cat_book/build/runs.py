@@ -24,9 +24,8 @@ from cat_book.build.driver import choose_pages, locked, minutes, run
 from cat_book.build.editions import ARTIFACTS, EditionError, edition_names, load_edition
 from cat_book.build.fingerprints import page_digest, shared_digests
 from cat_book.build.manifest import has_run, page_state, read_manifest
-from cat_core.files import RUNS, find_root
 from cat_core.tasks.schema import SchemaError, nearest
-from cat_core.training.provenance import tracked_files
+from cat_core.training.provenance import RUNS, find_root, tracked_files
 
 
 def stored_edition(root, name):

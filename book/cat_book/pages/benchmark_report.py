@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from cat_book.drawing import figures
 from cat_book.drawing.tables import Table
-from cat_core.files import find_root
+from cat_core.training.provenance import find_root
 
 FOLDER = Path("benchmarks/results")
 DEVICES = ("cpu", "cuda")
@@ -203,7 +203,7 @@ def pair_table(runs: Mapping[str, Mapping]) -> Table:
         f"L: {layers['L']} layers of width {shape['hidden']}, V = {shape['vocabulary']:,}, as SmolLM2-135M; S: "
         f"{layers['S']} of them. Plain, the first way of each: transformers as one would use it. Tokens: those that "
         "are needed, without padding, a prompt once for all of its options. Memory: the peak over that of weights, "
-        "moments and a batch of states. More than 100 %: ways that leave a part of the products out. "
+        "moments and what autograd saves of a batch. More than 100 %: ways that leave a part of the products out. "
     )
     return _table(runs, "pair", "rows", "A pretrained pair: training, scoring, writing", cells, note)
 

@@ -19,10 +19,10 @@ from cat_book.pages import pieces
 from cat_book.pages.pieces import basis, by_label, caption, filled, forest_row, note_on, nothing, numbers, pair_name
 from cat_core.analysis.comparison import METRIC_LABELS
 from cat_core.analysis.quantities import NOT_THERE, PERCENT, PLAIN, Unit, show_number
-from cat_core.files import find_root
 from cat_core.methods import name
 from cat_core.ranking import Interval
 from cat_core.studies.study import FOLDER, Cell, load_study
+from cat_core.training.provenance import find_root
 
 PART_LABELS = {"whole": "difference", "small_alone": "S alone", "complement": "complement", "ranking": "ranking"}
 
