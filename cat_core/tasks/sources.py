@@ -216,7 +216,7 @@ def _from_parquet(path: Path) -> list[dict]:
 
     most = max(FREE, MOST_UNPACKED * path.stat().st_size)
     too_much = SchemaError(
-        f"{path}: unpacks to more than {MOST_UNPACKED} times its size, as no text does; if it is yours, write JSON lines"
+        f"{path}: unpacks to more than {MOST_UNPACKED} times its size, as no text does; if it is yours, write JSONL"
     )
     rows: list[dict] = []
     try:

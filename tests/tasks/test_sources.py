@@ -110,7 +110,7 @@ def test_a_small_parquet_file_that_unpacks_to_a_large_one_is_refused_at_once(tmp
     path = tmp_path / "train.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"text": column}), path, compression="zstd", **options)
     began = time.process_time()
-    with pytest.raises(ValueError, match="train.parquet: unpacks to more than 100 times its size.*JSON lines") as caught:
+    with pytest.raises(ValueError, match="train.parquet: unpacks to more than 100 times .*JSONL") as caught:
         hub_rows("", "", "train", data_root=tmp_path)
     assert "\n" not in str(caught.value) and time.process_time() - began < 5
 
