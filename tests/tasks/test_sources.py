@@ -3,6 +3,7 @@
 import gzip
 import json
 import time
+import tracemalloc
 
 import pyarrow
 import pyarrow.parquet
@@ -84,6 +85,18 @@ def test_a_small_file_that_unpacks_to_a_large_one_is_refused_at_once(tmp_path, c
         for _ in json_lines(path):
             pass
     assert "\n" not in str(caught.value) and time.process_time() - began < 15
+
+
+def test_of_a_line_that_is_too_long_only_the_beginning_is_read(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    with open(path, "wb") as file:
+        file.truncate(2**28)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="line 1: longer than 16,777,216 bytes"):
+        next(json_lines(path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**27
 
 
 def test_rows_that_repeat_within_reason_are_read(tmp_path):
