@@ -5,6 +5,7 @@ The keys are documented in data/README.md. Templates name fields of a row and no
 """
 
 import hashlib
+import math
 import re
 import string
 from collections.abc import Mapping
@@ -242,6 +243,7 @@ def _look_up(row: Mapping, name: str, where: str) -> object:
 
 
 def _text(value: object, name: str, where: str) -> str:
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf  # and no NaN
+    if not number and not isinstance(value, str):
         raise ValueError(f"{where}: field {name!r} must be text or a number, got {brief(value)}")
     return str(value).strip()

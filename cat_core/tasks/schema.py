@@ -10,8 +10,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError
 from yaml import MarkedYAMLError
 
-LARGEST, MOST_ENTRIES, DEEPEST = 200_000, 10_000, 40
-"""Of a YAML file: bytes, values with every alias written out, brackets in one another. Our largest file has 4 KB."""
+LARGEST, MOST_ENTRIES, DEEPEST, LONGEST_NUMBER = 200_000, 10_000, 40, 1_000
+"""Of a YAML file: bytes, values with every alias written out, brackets in one another, characters of a number. Our
+largest file has 4 KB."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _EXPECTED = {  # by the first word of what pydantic calls a fault; all numbers in our files are amounts
     "string": "a text (in quotes)", "invalid": "a text (in quotes)", "list": "a list", "tuple": "a list",
@@ -115,6 +116,18 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _number(loader: _Loader, node: yaml.Node) -> int | float:
+    """A number of YAML, which may be written with the base 60: 1:30:00."""
+    if len(node.value) > LONGEST_NUMBER:
+        problem = f"a number of more than {LONGEST_NUMBER:,} characters"
+        raise MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+    return getattr(loader, f"construct_yaml_{node.tag.rpartition(':')[2]}")(node)
+
+
+for _kind in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _number)
+
+
 def _entries(node: yaml.Node, known: dict[int, int]) -> int:
     """How many values a node holds with every alias written out; `known`: by node, so each is looked at once."""
     if id(node) not in known:
@@ -143,8 +156,9 @@ def read_yaml(path: Path) -> dict:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise SchemaError(f"{path.name}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # a number of 5,000 digits, the 13th month
+        problem = " ".join(str(getattr(error, "problem", error)).split())[:160]
+        raise SchemaError(f"{path.name}{where}: not valid YAML: {problem}") from None
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:  # the 13th month
         raise SchemaError(f"{path.name}: a value cannot be read: {error}") from None
     if not isinstance(content, dict):
         raise SchemaError(f"{path.name}: expected a mapping of keys to values, got {brief(content)}")

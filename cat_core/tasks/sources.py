@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cat_core.tasks.draws import carve_calibration, draw_key, draw_splits
 from cat_core.tasks.example import Example, file_stem, find_problem
-from cat_core.tasks.schema import brief, nearest
+from cat_core.tasks.schema import SchemaError, brief, nearest
 from cat_core.tasks.scoring import composed
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Example))
@@ -210,13 +210,34 @@ def _rows_of(path: Path) -> list[dict]:
 
 
 def _from_parquet(path: Path) -> list[dict]:
+    """SchemaError where a file unpacks to what `json_lines` refuses, told by its footer or while it is read."""
     import pyarrow
-    import pyarrow.parquet
+    from pyarrow.parquet import ParquetFile
 
+    most = max(FREE, MOST_UNPACKED * path.stat().st_size)
+    too_much = SchemaError(
+        f"{path}: unpacks to more than {MOST_UNPACKED} times its size, as no text does; if it is yours, write JSONL"
+    )
+    rows: list[dict] = []
     try:
-        return pyarrow.parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        with ParquetFile(path) as file:
+            groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+            columns = [group.column(number) for group in groups for number in range(group.num_columns)]
+            if most < max(sum(group.total_byte_size for group in groups), sum(column.num_values for column in columns)):
+                raise too_much
+            name, count = Counter(file.schema_arrow.names).most_common(1)[0] if columns else ("", 1)
+            if count > 1:
+                raise SchemaError(f"{path}: column {brief(name)} is given twice; keep one")
+            for batch in file.iter_batches(64):  # a value is stored once, however often it occurs
+                most -= batch.nbytes
+                if most < 0:
+                    raise too_much
+                rows += batch.to_pylist()
+    except SchemaError:
+        raise
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         raise ValueError(f"{path}: not a readable Parquet file ({_first_line(error)}); fetch it again") from None
+    return rows
 
 
 def _from_hub(hub_id: str, config: str, split: str, revision: str) -> list[dict]:

@@ -171,9 +171,10 @@ class Experiment:
         for method in self.methods:
             if not isinstance(method, str) or method not in METHODS:
                 raise ValueError(f"unknown method {brief(method)}; expected one of {', '.join(METHODS)}")
-        for seed in (*self.seeds, *self.large_seeds):
-            if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
-                raise ValueError(f"seed {brief(seed)} is not a whole number from 0 to 2**32 - 1")
+        for name in ("seeds", "large_seeds"):
+            for seed in getattr(self, name):
+                if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+                    raise ValueError(f"{name}: seed {brief(seed)} is not a whole number from 0 to 2**32 - 1")
         for name in ("methods", "seeds", "large_seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):

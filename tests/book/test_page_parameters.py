@@ -67,6 +67,17 @@ def test_all_faults_are_listed_at_once_each_by_its_own_name():
         ("04_superglue", {"steps": 0}, "steps is 0: a model built from scratch has to be trained; expected at least 1"),
         ("05_wmt22", {"large_batch_size": 0}, "large_batch_size is 0; expected a whole number >= 1"),
         ("05_wmt22", {"suite": 5}, "suite is 5; expected a text: with papermill write -r suite 5"),
+        ("04_superglue", {"stop": "a\nb"}, 'stop is \'a\\nb\'; expected a list: with papermill write -y "stop: [a b]"'),
+        ("04_superglue", {"seeds": "1" * 999}, "seeds is '11111111"),
+        ("04_superglue", {"large_seeds": [-1]}, "large_seeds: seed -1 is not a whole number from 0 to 2**32 - 1"),
+        ("04_superglue", {"budget": 0}, "budget is 0; expected a share above 0 and at most 1"),
+        ("04_superglue", {"learning_rate": 0}, "learning_rate is 0; expected a learning rate above 0 and at most 1"),
+        ("04_superglue", {"methods": []}, "methods is []; expected a list of a training method: xent"),
+        ("04_superglue", {"methods": [[]]}, "methods is [[]]; expected a list of a training method: xent"),
+        ("04_superglue", {"output_dir": " "}, "output_dir is ' '; expected a folder"),
+        ("02_cat_loss", {"brief_steps": True}, "brief_steps is True; expected a whole number"),
+        ("03_flops", {"seed": -1}, "seed is -1; expected a whole number from 0 to 2**32 - 1"),
+        ("11_systems", {"vocabulary": 7}, "vocabulary is 7; expected a whole number >= 8, as many as are kept of L"),
         ("06_flan2021", {"mixing_rounds": -1}, "mixing_rounds is -1; expected"),
         ("06_flan2021", {"suite_options": "x"}, "suite_options is 'x'; expected a mapping: with papermill write -y"),
         ("01_cascades", {"budget": float("nan")}, "budget is nan; expected a finite number"),
@@ -83,7 +94,15 @@ def test_all_faults_are_listed_at_once_each_by_its_own_name():
 )
 def test_one_fault_is_one_line(page, given, said):
     (line,) = check(page, **given)
-    assert line.startswith(said)
+    assert line.startswith(said) and len(line) < 300
+
+
+def test_the_last_of_papermills_cells_counts():
+    shell = InteractiveShell()
+    cells = [*cells_of("04_superglue", edition="test", stepz=1), cells_of("04_superglue", edition="test", steps=1)[1]]
+    for source in (*cells, "own = 1"):
+        shell.run_cell(source, store_history=True).raise_error()
+    parameters.check(shell.user_ns, "04_superglue")
 
 
 def test_models_of_two_kinds_are_found_out_together():

@@ -91,10 +91,8 @@ def test_the_best_of_several_right_answers_counts():
 
 @pytest.mark.parametrize("metric", ["exact_match", "exact_match_normalized", "f1", "bleu", "chrf"])
 def test_an_accent_is_one_character_or_two(metric):
-    assert (
-        score(free("un cafe\u0301 noir s'il vous plai\u0302t", metric=metric), "un caf\u00e9 noir s'il vous pla\u00eet")
-        == 1
-    )
+    two, one = "un cafe\u0301 noir s'il vous plai\u0302t", "un caf\u00e9 noir s'il vous pla\u00eet"
+    assert score(free(two, metric=metric), one) == score(free(one, metric=metric), two) == 1
     options = ("caf\u00e9", "th\u00e9")
     assert score(Example("i", "t", "test", "p", "caf\u00e9", options), "cafe\u0301") == 1
     same = find_problem(Example("i", "t", "test", "p", "caf\u00e9", ("caf\u00e9", "cafe\u0301")))
@@ -170,12 +168,13 @@ def test_the_fingerprint_is_as_it_was_where_nothing_new_is_used():
     assert len(prints) == 4
 
 
-def test_a_task_has_one_tokenizer_and_it_must_be_there(monkeypatch):
+@pytest.mark.parametrize("kind", [RuntimeError, SystemExit])
+def test_a_task_has_one_tokenizer_and_it_must_be_there(monkeypatch, kind):
     with pytest.raises(ValueError, match="tokenize 'zh', but task 't' began with ''; a task has one"):
         Suite("s", tuple(free("a", split=s, item_id=s, metric="bleu", tokenize="zh" * (s == "test")) for s in SPLITS))
 
     def missing(*_):
-        raise RuntimeError("Please install:\n pip install sacrebleu[ja]")
+        raise kind("Please install:\n pip install sacrebleu[ja]")
 
     monkeypatch.setattr(scoring, "_sentence_metric", missing)
     with pytest.raises(
@@ -186,12 +185,18 @@ def test_a_task_has_one_tokenizer_and_it_must_be_there(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("text", "warned"), [("很抱歉", True), ("すみません", True), ("미안합니다", True), ("Grüße", False)]
+    ("text", "warned"),
+    [(text, True) for text in ("很抱歉", "すみません", "미안합니다", "\u3402", "\uf900")] + [("Grüße", False)],
 )
 def test_a_script_without_words_meets_13a(text, warned):
-    for fields, expected in (({}, warned), ({"tokenize": "13a"}, warned), ({"tokenize": "char"}, False)):
+    for fields, expected in (
+        ({}, warned), ({"tokenize": "13a"}, warned), ({"tokenize": "char"}, False), ({"metric": "chrf"}, False),
+        ({"metric": "exact_match"}, False), ({"references": ("a", text)}, warned),
+    ):  # fmt: skip
+        given = {"metric": "bleu"} | fields
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            Suite("s", tuple(free(text, split=s, item_id=s, prompt=s, metric="bleu", **fields) for s in SPLITS))
+            target = "a" if "references" in fields else text
+            Suite("s", tuple(free(target, split=s, item_id=s, prompt=s, **given) for s in SPLITS))
         found = [str(w.message) for w in caught if "tokenize: zh" in str(w.message)]
         assert len(found) == expected and all("task 't'" in line for line in found)

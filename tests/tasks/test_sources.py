@@ -3,6 +3,7 @@
 import gzip
 import json
 import time
+import tracemalloc
 
 import pyarrow
 import pyarrow.parquet
@@ -86,11 +87,79 @@ def test_a_small_file_that_unpacks_to_a_large_one_is_refused_at_once(tmp_path, c
     assert "\n" not in str(caught.value) and time.process_time() - began < 15
 
 
+def test_of_a_line_that_is_too_long_only_the_beginning_is_read(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    with open(path, "wb") as file:
+        file.truncate(2**28)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="line 1: longer than 16,777,216 bytes"):
+        next(json_lines(path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**27
+
+
 def test_rows_that_repeat_within_reason_are_read(tmp_path):
     path = tmp_path / "rows.jsonl.gz"
     text = "".join(json.dumps({"prompt": f"{i} {i * 7919 % 1000003}", "target": "yes"}) + "\n" for i in range(150_000))
     path.write_bytes(gzip.compress(text.encode()))
     assert len(text) > sources.FREE and sum(1 for _ in json_lines(path)) == 150_000
+
+
+ONE = pyarrow.array(["x" * 500_000])
+
+
+@pytest.mark.parametrize(
+    ("column", "options"),
+    [
+        (pyarrow.array(["x" * 30_000_000]), {"use_dictionary": False}),
+        (pyarrow.nulls(20_000_000), {}),
+        (pyarrow.ListArray.from_arrays([0, 20_000_000], pyarrow.nulls(20_000_000, "int8")), {}),
+        (pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 20_000, "int32"), ONE), {"store_schema": False}),
+    ],
+    ids=["one text", "rows", "one list", "one text again and again"],
+)
+def test_a_small_parquet_file_that_unpacks_to_a_large_one_is_refused_at_once(tmp_path, column, options):
+    path = tmp_path / "train.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": column}), path, compression="zstd", **options)
+    began = time.process_time()
+    with pytest.raises(ValueError, match="train.parquet: unpacks to more than 100 times .*JSONL") as caught:
+        hub_rows("", "", "train", data_root=tmp_path)
+    assert "\n" not in str(caught.value) and time.process_time() - began < 5
+
+
+def test_a_large_parquet_file_is_read_whole(tmp_path):
+    path, rows = tmp_path / "train.parquet", [{"text": f"{i} {i * 7919 % 1000003}", "label": 0} for i in range(70_000)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=30_000)
+    assert pyarrow.parquet.read_table(path).nbytes > sources.FREE
+    assert hub_rows("", "", "train", data_root=tmp_path) == rows
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (pyarrow.array([b"row 0"]), "row 0 .*: field 'text' must be text or a number, got b'row 0'$"),
+        (pyarrow.array([float("nan")]), "row 0 .*: field 'text' must be text or a number, got nan$"),
+        (pyarrow.array([["row 0"]]), r"row 0 .*: field 'text' must be text or a number, got \['row 0'\]$"),
+        (pyarrow.array([20_000], "date32"), r"row 0 .*: field 'text' must be text or a number, got datetime.date"),
+        (pyarrow.array([2**62], pyarrow.timestamp("us")), "train.parquet: not a readable Parquet file .date value"),
+        (pyarrow.array([2**31 - 1], "date32"), "train.parquet: not a readable Parquet file .days="),
+    ],
+)
+def test_a_column_of_parquet_that_holds_no_text_is_refused_in_one_line(tmp_path, column, message):
+    (tmp_path / "own/set").mkdir(parents=True)
+    pyarrow.parquet.write_table(pyarrow.table({"text": column}), tmp_path / "own/set/train.parquet")
+    changes = {"prompt": "{text}", "target": "a", "references_field": None}
+    (tmp_path / "t.yaml").write_text(yaml.safe_dump({k: v for k, v in (SPEC | changes).items() if v}))
+    with pytest.raises(ValueError, match=message) as caught:
+        load_suite(tmp_path / "t.yaml", data_root=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_column_of_parquet_given_twice_is_refused(tmp_path):
+    pyarrow.parquet.write_table(pyarrow.table([[1], [2]], names=["text", "text"]), tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match="train.parquet: column 'text' is given twice; keep one"):
+        hub_rows("", "", "train", data_root=tmp_path)
 
 
 def test_a_field_given_twice_among_many_is_found_at_once(tmp_path):

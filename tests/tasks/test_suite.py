@@ -863,6 +863,10 @@ def test_skipped_and_text_labels(task, hub):
             hub_row(0, meta={"kind": None}),
             "train row 1 .*: field 'meta.kind' must be text or a number, got None",
         ),
+        (
+            json.dumps(hub_row(0, meta={"kind": 7})).replace("7", "1e999").encode(),
+            "train row 1 .*: field 'meta.kind' must be text or a number, got inf",
+        ),
         (hub_row(0, meta={"kind": ["x"]}), "train row 1 .*: field 'meta.kind' must be text or a number"),
         (hub_row(0, label=2), "train row 1 .*: label 2 is outside the options 0 to 1"),
         (hub_row(0, label=0.0), "train row 1 .*: label 0.0 is outside the options 0 to 1"),

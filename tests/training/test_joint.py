@@ -105,10 +105,10 @@ def test_the_log_has_the_ledger_and_the_router(setting, tmp_path):
     assert np.mean(right[-5:]) > np.mean(right[:5]) + 0.05 and not hasattr(model, "cascade_router")
 
 
-@pytest.mark.parametrize("normalize", ["tokens", "kept"])
-def test_micro_batches_give_the_step_of_the_whole(setting, tmp_path, monkeypatch, normalize):
-    """In float64; coverage is the router's own mean keep at the start, so that the hinge of some micro-batches is 0."""
-    monkeypatch.setattr("cat_core.training.joint.COVERAGE", 0.44)
+@pytest.mark.parametrize(("normalize", "coverage"), [("tokens", 0.44), ("tokens", 0.9), ("kept", 0.44)])
+def test_micro_batches_give_the_step_of_the_whole(setting, tmp_path, monkeypatch, normalize, coverage):
+    """In float64; the router's own mean keep is 0.44 at the start, so that the hinge of some micro-batches is 0."""
+    monkeypatch.setattr("cat_core.training.joint.COVERAGE", coverage)
     monkeypatch.setattr("cat_core.training.joint.Router", lambda **k: Router(**k).double())
     runs = []
     for parts in (1, 2, 4):

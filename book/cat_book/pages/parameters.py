@@ -132,11 +132,13 @@ def _problem(name: str, kind: str, value: object) -> list[str]:
 
 def _by_papermill(name: str, kind: str, value: object) -> str:
     """How papermill is given such a value, where its `-p` gave another one."""
+    text = " ".join(str(value).split())
+    text = text if len(text) <= 40 else "..."
     if kind == "list":
-        return f': with papermill write -y "{name}: [{value}]"'
+        return f': with papermill write -y "{name}: [{text}]"'
     if kind == "dict":
         return f': with papermill write -y "{name}: {{key: value}}"'
-    return f": with papermill write -r {name} {value}" if kind == "str" else ""
+    return f": with papermill write -r {name} {text}" if kind == "str" and isinstance(value, int | float) else ""
 
 
 def _of_experiment(given: Mapping[str, object], named: set[str]) -> list[str]:
