@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import warm
 from small_study import STUDY, project
 
-from cat_core.studies import jobs
+from cat_core.studies import jobs, record
 from cat_core.studies.command import main
 from cat_core.studies.record import experiment_of
 from cat_core.studies.study import load_study, open_cell
@@ -188,6 +189,7 @@ def test_a_second_stage_whose_first_is_not_asked_for_is_run(tmp_path, monkeypatc
     root = project(tmp_path / "project", text=text.replace("seeds: [1, 2, 3]", "seeds: [1, 2]"))
     monkeypatch.setenv("CAT_ARTIFACTS", str(tmp_path / "artifacts"))
     monkeypatch.chdir(root)
+    monkeypatch.setattr(record, "cell_metrics", partial(record.cell_metrics, resamples=50))  # 2,000 take seconds
     jobs.run([open_cell("tiny/wmt", root)])
     table = open_cell("tiny/wmt", root).outcomes()
     assert set(table["method"]) == {"gatekeeper", "large"} and open_cell("tiny/wmt", root).metrics()
