@@ -1,4 +1,5 @@
-"""Trains S, by CAT-Dist unless told otherwise, and writes weights and log: run alone, and by `accelerate launch`."""
+"""Trains S with each of some options, by CAT-Dist unless told otherwise, and writes weights and log: run alone, and by
+`accelerate launch`."""
 
 import json
 import sys
@@ -16,6 +17,7 @@ from cat_core.training.training_set import GROUP_TOKENS
 
 
 def main(cache: Path, folder: Path, options: dict) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     tokenizer, training_set = sentences()
     GROUP_TOKENS["cpu"] = 0  # as the fixture every_group
     model = build_model(ModelSize(hidden=16, layers=1, heads=2, context=48), tokenizer, 1)
@@ -32,4 +34,6 @@ def main(cache: Path, folder: Path, options: dict) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))
+    cache, every, place = sys.argv[1:]
+    for name, options in json.loads(every).items():
+        main(Path(cache), Path(place) / name, options)

@@ -10,7 +10,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -151,7 +151,7 @@ class Experiment:
         return cls.of(**{name: namespace[name] for name in names if name in namespace})
 
     def __post_init__(self):
-        for name, hint in get_type_hints(type(self)).items():
+        for name, hint in _type_hints(type(self)).items():
             _check_type(name, getattr(self, name), hint)
         for name in ("methods", "seeds", "large_seeds", "stop"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
@@ -440,6 +440,9 @@ def _check_cut(small: str, large: str) -> None:
         raise ValueError(f"large {brief(large)}: only S can be cut; give L by the name or folder of a model")
     if is_cut(small) and describes_size(large):
         raise ValueError(f"small {brief(small)}: large {brief(large)} is built from scratch and cannot be cut; name it")
+
+
+_type_hints = lru_cache(get_type_hints)  # evaluated anew, they are most of what making an experiment takes
 
 
 def _check_type(name: str, value: object, hint: type) -> None:

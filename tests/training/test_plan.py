@@ -2,12 +2,11 @@
 
 import itertools
 import json
-import subprocess
-import sys
 import textwrap
 from dataclasses import replace
 
 import pytest
+import warm
 from small_models import sentences
 
 from cat_core.training import artifacts, plan, training_set
@@ -91,6 +90,38 @@ def test_the_time_of_a_step_is_less_by_the_padding_that_length_groups_leave_out(
     assert parted == pytest.approx((4 + 6 + 6 + columns + 2) / (4 * columns) + 1)
 
 
+MEASURED = textwrap.dedent("""
+    import json, sys
+    from pathlib import Path
+    import psutil, torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from cat_core.training.plan import step_bytes
+    from cat_core.training.train import TrainSettings, train
+    from cat_core.training.training_set import TrainingSet
+    shape, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
+    torch.set_num_threads(1)
+    class Rows(TrainingSet):
+        def __init__(self):
+            draw = lambda n: torch.randint(1, shape["vocab"], (n,)).tolist()
+            self.pad, self.encoder, self.pairs = 0, False, [(draw(56), draw(8)) for _ in range(64)]
+    def model(hidden, layers):
+        torch.manual_seed(0)
+        return LlamaForCausalLM(LlamaConfig(
+            vocab_size=shape["vocab"], hidden_size=hidden, num_hidden_layers=layers, intermediate_size=4 * hidden,
+            num_attention_heads=hidden // 64, tie_word_embeddings=True, pad_token_id=0))
+    def settings(**how):
+        return TrainSettings(method="xent", precision=shape["precision"], **how)
+    # the second step is the first one that begins with AdamW's moments: no later one needs more
+    rows, real = Rows(), settings(steps=2, batch_size=shape["batch"])
+    train(model(64, 1), rows, settings(steps=1, batch_size=2), folder / "a", use_cpu=True)
+    before = psutil.Process().memory_info().rss
+    train(model(shape["hidden"], shape["layers"]), rows, real, folder / "b", use_cpu=True)
+    status = Path("/proc/self/status").read_text()  # ru_maxrss would begin with the peak of who started this
+    measured = int(status.partition("VmHWM:")[2].split()[0]) * 1024 - before
+    print(json.dumps([step_bytes(model(shape["hidden"], shape["layers"]), rows, real), measured]))
+""")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "shape",
@@ -104,45 +135,9 @@ def test_the_time_of_a_step_is_less_by_the_padding_that_length_groups_leave_out(
 )
 def test_the_memory_of_a_training_is_near_the_estimate(tmp_path, shape):
     """Growth of the peak in a process of its own, over a training of a tiny model that has loaded all code: 20 %."""
-    script = tmp_path / "run.py"
-    script.write_text(
-        textwrap.dedent("""
-        import json, sys
-        from pathlib import Path
-        import psutil, torch
-        from transformers import LlamaConfig, LlamaForCausalLM
-        from cat_core.training.plan import step_bytes
-        from cat_core.training.train import TrainSettings, train
-        from cat_core.training.training_set import TrainingSet
-        shape, task = json.loads(sys.argv[1]), sys.argv[2]
-        torch.set_num_threads(1)
-        class Rows(TrainingSet):
-            def __init__(self):
-                draw = lambda n: torch.randint(1, shape["vocab"], (n,)).tolist()
-                self.pad, self.encoder, self.pairs = 0, False, [(draw(56), draw(8)) for _ in range(64)]
-        def model(hidden, layers):
-            torch.manual_seed(0)
-            return LlamaForCausalLM(LlamaConfig(
-                vocab_size=shape["vocab"], hidden_size=hidden, num_hidden_layers=layers, intermediate_size=4 * hidden,
-                num_attention_heads=hidden // 64, tie_word_embeddings=True, pad_token_id=0))
-        def settings(**how):
-            return TrainSettings(method="xent", precision=shape["precision"], **how)
-        rows, real = Rows(), settings(steps=3, batch_size=shape["batch"])
-        if task == "estimate":
-            print(step_bytes(model(shape["hidden"], shape["layers"]), rows, real))
-        else:
-            train(model(64, 1), rows, settings(steps=1, batch_size=2), Path(sys.argv[3]) / "a", use_cpu=True)
-            before = psutil.Process().memory_info().rss
-            train(model(shape["hidden"], shape["layers"]), rows, real, Path(sys.argv[3]) / "b", use_cpu=True)
-            status = Path("/proc/self/status").read_text()  # ru_maxrss would begin with the peak of who started this
-            print(int(status.partition("VmHWM:")[2].split()[0]) * 1024 - before)
-    """)
-    )
-
-    def run(task):
-        command = [sys.executable, str(script), json.dumps(shape), task, str(tmp_path)]
-        found = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert found.returncode == 0, found.stderr[-2000:]
-        return int(found.stdout.split()[-1])
-
-    assert run("estimate") == pytest.approx(run("measured"), rel=0.2)
+    code, said = warm.run(MEASURED, json.dumps(shape), tmp_path, output=tmp_path / "log")
+    assert code == 0, said[-2000:]
+    estimate, measured = json.loads(said.splitlines()[-1])
+    print(f"estimate {estimate / 2**20:.1f} MiB, measured {measured / 2**20:.1f} MiB")
+    assert estimate == pytest.approx(measured, rel=0.2)
+    assert not list(tmp_path.glob("checkpoint-*"))

@@ -10,13 +10,14 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import warm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import large_model, sentences
@@ -220,11 +221,9 @@ def test_processes_share_one_file(setting, tmp_path):
         assert sys.argv[1] in open("/proc/self/maps").read(), "not mapped"
         print(int(cache.correct.sum()))
     """
-    run = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)], capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, run.stderr
-    assert int(run.stdout) == int(TeacherCache.load(tmp_path).correct.sum())
+    code, said = warm.run(textwrap.dedent(script), tmp_path, output=tmp_path / "log")
+    assert code == 0, said
+    assert int(said) == int(TeacherCache.load(tmp_path).correct.sum())
 
 
 # ---------------------------------------------------------------- filled in place
@@ -323,14 +322,14 @@ def test_kill_9_keeps_what_was_finished(tmp_path):
             writer.finished(batch)
             print(batch, flush=True)
     """
-    run = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
-    for line in run.stdout:
-        if int(line) == 20:
-            os.kill(run.pid, signal.SIGKILL)
-            break
-    run.wait()
+    log = tmp_path / "log"
+    log.touch()
+    run = warm.start(textwrap.dedent(script), tmp_path, output=log)
+    while "\n20\n" not in log.read_text():
+        assert run.is_alive() or "\n20\n" in log.read_text(), log.read_text()
+        time.sleep(0.001)
+    os.kill(run.pid, signal.SIGKILL)
+    run.join()
     assert not (tmp_path / FOLDER).exists()
     writer = CacheWriter(tmp_path, {"x": (torch.float32, (100, 8))}, {})
     done = {batch for batch in range(100) if writer.done(batch)}
@@ -389,11 +388,10 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_full_disk_is_an_error_not_the_end_of_the_process(small_disk):
-    run = [sys.executable, "-c", textwrap.dedent(FILLED), str(small_disk), "400", "100"]
-    done = subprocess.run(run, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, (done.returncode, done.stderr)  # a bus error would be -7
-    (line,) = done.stdout.splitlines()
+def test_a_full_disk_is_an_error_not_the_end_of_the_process(small_disk, tmp_path):
+    code, said = warm.run(textwrap.dedent(FILLED), small_disk, 400, 100, output=tmp_path / "log")
+    assert code == 0, (code, said)  # a bus error would be -7
+    (line,) = said.splitlines()
     assert "No space left on device: the teacher cache needs 409,609 bytes, " in line and str(small_disk) in line
     assert [p.name for p in small_disk.iterdir()] == [FOLDER]  # the second one fits: the first has left nothing
     assert (stored(small_disk / FOLDER)["x"] == 1).all()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm
 from hypothesis import given
 from hypothesis import strategies as st
 from small_models import large_model, sentences
@@ -340,9 +341,7 @@ def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(setting, 
 @pytest.mark.slow
 def test_kill_9_in_the_middle_of_an_epoch_with_dropout_changes_no_bit(tmp_path):
     """200 examples in batches of 16: an epoch ends between two steps, and the run dies in the second one."""
-    script = tmp_path / "run.py"
-    script.write_text(
-        textwrap.dedent("""
+    script = textwrap.dedent("""
         import os, signal, sys, torch
         from pathlib import Path
         from small_models import sentences
@@ -363,13 +362,10 @@ def test_kill_9_in_the_middle_of_an_epoch_with_dropout_changes_no_bit(tmp_path):
         train(model, training_set, settings, folder, checkpoint_every=4, use_cpu=True)
         torch.save(model.state_dict(), folder / "weights.pt")
     """)
-    )
 
     def run(name, dies=-1, dropout=0.3):
-        paths = os.pathsep.join(str(Path(__file__).parents[n]) for n in (2, 1))
-        environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=paths)
-        command = [sys.executable, str(script), str(tmp_path / name), str(dies), str(dropout)]
-        code = subprocess.run(command, env=environment, capture_output=True, check=False).returncode
+        code, said = warm.run(script, tmp_path / name, dies, dropout, output=tmp_path / f"{name}.log")
+        assert code in (0, -signal.SIGKILL), said
         return code, torch.load(tmp_path / name / "weights.pt") if code == 0 else None
 
     _, whole = run("whole")
@@ -382,6 +378,7 @@ def test_kill_9_in_the_middle_of_an_epoch_with_dropout_changes_no_bit(tmp_path):
 
 @pytest.mark.slow
 def test_kill_9_in_training_then_resume_gives_the_same_bits(tmp_path):
+    """Killed and resumed by Pythons of their own, which hash strings with another seed each."""
     script = tmp_path / "run.py"
     script.write_text(textwrap.dedent("""
         import sys, torch
@@ -389,7 +386,7 @@ def test_kill_9_in_training_then_resume_gives_the_same_bits(tmp_path):
         from cat_core.training.configs import DataConfig, TrainConfig, TrainSettings
         from cat_core.training.obtain import train_or_load
         data = DataConfig("mini-superglue", {"train": 600, "calibration": 20, "test": 20})
-        settings = TrainSettings(steps=20, batch_size=32), TrainSettings(method="random-dist", steps=900, batch_size=16)
+        settings = TrainSettings(steps=20, batch_size=32), TrainSettings(method="random-dist", steps=400, batch_size=16)
         large = TrainConfig(data, "hidden 16, layers 1, heads 2", settings[0], vocab_size=400)
         config = TrainConfig(data, "hidden 8, layers 1, heads 2", settings[1], vocab_size=400, teacher=large)
         print(train_or_load(config, progress=lambda line: print(line, flush=True)), flush=True)
@@ -406,13 +403,15 @@ def test_kill_9_in_training_then_resume_gives_the_same_bits(tmp_path):
 
     killed = start(tmp_path / "killed")
     deadline = time.monotonic() + 200
-    while not list((tmp_path / "killed").glob("model-*.partial/checkpoints/checkpoint-225/complete.json")):
+    while not list((tmp_path / "killed").glob("model-*.partial/checkpoints/checkpoint-200/complete.json")):
         assert killed.poll() is None and time.monotonic() < deadline, "no checkpoint before the end"
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     resumed = finish(start(tmp_path / "killed"))
-    whole = finish(start(tmp_path / "whole"))
+    code, said = warm.run(script.read_text(), output=tmp_path / "whole.log", CAT_ARTIFACTS=str(tmp_path / "whole"))
+    assert code == 0, said
+    whole = Path(said.strip().splitlines()[-1])
     assert resumed.name == whole.name
     assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     logs = [json.loads((folder / "artifact.json").read_text())["result"]["log"] for folder in (resumed, whole)]
@@ -495,40 +494,44 @@ def test_diverged_training_stops_with_one_clear_line(setting, tmp_path):
         train(model, training_set, TrainSettings(steps=2, batch_size=8), tmp_path)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"length_groups": 2},
-        {"loss": "dense", "gradient_accumulation": 2},
-        {"normalize": "kept", "gradient_accumulation": 2, "double": True},
-        {"method": "edge-joint", "normalize": "kept", "gradient_accumulation": 2, "double": True},
-    ],
-)
-def test_two_processes_of_accelerate_train_as_one(setting, tmp_path, options):
-    """Losses, ledger and weights of `accelerate launch` with two processes on a CPU, a batch shared out among them."""
+LAUNCHED = {
+    "groups": {"length_groups": 2},
+    "dense": {"loss": "dense", "gradient_accumulation": 2},
+    "kept": {"normalize": "kept", "gradient_accumulation": 2, "double": True},
+    "joint": {"method": "edge-joint", "normalize": "kept", "gradient_accumulation": 2, "double": True},
+}
+
+
+@pytest.fixture(scope="module")
+def launched(setting, tmp_path_factory):
+    """A folder with what `launched.py` makes of each of LAUNCHED: "one" in one process, "two" by `accelerate launch`
+    with two processes on a CPU. One launch for all, as most of its time goes into importing torch three times."""
+    folder = tmp_path_factory.mktemp("launched")
     _, training_set, large, _ = setting
-    run_teacher(large, training_set, tmp_path / "cache")
-    script, found = str(Path(__file__).parents[1] / "launched.py"), []
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    for name, command in (("one", [sys.executable]), ("two", launch)):
-        folder = tmp_path / name
-        folder.mkdir()
-        run = subprocess.run(
-            [*command, script, str(tmp_path / "cache"), str(folder), json.dumps(options)],
-            capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert run.returncode == 0, run.stderr[-3000:]
+    run_teacher(large, training_set, folder / "cache")
+    script = str(Path(__file__).parents[1] / "launched.py")
+    arguments = [str(folder / "cache"), json.dumps(LAUNCHED)]
+    code, said = warm.run(
+        "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')",
+        script, *arguments, folder / "one", output=folder / "one.log", OMP_NUM_THREADS="1",
+    )  # fmt: skip
+    assert code == 0, said[-3000:]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    run = subprocess.run(
+        [*launch, script, *arguments, str(folder / "two")],
+        capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_two_processes_of_accelerate_train_as_one(launched, name):
+    """Losses, ledger and weights of `accelerate launch` with two processes on a CPU, a batch shared out among them."""
+    found = []
+    for folder in (launched / "one" / name, launched / "two" / name):
         assert not list(folder.glob("checkpoint-*"))
         found.append((torch.load(folder / "weights.pt"), json.loads((folder / "log.json").read_text())))
     (one, one_log), (two, two_log) = found
@@ -536,9 +539,9 @@ def test_two_processes_of_accelerate_train_as_one(setting, tmp_path, options):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
         for cell in ("keep_rate", "both", "only_small", "only_large", "neither"):
             assert a[cell] == pytest.approx(b[cell], abs=1e-9)
-    exact = {"atol": 1e-6, "rtol": 0} if options.get("double") else {"atol": 1e-5, "rtol": 1e-3}
-    for name in one:
-        torch.testing.assert_close(one[name], two[name], **exact)
+    exact = {"atol": 1e-6, "rtol": 0} if LAUNCHED[name].get("double") else {"atol": 1e-5, "rtol": 1e-3}
+    for weight in one:
+        torch.testing.assert_close(one[weight], two[weight], **exact)
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused(setting, tmp_path, monkeypatch):
