@@ -1,4 +1,4 @@
-"""Entries of the registry: the keys of `data/tasks/<name>.yaml`, checked. data/README.md has the meaning of every key."""
+"""Entries of the registry: the keys of `data/tasks/<name>.yaml`, checked. Their meaning is in data/README.md."""
 
 import re
 import string
@@ -176,9 +176,9 @@ class TaskSpec(FileModel):
 
 
 def pieces(template: str) -> list[tuple[str, str]]:
-    """A template as pieces (text, field after it or ""). Only plain names may stand in braces, no attributes or formats.
+    """A template as pieces (text, field after it or "").
 
-    Raises ValueError for anything else.
+    Raises ValueError where anything but plain names stands in braces: no attributes, no formats.
     """
     try:
         parts = list(string.Formatter().parse(template))

@@ -36,8 +36,8 @@ def newstest_rows(test_set: str, pair: str) -> list[dict]:
     except (Exception, SystemExit) as error:  # no network, a wrong md5 (sacrebleu exits), a full disk
         reason = (str(error).strip().splitlines() or ["no message"])[0]
         raise FileNotFoundError(
-            f"{test_set} {pair} cannot be loaded by sacrebleu ({type(error).__name__}: {reason}); check the network and "
-            f"{data._rawdir}, or give data_root (or CAT_DATA_ROOT), a folder in Hub layout"
+            f"{test_set} {pair} cannot be loaded by sacrebleu ({type(error).__name__}: {reason}); check the network "
+            f"and {data._rawdir}, or give data_root (or CAT_DATA_ROOT), a folder in Hub layout"
         ) from None
     from_, to = pair.split("-")
     rows = []

@@ -182,7 +182,7 @@ def _drop_answer(number: object, date: Mapping | None, spans: list | None) -> st
 
 @_step
 def _direction(row: Row) -> list[dict]:
-    """Translation: `source` and `target`, out of `translation` by the languages `from` and `to` of the task's values."""
+    """Translation: `source` and `target`, out of `translation` by the task's values `from` and `to`."""
     pair = ((name, look_up(row, f"translation.{row[key]}")) for name, key in (("source", "from"), ("target", "to")))
     return [{**row, **dict(pair)}]
 

@@ -247,8 +247,8 @@ def read_manifest(root: str | Path) -> dict[str, dict]:
 def check_digest(path: Path, about: dict) -> None:
     """ValueError where a file has not the sha256 that the manifest has of it (`about`, empty: it has none)."""
     if about and (found := file_sha256(path)) != about["sha256"]:
-        raise ValueError(f"{path}: its sha256 is {found[:12]}..., {MANIFEST} has {str(about['sha256'])[:12]}...: it was "
-                         "changed or cut; mirror it again")  # fmt: skip
+        raise ValueError(f"{path}: its sha256 is {found[:12]}..., in {MANIFEST} {str(about['sha256'])[:12]}...: it "
+                         "was changed or cut; mirror it again")  # fmt: skip
 
 
 def text_rows(path: str | Path, field: str) -> Iterator[dict]:
