@@ -19,8 +19,8 @@ def newstest_rows(test_set: str, pair: str) -> list[dict]:
         raise ImportError(f"{test_set} {pair}: needs the package sacrebleu (extra 'book'); install it, or give "
                           "data_root") from None  # fmt: skip
     if test_set not in DATASETS or pair not in DATASETS[test_set].langpairs:
-        known = DATASETS[test_set].langpairs if test_set in DATASETS else DATASETS
-        raise ValueError(f"sacrebleu has no test set {test_set!r} for {pair!r}{nearest(pair, known)}")
+        hint = nearest(pair, DATASETS[test_set].langpairs) if test_set in DATASETS else nearest(test_set, DATASETS)
+        raise ValueError(f"sacrebleu has no test set {test_set!r} for {pair!r}{hint}")
     data = DATASETS[test_set]
     # sacrebleu compares the md5 of what it has just fetched, and then takes for good whatever lies there.
     for url, md5 in zip(data.data, data.md5 or []):

@@ -5,6 +5,7 @@ The keys are documented in data/README.md. Templates name fields of a row and no
 tasks; a task of any text is made of another text by "<task>:<text>" (`text_examples`).
 """
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -107,7 +108,7 @@ def find_task(source: str) -> tuple[str, TaskSpec]:
             f"unknown suite {source!r}: the registry data/tasks is not beside the installed package; work in a "
             f"checkout, give the path of a .yaml, .jsonl or .jsonl.gz file, or use {' or '.join(BUILT_IN)}"
         )
-    if Path(source).is_file():
+    if os.path.isfile(source):
         raise ValueError(f"{source!r} is a file of another kind than a suite is read from: give a .jsonl or .jsonl.gz "
                          "file (schema: data/README.md), or the .yaml file of a task")  # fmt: skip
     raise ValueError(
@@ -166,7 +167,7 @@ def text_task(source: str) -> tuple[str, TaskSpec, str, str] | None:
     if not spec.of_any_text:
         raise ValueError(f"{source!r}: {base!r} is not a task of any text; drop {text!r}")
     place, mark, field = text.rpartition(":")
-    return (base, spec, place, field) if mark and not Path(text).is_file() else (base, spec, text, "")
+    return (base, spec, place, field) if mark and not os.path.isfile(text) else (base, spec, text, "")
 
 
 def text_examples(

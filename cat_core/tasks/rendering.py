@@ -31,13 +31,15 @@ class Renderer:
         Left out are rows of `skip_labels`, rows whose own options are not two or more different texts, and rows with a
         `references_field` of which the metric leaves nothing ("The the" without articles).
         """
-        hub_split = self.spec.splits[split].split
+        hub_split = prefix = self.spec.splits[split].split
+        if sum(place.split == hub_split for place in self.spec.splits.values()) > 1:  # of different data sets
+            prefix = split
         result = []
         for index, row in enumerate(rows):
             try:
                 made = preprocessed({**row, **self.spec.values}, self.spec.preprocess)
                 for number, part in enumerate(made):
-                    item_id = f"{hub_split}-{index:06d}" + (f"-{number}" if len(made) > 1 else "")
+                    item_id = f"{prefix}-{index:06d}" + (f"-{number}" if len(made) > 1 else "")
                     if (example := self._example(item_id, split, part)) is not None:
                         result.append(example)
             except ValueError as error:

@@ -15,6 +15,7 @@ import functools
 import hashlib
 import json
 import math
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -172,7 +173,8 @@ def load_suite(
     _check_whole("seed", seed, 0)
     _check_whole("templates", templates, 1)
     name = str(source)
-    named = [name] if "+" not in name or Path(name).is_file() else [part.strip() for part in name.split("+")]
+    # os.path: a mixture may be longer than the name of a file, which Path takes for an error.
+    named = [name] if "+" not in name or os.path.isfile(name) else [part.strip() for part in name.split("+")]
     parts = [part for given in named for part in _expanded(given, data_root)]
     if options and (len(parts) > 1 or parts[0] not in BUILT_IN):
         raise ValueError(f"options are for a built-in suite alone ({', '.join(BUILT_IN)}), not for {name!r}; drop them")
