@@ -39,7 +39,11 @@ def preprocessed(row: Row, steps: list[str]) -> list[Row]:
     """The rows that a row becomes by the steps, one after the other."""
     rows: list[Row] = [row]
     for step in steps:
-        rows = [made for each in rows for made in STEPS[step](each)]
+        try:
+            rows = [made for each in rows for made in STEPS[step](each)]
+        except (KeyError, TypeError, AttributeError) as error:  # a row of another data set may have any shape
+            raise ValueError(f"step {step!r} cannot take this row ({brief(str(error))}); the row has "
+                             f"{brief(', '.join(map(str, row)))}") from None  # fmt: skip
     return rows
 
 
@@ -67,13 +71,14 @@ def _cleaner(function: Callable[[str], str]) -> Callable[[str], str]:
 
 @_cleaner
 def _html_breaks(text: str) -> str:
-    return re.sub(r"(\s*<br\s*/?>\s*)+", "\n", text)
+    return "\n".join(filter(None, map(str.strip, re.split(r"<br\s*/?>", text))))
 
 
 @_cleaner
 def _brackets(text: str) -> str:
     """WikiHow's marks: "[title]" ends a heading, all others go."""
-    return " ".join(re.sub(r"\[[^\]]*\]", " ", re.sub(r"\s*\[title\]\s*", ". ", text)).split())
+    headed = ". ".join(filter(None, map(str.strip, text.split("[title]"))))
+    return " ".join(re.sub(r"\[[^\[\]]*\]", " ", headed).split())
 
 
 @_cleaner
@@ -131,7 +136,7 @@ def _entities(row: Row) -> list[dict]:
     """
     distinct = {" ".join(text.split()): None for text in _texts(row, "entities") if text}
     answers = {" ".join(text.split()): None for text in _texts(row, "answers")}
-    passage = re.sub(r"\s*@highlight\s*", "\n- ", as_text(look_up(row, "passage"), "passage"))
+    passage = "\n- ".join(map(str.strip, as_text(look_up(row, "passage"), "passage").split("@highlight")))
     right = [text for text in answers if text in distinct]
     if not right or len(distinct) < 2:
         return []
@@ -183,8 +188,8 @@ def _drop_answer(number: object, date: Mapping | None, spans: list | None) -> st
 @_step
 def _direction(row: Row) -> list[dict]:
     """Translation: `source` and `target`, out of `translation` by the task's values `from` and `to`."""
-    pair = ((name, look_up(row, f"translation.{row[key]}")) for name, key in (("source", "from"), ("target", "to")))
-    return [{**row, **dict(pair)}]
+    source, target = (look_up(row, f"translation.{look_up(row, key)}") for key in ("from", "to"))
+    return [{**row, "source": source, "target": target}]
 
 
 # ---------------------------------------------------------------- tasks of any text

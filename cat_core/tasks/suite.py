@@ -179,6 +179,9 @@ def load_suite(
     if options and (len(parts) > 1 or parts[0] not in BUILT_IN):
         raise ValueError(f"options are for a built-in suite alone ({', '.join(BUILT_IN)}), not for {name!r}; drop them")
     chosen = [_chosen_split(part) for part in parts]
+    if templates > 1 and not any(_of_registry(base) for base, _ in chosen):
+        raise ValueError(f"templates is {templates}, but {name!r} has no task of the registry, which alone have several; "
+                         "drop it")  # fmt: skip
     if all(split for _, split in chosen):
         _check_splits(name, {split for _, split in chosen})  # before anything is read
     examples: list[Example] = []
@@ -238,9 +241,14 @@ def _load_part(
     """The examples of a part; of a split that was asked for at least these."""
     if part in BUILT_IN:
         return _built_in(part, options, seed)
-    if part.endswith(FILE_ENDINGS) and text_task(part) is None:
+    if not _of_registry(part):
         return read_examples(part, seed=seed)
     return load_task(part, data_root=data_root, seed=seed, split=split, templates=templates)
+
+
+def _of_registry(part: str) -> bool:
+    """Whether a part is, or may be, a name of the registry: neither built in nor a reader's own file."""
+    return part not in BUILT_IN and (not part.endswith(FILE_ENDINGS) or text_task(part) is not None)
 
 
 def _built_in(name: str, options: Mapping[str, object], seed: int) -> list[Example]:

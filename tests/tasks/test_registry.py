@@ -286,6 +286,8 @@ def test_rows_whose_own_options_are_alike_are_left_out(own):
         ({"preprocess": ["entities"]}, "train row 0 .*: no field 'entities'; the row has"),
         ({"preprocess": ["direction"], "values": {"from": "de", "to": "en"}}, "no field 'translation.de'"),
         ({"preprocess": ["dialogue_turns"]}, "no field 'questions'"),
+        ({"preprocess": ["direction"]}, "train row 0 .*: no field 'from'"),
+        ({"preprocess": ["drop_answers"], "values": {"validated_answers": "x"}}, "step 'drop_answers' cannot take"),
         ({"preprocess": ["four_choices"]}, "no field 'choices.text'"),
         ({"splits": {}}, "splits must name train and test"),
     ],
@@ -312,10 +314,15 @@ def test_unknown_names_and_families():
         ("squad_v3", "did you mean 'squad_v"),
         ("wmt22-en-dee", "did you mean 'wmt22-en-de'"),
         ("anli", "'anli' is the name of several tasks: take one of anli-r1, anli-r2, anli-r3"),
+        ("zzz", "unknown suite 'zzz'; built in: mini-superglue, .*; python -m cat_core.tasks lists more"),
         (__file__, "is a file of another kind than a suite is read from: give a .jsonl"),
     ):
         with pytest.raises(ValueError, match=message):
             load_suite(name)
+    with pytest.raises(ValueError, match="templates is 3, but 'mini-wmt' has no task of the registry"):
+        load_suite("mini-wmt", templates=3)
+    with pytest.raises(ValueError, match="templates must be a whole number >= 1, got 0"):
+        load_suite("rte", templates=0)
 
 
 @pytest.mark.filterwarnings("ignore:.*share a cluster")
@@ -473,7 +480,7 @@ def faults_of(root, *names):
 
 
 def test_check_passes_what_fits_and_names_strangers(hub, tmp_path, capsys):
-    assert [f for f in faults_of(hub) if "copa" not in f and "entry says" not in f] == []
+    assert faults_of(hub) == []
     write_task(tmp_path, "rte")
     write(tmp_path / "other/set/train.jsonl", [{"a": 1}])
     write(tmp_path / "aps/super_glue/rte/dev-00000-of-00001.parquet", [{"a": 1}])
@@ -539,14 +546,9 @@ def test_a_mirror_goes_on_and_a_changed_file_is_refused_before_anything_is_train
     path = tmp_path / "aps/super_glue/rte/train.jsonl.gz"
     whole = path.read_bytes()
     path.write_bytes(gzip.compress(gzip.decompress(whole).replace(b"premise 1 ", b"premise 7 ")))
-    for read in (lambda: load_suite("rte", data_root=tmp_path), lambda: faults_of(tmp_path, "rte")[1]):
-        try:
-            said = read()
-        except (ValueError, IndexError) as error:
-            said = str(error) or ""
-        assert "\n" not in str(said)
-    with pytest.raises(ValueError, match="train.jsonl.gz: its sha256 is .*: it was changed or cut; mirror it again"):
+    with pytest.raises(ValueError, match="gz: its sha256 is .*: it was changed or cut; mirror it again") as error:
         load_suite("rte", data_root=tmp_path)
+    assert "\n" not in str(error.value)
     assert "mirror it again" in faults_of(tmp_path, "rte")[0]
     mirroring.mirror(["rte"], tmp_path, data_root=hub, say=lambda line: None)
     assert path.read_bytes() == whole
