@@ -180,8 +180,8 @@ def load_suite(
         raise ValueError(f"options are for a built-in suite alone ({', '.join(BUILT_IN)}), not for {name!r}; drop them")
     chosen = [_chosen_split(part) for part in parts]
     if templates > 1 and not any(_of_registry(base) for base, _ in chosen):
-        raise ValueError(f"templates is {templates}, but {name!r} has no task of the registry, which alone have several; "
-                         "drop it")  # fmt: skip
+        raise ValueError(f"templates is {templates}, but {name!r} has no task of the registry, which alone have "
+                         "several; drop it")  # fmt: skip
     if all(split for _, split in chosen):
         _check_splits(name, {split for _, split in chosen})  # before anything is read
     examples: list[Example] = []
