@@ -208,6 +208,8 @@ def text_examples(
         rows = hub_rows(**vars(place_of(other, split)), data_root=data_root)
         found = (made for row in rows for made in preprocessed({**row, **other.values}, other.preprocess))
         examples += renderer.examples(split, ({"text": look_up(row, field)} for row in found))
+    if not examples:
+        raise ValueError(f"task {text!r}: {base} finds nothing to restore in its field {field!r}; take another text")
     return carve_calibration(examples, seed)
 
 

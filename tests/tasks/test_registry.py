@@ -387,6 +387,7 @@ def test_tasks_of_any_text(hub, tmp_path):
         (f"true_case:{tmp_path / 'own.jsonl'}", "own.jsonl, line 1: no text in field 'text'"),
         (f"true_case:{tmp_path / 'none.txt'}", "none.txt: cannot be read"),
         ("true_case:rte", "task 'rte' has several texts: name one, such as rte:premise"),
+        ("true_case:rte:premise", "task 'rte': true_case finds nothing to restore in its field 'premise'"),
         ("true_case:nonesuch", "unknown suite 'nonesuch'"),
         ("rte:own.txt", "'rte' is not a task of any text"),
     ):
