@@ -19,8 +19,9 @@ class Example:
 
     `options` is empty for free generation; else the prediction is the option with the best log-probability and `target`
     is one of them. Items that share a passage share a `cluster_id`, and are resampled together; "" means that the item
-    stands alone (a `Suite` fills in the item_id). Without options there may be further right answers, the `references`:
-    `target` is what is learnt, and the best of all counts. `tokenize` is that of BLEU (`scoring.TOKENIZERS`; "": 13a).
+    stands alone (a `Suite` fills in the item_id). There may be further right answers, the `references`, with options
+    some of these: `target` is what is learnt, and the best of all counts. `tokenize` is that of BLEU
+    (`scoring.TOKENIZERS`; "": 13a).
     """
 
     item_id: str
@@ -58,9 +59,12 @@ def find_problem(example: Example) -> tuple[str, str] | None:
             others = ", ".join(name for name in METRICS if name != "accuracy")
             return "options", f"metric 'accuracy' needs options; give two or more, or use one of {others}"
         return _free_text_problem(example)
-    for field in ("references", "tokenize"):
-        if getattr(example, field):
-            return field, f"{field} {brief(getattr(example, field))} with options; leave it out"
+    if example.tokenize:
+        return "tokenize", f"tokenize {brief(example.tokenize)} with options; leave it out"
+    if not isinstance(example.references, tuple):
+        return "references", f"references must be a tuple of texts, not {type(example.references).__name__}"
+    if wrong := [reference for reference in example.references if reference not in options]:
+        return "references", f"references: {brief(wrong[0])} is not one of the options {brief(list(options))}"
     if example.metric != "accuracy":
         return ("metric", f"metric {example.metric!r} with options; items with options are scored by 'accuracy'")
     for option in options:
