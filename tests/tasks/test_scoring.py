@@ -139,7 +139,7 @@ def test_tokenizers_are_sacrebleus():
         (
             Example("i", "t", "test", "p", "a", ("a", "b"), references=("b",)),
             "references",
-            "with options; leave it out",
+            "with options and 'accuracy', which has one right option",
         ),
         (Example("i", "t", "test", "p", "a", ("a", "b"), tokenize="zh"), "tokenize", "with options; leave it out"),
         (Example("i", "t", "test", "p", "a", metric="f1", references=["b"]), "references", "must be a tuple of texts"),
