@@ -186,7 +186,7 @@ def counted_rows(frame: pd.DataFrame) -> np.ndarray:
     rows = frame["metric"].isin(METRICS).to_numpy()
     if "also" in frame:
         named = (set(cell.split()) if isinstance(cell, str) else set() for cell in frame["also"])
-        rows |= np.array([not names.isdisjoint(METRICS) for names in named], dtype=bool)
+        rows = rows | np.array([not names.isdisjoint(METRICS) for names in named], dtype=bool)
     return rows
 
 

@@ -83,7 +83,7 @@ def find_problem(example: Example) -> tuple[str, str] | None:
 
 def _options_problem(example: Example) -> tuple[str, str] | None:
     """The first fault of an example with options, as `find_problem`."""
-    options, references = example.options, example.references
+    options = example.options
     if example.metric in CORPUS:
         return "metric", f"metric {example.metric!r} with options; it is for free text, use accuracy"
     if example.tokenize:
@@ -92,12 +92,7 @@ def _options_problem(example: Example) -> tuple[str, str] | None:
         return "options", (
             f"options must be two or more different texts (white space is no difference), got {brief(list(options))}"
         )
-    if references and example.metric == "accuracy":
-        return "references", (
-            f"references {brief(references)} with options and 'accuracy', which has one right option; leave them out, "
-            "or use exact_match, exact_match_normalized or f1"
-        )
-    for field, texts in (("target", (example.target,)), ("references", references)):
+    for field, texts in (("target", (example.target,)), ("references", example.references)):
         for text in texts:
             if text not in options:
                 return field, f"{field} {brief(text)} is not one of the options {brief(list(options))}"
