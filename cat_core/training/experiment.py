@@ -110,7 +110,9 @@ class Experiment:
         'divide the loss by all target tokens ("tokens") or the kept ones ("kept")', TrainSettings.normalize
     )
     max_new_tokens: int = option("longest generated answer, EOS included", 24)
-    prediction: str = option("option scoring: log-probability by sum (acc), average, characters (acc_norm), bytes or pmi", "sum")
+    prediction: str = option(
+        "option scoring: log-probability by sum (acc), average, characters (acc_norm), bytes or pmi", "sum"
+    )
     precision: str = option(
         "of training: fp32, bf16, or auto (bf16 for loaded models where the hardware is fast in it)", "auto"
     )
