@@ -10,9 +10,10 @@ bootstrap: large models first (where there are several), then the seeds of S tha
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -200,6 +201,14 @@ class Comparison(InPoints):
         """
         other = self.is_corpus and metric in CORPUS
         return replace(self, frame=self.frame if other else by_metric(self.frame, metric), metric=metric, right_at=None)
+
+    def by_further(self, metrics: Iterable[str] | None = None) -> list[Comparison]:
+        """By each of these metrics but its own (default: `further`), as far as the table holds what they need."""
+        found = []
+        for metric in dict.fromkeys(self.further if metrics is None else metrics):
+            with contextlib.suppress(OutcomeError):
+                found += [self.with_metric(metric)] if metric != self.metric else []
+        return found
 
     # ---------------------------------------------------------------- runs and curves
 

@@ -8,7 +8,6 @@ CAT-Dist against Dist and CAT-Xent against Xent, each also against the random ma
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -22,7 +21,6 @@ from cat_core.analysis.corpus import METRICS
 from cat_core.analysis.decomposition import decompose, rule_grid
 from cat_core.analysis.intervals import Intervals, band_ends, rounded
 from cat_core.analysis.metrics import CellMetrics, MaskDifferences, RuleFlops, TaskMetrics, TokenMetrics, suite_metrics
-from cat_core.analysis.outcomes import OutcomeError
 from cat_core.analysis.quantities import Undefined
 from cat_core.analysis.resampling import CurveBand
 from cat_core.curves import audc
@@ -179,16 +177,7 @@ def of_methods(c: Comparison, methods: Sequence[str] = MAIN) -> Comparison:
 def by_other_metrics(c: Comparison) -> list[Comparison]:
     """Translations compared by the other corpus metrics, and one task by what it reports beside its metric, as far as
     the table holds what they need."""
-    return by_metrics(c, (*(METRICS if c.is_corpus else ()), *c.further))
-
-
-def by_metrics(c: Comparison, metrics: Iterable[str]) -> list[Comparison]:
-    """The comparison by each of these metrics but its own, as far as the table holds what they need."""
-    comparisons = []
-    for metric in dict.fromkeys(metrics):
-        with contextlib.suppress(OutcomeError):
-            comparisons += [c.with_metric(metric)] if metric != c.metric else []
-    return comparisons
+    return c.by_further((*(METRICS if c.is_corpus else ()), *c.further))
 
 
 def bootstraps(cell: Cell, whole: Comparison, c: Comparison, parts: Sequence[Comparison]) -> list[Intervals]:
@@ -239,7 +228,7 @@ def task_metrics(cell: Cell, parts: Sequence[Comparison]) -> dict[str, TaskMetri
     for part in parts:
         task = part.tasks[0]
         answers, tokens = part.sequence_ledger(plain_method(part)), cell.token_ledger_by_task(plain_method(part))[task]
-        further = {other.metric: alone_and_differences(other) for other in by_metrics(part, part.further)}
+        further = {other.metric: alone_and_differences(other) for other in part.by_further()}
         metrics[task] = replace(
             alone_and_differences(part), answers=answers.shares, tokens=tokens.shares,
             majority=cell.training.get("majority", {}).get(task, majority(part)), further=further or None,
@@ -295,7 +284,7 @@ def cell_metrics(cell: Cell, resamples: int = 2_000) -> CellMetrics:
     c = deciding(cell, whole)
     tasks = [of_methods(whole.of_task(task)) for task in whole.tasks] if len(whole.tasks) > 1 else []
     others = by_other_metrics(of_methods(c))
-    further = [other for part in tasks for other in by_metrics(part, part.further)]
+    further = [other for part in tasks for other in part.by_further()]
     gridded, fewer = of_methods(c, GRID_METHODS), min(resamples, GRID_RESAMPLES)
     rules = usable_rules(c, gridded.methods)
     special = [r for r in dict.fromkeys((*BASELINE_RULES, *LEARNED)) if r in rules]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, matthews_corrcoef
-from small_tables import rows_of
+from small_tables import option_table
 
 from cat_core.analysis.classes import ClassMetric, ClassRun, GroupRun
 from cat_core.analysis.comparison import Comparison
@@ -23,7 +23,6 @@ from cat_core.tasks.example import Example
 from cat_core.tasks.scoring import CLASSES
 
 pytestmark = pytest.mark.filterwarnings("ignore:A single label was found")  # scikit-learn, where it is meant
-OPTIONS = ("no", "yes", "maybe")
 
 
 def oracle(metric, right, chosen):
@@ -178,33 +177,10 @@ def test_bad_input_is_one_line(make, message):
 # ---------------------------------------------------------------- from the table
 
 
-def table(n=36, seeds=(0, 1), also=("macro_f1", "matthews", "question_em", "f1"), options=OPTIONS):
-    """Outcome rows of a task whose items come three to a question and six to a passage."""
-    rng, parts = np.random.default_rng(11), []
-    for split in ("calibration", "test"):
-        examples = [
-            Example(f"t-{split}-{i:03d}", "t", split, "p", options[rng.integers(len(options))], options,
-                    cluster_id=f"{split} {i // 6}", also=also, group_id=f"{split} {i // 3}")
-            for i in range(n)
-        ]  # fmt: skip
-        for method, seed, skill in [("large", 0, 0.8), *((m, s, 0.5) for m in ("dist", "cat-dist") for s in seeds)]:
-            guesses = rng.integers(len(options), size=n)
-            given_answers = [e.target if rng.random() < skill else options[k] for e, k in zip(examples, guesses)]
-            rows = rows_of(
-                method, seed, split, [e.target == a for e, a in zip(examples, given_answers)],
-                None if method == "large" else np.round(rng.normal(size=n), 1), flops=100 if method == "large" else 10,
-                predictions=given_answers, targets=[e.target for e in examples],
-                clusters=[e.cluster_id for e in examples],
-            )  # fmt: skip
-            more = pd.DataFrame([further_columns(e, a) for e, a in zip(examples, given_answers)])
-            parts.append(pd.concat([rows, more], axis=1))
-    return pd.concat(parts, ignore_index=True)
-
-
 @pytest.mark.parametrize("texts", [True, False])
 @pytest.mark.parametrize("compactly", [True, False])
 def test_from_the_table_with_or_without_texts(tmp_path, texts, compactly):
-    frame = table()
+    frame = option_table()
     frame = frame if texts else drop_text(frame)
     again = read_outcomes(write_outcomes(tmp_path / "o.parquet", frame, compactly=compactly))
     c = Comparison(again, resamples=20)
@@ -228,7 +204,7 @@ def test_from_the_table_with_or_without_texts(tmp_path, texts, compactly):
 
 
 def test_all_numbers_of_a_suite_by_a_further_metric():
-    c = Comparison(table(), resamples=20)
+    c = Comparison(option_table(), resamples=20)
     for other in cell_metrics.by_other_metrics(c):
         m = suite_metrics(other, (), 0.3, ("chow_average",))
         one = m.methods["dist"]
@@ -244,14 +220,14 @@ def test_all_numbers_of_a_suite_by_a_further_metric():
 
 def test_bleu_beside_another_metric():
     """Counts are kept where texts are dropped, also of rows that are scored by something else."""
-    frame = table(also=("chrf",)).assign(metric="exact_match").drop(columns=[*CHOSEN, "group_id"])
+    frame = option_table(also=("chrf",)).assign(metric="exact_match").drop(columns=[*CHOSEN, "group_id"])
     c, without = (Comparison(x, resamples=5).with_metric("chrf") for x in (frame, drop_text(frame)))
     np.testing.assert_array_equal(c.curve("dist").quality, without.curve("dist").quality)
     assert c.scale == 1 and "nrefs:1" in c.curve("dist").signature
 
 
 def test_what_the_rows_lack_is_one_line():
-    c = Comparison(table(), resamples=5)
+    c = Comparison(option_table(), resamples=5)
     for metric, change, message in (
         ("drop_f1", {}, r"metric 'drop_f1' is not among the further ones of these rows \(macro_f1, matthews"),
         ("macro_f1", {"right_option": -1}, "needs the columns option and right_option in every row"),
