@@ -1,138 +1,128 @@
 """Registry of tasks: `data/tasks/<name>.yaml` says how rows of a data set on the Hub become examples.
 
 The keys are documented in data/README.md. Templates name fields of a row and nothing else: `{question}`,
-`{translation.de}`; `{options}` is the block "OPTIONS:" with one "- " line a choice.
+`{translation.de}`; `{options}` is the block "OPTIONS:" with one "- " line a choice. `data/mixtures.yaml` names lists of
+tasks; a task of any text is made of another text by "<task>:<text>" (`text_examples`).
 """
 
-import hashlib
+import os
 import re
-import string
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal, Self
-
-from pydantic import AfterValidator, model_validator
 
 from cat_core.files import PROJECT
-from cat_core.tasks.draws import carve_calibration
-from cat_core.tasks.example import BUILT_IN, METRICS, SPLITS, Example, options_block
-from cat_core.tasks.schema import FileModel, brief, matching, nearest, read_file
-from cat_core.tasks.scoring import CORPUS, TOKENIZERS
-from cat_core.tasks.sources import hub_rows
+from cat_core.tasks.draws import carve_calibration, draw_splits
+from cat_core.tasks.entries import HubSplit, TaskSpec, Text, pieces
+from cat_core.tasks.example import BUILT_IN, FILE_ENDINGS, SPLITS, Example, file_stem
+from cat_core.tasks.preprocessing import look_up, preprocessed
+from cat_core.tasks.rendering import Renderer
+from cat_core.tasks.schema import FileModel, nearest, read_file
+from cat_core.tasks.sources import FEWEST_CLUSTERS, Place, folder_of, has_rows, hub_rows, text_rows
 
 # Beside the package in a checkout; an installed package comes without it.
 FOLDER = PROJECT / "data" / "tasks"
-
-_FIELD = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
-Text = matching(r"(?s).+", "a text (in quotes)")
-Template = Annotated[Text, AfterValidator(lambda text: _template(text) and text)]
-PlainName = matching(r"(?!\.)[\w.-]+", "a plain name (in quotes)")
-FieldName = matching(_FIELD, "the plain name of a field")
-HubId = matching(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", "a hub_id such as owner/name")
+MIXTURES = PROJECT / "data" / "mixtures.yaml"
 
 
-class HubSplit(FileModel):
-    """A split on the Hub: its name, or a mapping that names another data set, too."""
+class Mixture(FileModel):
+    """A name for a list of tasks; a task that ends in "@test" and the like gives that split only."""
 
-    split: PlainName
-    hub_id: HubId = ""
-    config: PlainName = ""
-    revision: Text = ""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _by_name(cls, given: object) -> object:
-        if isinstance(given, str):
-            return {"split": given}
-        if not isinstance(given, dict):
-            raise ValueError(f"expected the name of a Hub split, or a mapping of {', '.join(cls.model_fields)}")
-        return given
-
-
-Splits = dict[Literal[SPLITS], HubSplit]
-
-
-class TaskSpec(FileModel):
-    """One task of the registry, as written in its YAML file (data/README.md has the meaning of every key)."""
-
-    hub_id: HubId
-    splits: Splits
-    prompt: Template
-    metric: Literal[METRICS]
-    licence: Text
-    url: Text
-    config: PlainName = ""
-    revision: Text = ""
-    options: list[Template] = []
-    options_field: FieldName = ""
-    label: FieldName = ""
-    label_names_field: FieldName = ""
-    skip_labels: list = []
-    target: Template = ""
-    references_field: FieldName = ""
-    tokenize: Literal[TOKENIZERS] = ""
-    cluster: FieldName = ""
-    citation: str = ""
+    tasks: list[Text]
     note: str = ""
-    variants: dict[str, Splits] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_empty(cls, given: dict) -> dict:
-        return {key: value for key, value in given.items() if value is not None or key not in cls.model_fields}
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        if self.metric == "accuracy":
-            given = self.target or self.references_field
-            if bool(self.options) == bool(self.options_field) or not self.label or given:
-                raise ValueError("metric 'accuracy' needs label, and one of options and options_field; no target")
-        elif not (self.target or self.references_field) or self.options or self.options_field or self.label:
-            raise ValueError(
-                f"metric {self.metric!r} needs target or references_field; no options, options_field or label"
-            )
-        if self.tokenize and self.metric not in CORPUS:
-            raise ValueError(f"tokenize is BLEU's: metric {self.metric!r} has none")
-        if not {"train", "test"} <= self.splits.keys():
-            raise ValueError("splits must name train and test; calibration comes out of train if it is left out")
-        return self
 
 
-def load_task(source: str, *, data_root: str | Path = "", seed: int = 0) -> list[Example]:
-    """Examples of a registry name (or of a `.yaml` file), in the order of the data."""
+class Mixtures(FileModel):
+    """The file of mixtures."""
+
+    mixtures: dict[str, Mixture]
+
+
+def load_task(
+    source: str,
+    *,
+    data_root: str | Path = "",
+    seed: int = 0,
+    split: str = "",
+    templates: int = 1,
+) -> list[Example]:
+    """Examples of a registry name (or of a `.yaml` file), in the order of the data.
+
+    split: only that one, and no rows are read that it does not need; templates: of so many of the task's templates
+    each item gets one, drawn by the seed.
+    """
+    if ":" in source and (made := text_task(source)):
+        examples = text_examples(*made, data_root=data_root, seed=seed, templates=templates)
+        return [e for e in examples if split in ("", e.split)]
     name, spec = find_task(source)
-    examples = [e for split in SPLITS if split in spec.splits for e in _examples(name, spec, split, data_root)]
-    return carve_calibration(examples, seed)
+    renderer = Renderer(name, spec, templates=templates, seed=seed)
+    examples = []
+    for part in needed_splits(spec, split):
+        examples += renderer.examples(part, hub_rows(**vars(place_of(spec, part)), data_root=data_root))
+    if not split or "calibration" not in spec.splits:
+        examples = carve_calibration(examples, seed)
+    return [e for e in examples if split in ("", e.split)]
+
+
+def needed_splits(spec: TaskSpec, split: str = "") -> list[str]:
+    """Splits to read for one of them ("": all): without a calibration split of its own, that one comes out of train."""
+    carved = split in ("train", "calibration") and "calibration" not in spec.splits
+    wanted = SPLITS if not split else ("train",) if carved else (split,)
+    return [s for s in SPLITS if s in spec.splits and s in wanted]
+
+
+def place_of(spec: TaskSpec, split: str) -> Place:
+    """Where the rows of a split are."""
+    place = spec.splits[split]
+    own = place if place.hub_id else spec  # a split of another data set has nothing of this one's
+    config, revision = place.config or own.config, place.revision or own.revision
+    return Place(own.hub_id, config, place.split, revision, place.loader, place.first)
+
+
+# ---------------------------------------------------------------- names
 
 
 def task_names() -> list[str]:
     """All names of the registry, variants included; empty if there is no registry folder."""
-    names = []
-    for path in sorted(FOLDER.glob("*.yaml")):
-        names += [path.stem, *(f"{path.stem}-{variant}" for variant in read_spec(path).variants)]
-    return sorted(names)
+    return sorted(name for path in sorted(FOLDER.glob("*.yaml")) for name in _names_in(path.stem, read_spec(path)))
+
+
+def _names_in(stem: str, spec: TaskSpec) -> list[str]:
+    """The tasks of one file; a file without splits of its own has its variants alone."""
+    return [stem] * bool(spec.splits) + [f"{stem}-{variant}" for variant in spec.variants]
 
 
 def find_task(source: str) -> tuple[str, TaskSpec]:
     """Name and specification behind a registry name or the path of a `.yaml` file."""
     if source.endswith((".yaml", ".yml")):
-        return Path(source).stem, read_spec(Path(source))
+        name, spec = Path(source).stem, read_spec(Path(source))
+        return name, _with_splits(name, spec)
     if re.fullmatch(r"[\w.-]+", source) and (FOLDER / f"{source}.yaml").is_file():
-        return source, read_spec(FOLDER / f"{source}.yaml")
+        return source, _with_splits(source, read_spec(FOLDER / f"{source}.yaml"))
     for path in sorted(FOLDER.glob("*.yaml")):
         if source.startswith(f"{path.stem}-"):
             spec = read_spec(path)
             if (variant := source.removeprefix(f"{path.stem}-")) in spec.variants:
-                return source, spec.model_copy(update={"splits": spec.splits | spec.variants[variant]})
+                return source, spec.variant(variant)
     if not FOLDER.is_dir():
         raise ValueError(
             f"unknown suite {source!r}: the registry data/tasks is not beside the installed package; work in a "
             f"checkout, give the path of a .yaml, .jsonl or .jsonl.gz file, or use {' or '.join(BUILT_IN)}"
         )
+    if os.path.isfile(source):
+        raise ValueError(f"{source!r} is a file of another kind than a suite is read from: give a .jsonl or .jsonl.gz "
+                         "file (schema: data/README.md), or the .yaml file of a task")  # fmt: skip
+    hint = nearest(source, [*BUILT_IN, *mixtures(), *task_names()])
+    hint = hint if "did you mean" in hint else f"; built in: {', '.join(BUILT_IN)}; python -m cat_core.tasks lists more"
     raise ValueError(
-        f"unknown suite {source!r}{nearest(source, [*BUILT_IN, *task_names()])}; "
-        "for your own data give the path of a .jsonl or .jsonl.gz file (schema: data/README.md)"
+        f"unknown suite {source!r}{hint}; for your own data give the path of a .jsonl or .jsonl.gz file (schema: "
+        "data/README.md)"
     )
+
+
+def _with_splits(name: str, spec: TaskSpec) -> TaskSpec:
+    if not spec.splits:
+        raise ValueError(f"{name!r} is the name of several tasks: take one of {', '.join(_names_in(name, spec))}")
+    return spec
 
 
 def read_spec(path: Path) -> TaskSpec:
@@ -143,105 +133,72 @@ def read_spec(path: Path) -> TaskSpec:
         raise FileNotFoundError(f"{path}: no such file (looked from {Path.cwd()})") from None
 
 
-def _examples(name: str, spec: TaskSpec, split: str, data_root: str | Path) -> list[Example]:
-    place = spec.splits[split]
-    own = place if place.hub_id else spec  # a split of another data set has nothing of this one's
-    revision = place.revision or own.revision
-    rows = hub_rows(own.hub_id, place.config or own.config, place.split, revision=revision, data_root=data_root)
-    prompt, target, *options = map(_template, (spec.prompt, spec.target, *spec.options))
-    result = []
-    for index, row in enumerate(rows):
-        where = f"task {name!r}, {place.split} row {index} (counting from 0)"
-        references = _references(spec, row, where)
-        if spec.label:
-            label = _look_up(row, spec.label, where)
-            if label in spec.skip_labels:
-                continue
-            choices = _choices(spec, options, row, where)
-            answer = _answer(spec, label, choices, row, where)
-            block = options_block(choices)
-        else:
-            choices, block = (), None
-            answer = _fill(target, row, where) if spec.target else references[0]
-        cluster = _text(_look_up(row, spec.cluster, where), spec.cluster, where) if spec.cluster else ""
-        # A passage is named by its digest, so that no text travels with the outcome table.
-        cluster_id = hashlib.sha256(cluster.encode("utf-8", "surrogatepass")).hexdigest()[:16] if cluster else ""
-        item_id, asked = f"{place.split}-{index:06d}", _fill(prompt, row, where, block)
-        further = tuple(text for text in dict.fromkeys(references) if text != answer)
-        fields = (item_id, name, split, asked, answer, choices, spec.metric, cluster_id, further, spec.tokenize)
-        result.append(Example(*fields))
-    return result
+def mixtures() -> dict[str, list[str]]:
+    """The named lists of tasks; none where the registry is not beside the package."""
+    return {n: m.tasks for n, m in read_file(Mixtures, MIXTURES).mixtures.items()} if MIXTURES.is_file() else {}
 
 
-def _references(spec: TaskSpec, row: Mapping, where: str) -> list[str]:
-    """All right answers that the row lists; none where the task has no such field."""
-    if not spec.references_field:
-        return []
-    values = _look_up(row, spec.references_field, where)
-    if not isinstance(values, list) or not values:
-        raise ValueError(f"{where}: field {spec.references_field!r} must be a list of texts, got {brief(values)}")
-    return [_text(value, spec.references_field, where) for value in values]
+def check_there(mixture: str, parts: Iterable[tuple[str, str]], data_root: str | Path) -> None:
+    """FileNotFoundError, in one line, where a folder lacks splits of a mixture's parts (task, split or "")."""
+    if not (root := folder_of(data_root)):
+        return
+    parts, missing = list(parts), []
+    for task, split in parts:
+        _, spec = find_task(task)
+        lacking = [s for s in needed_splits(spec, split) if not has_rows(place_of(spec, s), root)]
+        missing += [f"{task} ({', '.join(lacking)})"] if lacking else []
+    if missing:
+        raise FileNotFoundError(
+            f"{mixture!r}: {len(missing)} of its {len(parts)} tasks are not whole in {root}: {'; '.join(missing)}; "
+            "fetch them (python -m cat_core.tasks mirror), or name those that are there, joined by '+'"
+        )
 
 
-def _choices(spec: TaskSpec, options: list, row: Mapping, where: str) -> tuple[str, ...]:
-    if not spec.options_field:
-        return tuple(_fill(option, row, where) for option in options)
-    values = _look_up(row, spec.options_field, where)
-    if not isinstance(values, list):
-        raise ValueError(f"{where}: field {spec.options_field!r} must be a list of options, got {brief(values)}")
-    return tuple(_text(value, spec.options_field, where) for value in values)
+# ---------------------------------------------------------------- tasks of any text
 
 
-def _answer(spec: TaskSpec, label: object, choices: tuple[str, ...], row: Mapping, where: str) -> str:
-    if spec.label_names_field:
-        names = _look_up(row, spec.label_names_field, where)
-        if not isinstance(names, list) or len(names) != len(choices) or label not in names:
-            raise ValueError(
-                f"{where}: label {brief(label)} is not in field {spec.label_names_field!r}, "
-                f"which must name {len(choices)} options: {brief(names)}"
-            )
-        label = names.index(label)
-    if isinstance(label, str) and label in choices:
-        return label
-    if isinstance(label, int) and 0 <= label < len(choices):
-        return choices[label]
-    raise ValueError(
-        f"{where}: label {brief(label)} is outside the options 0 to {len(choices) - 1} {brief(list(choices))}; "
-        "correct the row, or list the label under skip_labels"
-    )
+def text_task(source: str) -> tuple[str, TaskSpec, str, str] | None:
+    """Of "<task>:<text>" or "<task>:<text>:<field>" the task, its entry, text and field; None for anything else.
+
+    text: a name of the registry, or the path of a .txt (a text a line), .jsonl or .jsonl.gz file.
+    """
+    base, _, text = source.partition(":")
+    if not re.fullmatch(r"[\w.-]+", base) or not (FOLDER / f"{base}.yaml").is_file():
+        return None
+    spec = read_spec(FOLDER / f"{base}.yaml")
+    if not spec.of_any_text:
+        raise ValueError(f"{source!r}: {base!r} is not a task of any text; drop {text!r}")
+    place, mark, field = text.rpartition(":")
+    return (base, spec, place, field) if mark and not os.path.isfile(text) else (base, spec, text, "")
 
 
-def _template(template: str) -> list[tuple[str, str]]:
-    """Pieces (text, field after it or ""). Only plain names may stand in braces: no attributes or formats."""
-    try:
-        pieces = list(string.Formatter().parse(template))
-    except ValueError as error:
-        raise ValueError(f"not a template ({error}); write {{{{ and }}}} for braces") from None
-    for _, name, spec, conversion in pieces:
-        if name is not None and (spec or conversion or not _FIELD.fullmatch(name)):
-            raise ValueError(f"{brief(name)} must be the plain name of a field such as {{translation.de}}")
-    return [(text, name or "") for text, name, _, _ in pieces]
+def text_examples(
+    base: str, spec: TaskSpec, text: str, field: str, *, data_root: str | Path, seed: int, templates: int
+) -> list[Example]:
+    """Examples of a task of any text, made of this one: in the splits of its task, or drawn for a file."""
+    name = f"{base}-{file_stem(text).removesuffix('.txt')}"
+    if text.endswith((".txt", *FILE_ENDINGS)):
+        lines = {"train": HubSplit.model_validate("line")}
+        renderer = Renderer(name, spec.model_copy(update={"splits": lines}), templates=templates, seed=seed)
+        examples = renderer.examples("train", text_rows(text, field or "text"))
+        if len(examples) < FEWEST_CLUSTERS:
+            raise ValueError(f"{text}: too few texts to draw splits from ({len(examples)} of use for {base}, at least "
+                             f"{FEWEST_CLUSTERS}); add some")  # fmt: skip
+        return draw_splits(examples, seed)
+    _, other = find_task(text)
+    field = field or _only_field(text, other)
+    renderer = Renderer(name, spec.model_copy(update={"splits": other.splits}), templates=templates, seed=seed)
+    examples = []
+    for split in needed_splits(other):
+        rows = hub_rows(**vars(place_of(other, split)), data_root=data_root)
+        found = (made for row in rows for made in preprocessed({**row, **other.values}, other.preprocess))
+        examples += renderer.examples(split, ({"text": look_up(row, field)} for row in found))
+    return carve_calibration(examples, seed)
 
 
-def _fill(template: list[tuple[str, str]], row: Mapping, where: str, block: str | None = None) -> str:
-    """The template with the row's fields; with a `block`, `{options}` stands for it."""
-
-    def value(name: str) -> str:
-        return block if name == "options" and block is not None else _text(_look_up(row, name, where), name, where)
-
-    return "".join(text + (value(name) if name else "") for text, name in template)
-
-
-def _look_up(row: Mapping, name: str, where: str) -> object:
-    value: object = row
-    for part in name.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            raise ValueError(f"{where}: no field {name!r}; the row has {brief(', '.join(map(str, row)))}")
-        value = value[part]
-    return value
-
-
-def _text(value: object, name: str, where: str) -> str:
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise ValueError(f"{where}: field {name!r} must be text or a number, got {brief(value)}")
-    return str(value).strip()
+def _only_field(task: str, spec: TaskSpec) -> str:
+    fields = [name for _, name in pieces(spec.prompt) if name and name != "options"]
+    if len(set(fields)) != 1:
+        raise ValueError(f"task {task!r} has several texts: name one, such as {task}:{fields[0] if fields else 'text'} "
+                         f"({', '.join(dict.fromkeys(fields))})")  # fmt: skip
+    return fields[0]

@@ -13,13 +13,16 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from cat_core.files import file_sha256
 from cat_core.tasks.draws import carve_calibration, draw_key, draw_splits
 from cat_core.tasks.example import Example, file_stem, find_problem
+from cat_core.tasks.newstests import newstest_rows
 from cat_core.tasks.schema import brief, nearest
 from cat_core.tasks.scoring import composed
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Example))
 ROW_ENDINGS = (".jsonl.gz", ".jsonl", ".json.gz", ".parquet")
+MANIFEST = "mirror.json"
 LONGEST_LINE, FREE, MOST_UNPACKED = 2**24, 2**20, 100
 FEWEST_CLUSTERS = 10  # below, a tenth for calibration and a tenth for test cannot be drawn
 
@@ -166,21 +169,65 @@ def _object(pairs: list[tuple[str, object]]) -> dict:
 _DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_object)
 
 
-def hub_rows(hub_id: str, config: str, split: str, *, revision: str = "", data_root: str | Path = "") -> list[dict]:
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where the rows of one split are; the fields are arguments of `hub_rows`."""
+
+    hub_id: str
+    config: str
+    split: str
+    revision: str = ""
+    loader: str = ""
+    first: int | None = None
+
+    def __str__(self):
+        config, revision = f" ({self.config})" if self.config else "", f" at {self.revision}" if self.revision else ""
+        return f"split {self.split!r} of {self.hub_id}{config}{revision}"
+
+
+def folder_of(data_root: str | Path) -> str:
+    """`data_root`, or else the environment variable CAT_DATA_ROOT; "": the Hub. FileNotFoundError for no folder."""
+    root = str(data_root) or os.environ.get("CAT_DATA_ROOT", "")
+    if root and not Path(root).is_dir():
+        raise FileNotFoundError(f"data_root {root!r} is not a folder; give one in Hub layout (data/README.md)")
+    return root
+
+
+def has_rows(place: Place, root: str | Path) -> bool:
+    """Whether a folder in Hub layout holds a split, or parts of it."""
+    try:
+        return bool(_files_of(Path(root, place.hub_id, place.config), place.split))
+    except ValueError:  # parts are missing: reading says which
+        return True
+
+
+def hub_rows(
+    hub_id: str,
+    config: str,
+    split: str,
+    revision: str = "",
+    loader: str = "",
+    first: int | None = None,
+    *,
+    data_root: str | Path = "",
+) -> list[dict]:
     """All rows of one split, from `<data_root>/<hub_id>/<config>/<split>` with the first of ROW_ENDINGS that is there.
 
-    The files may lie in a folder `data` of that folder, and come in parts `<split>-00000-of-00003`, all of them.
-    `data_root` empty: the environment variable CAT_DATA_ROOT; without that, the Hub through `datasets.load_dataset`,
-    which runs no code of the data set. Labels are the Hub's integers, nested features are dictionaries.
+    The files may lie in a folder `data` of that folder, and come in parts `<split>-00000-of-00003`, all of them; those
+    that `<data_root>/mirror.json` names must have its sha256. `data_root` empty: the environment variable
+    CAT_DATA_ROOT; without that, the Hub through `datasets.load_dataset`, which runs no code of the data set, or, with
+    loader "sacrebleu", the test set and language pair of that name (`newstests`). first: of so many rows. Labels are
+    the Hub's integers, nested features are dictionaries.
     """
-    root = str(data_root) or os.environ.get("CAT_DATA_ROOT", "")
-    if not root:
-        return _from_hub(hub_id, config, split, revision)
-    if not Path(root).is_dir():
-        raise FileNotFoundError(f"data_root {root!r} is not a folder; give the one that holds {hub_id}")
+    place = Place(hub_id, config, split, revision, loader, first)
+    if not (root := folder_of(data_root)):
+        return newstest_rows(hub_id.rpartition("/")[2], config) if loader else _from_hub(place)
     folder = Path(root, hub_id, config)
     if files := _files_of(folder, split):
-        return [row for path in files for row in _rows_of(path)]
+        digests = read_manifest(root)
+        for path in files:
+            check_digest(path, digests.get(path.relative_to(root).as_posix(), {}))
+        return [row for path in files for row in _rows_of(path)][:first]
     there = sorted(p.name for place in (folder, folder / "data") if place.is_dir() for p in place.iterdir())
     raise FileNotFoundError(
         f"{folder / split}: no file with one of the endings {' '.join(ROW_ENDINGS)}, nor parts of one "
@@ -188,6 +235,46 @@ def hub_rows(hub_id: str, config: str, split: str, *, revision: str = "", data_r
         + (f"the folder has {', '.join(there)}" if there else "there is no such folder")
         + "; correct data_root (or CAT_DATA_ROOT), or leave it empty to load from the Hub"
     )
+
+
+def read_manifest(root: str | Path) -> dict[str, dict]:
+    """What `mirror.json` in a folder says of its files, by their path in it; nothing where there is none."""
+    path = Path(root, MANIFEST)
+    try:
+        files = json.loads(path.read_text(encoding="utf-8"))["files"]
+        if isinstance(files, dict) and all(isinstance(f, dict) and "sha256" in f for f in files.values()):
+            return files
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise ValueError(f"{path}: not a manifest of `python -m cat_core.tasks mirror`; remove it, or mirror again")
+
+
+def check_digest(path: Path, about: dict) -> None:
+    """ValueError where a file has not the sha256 that the manifest has of it (`about`, empty: it has none)."""
+    if about and (found := file_sha256(path)) != about["sha256"]:
+        raise ValueError(f"{path}: its sha256 is {found[:12]}..., in {MANIFEST} {str(about['sha256'])[:12]}...: it "
+                         "was changed or cut; mirror it again")  # fmt: skip
+
+
+def text_rows(path: str | Path, field: str) -> Iterator[dict]:
+    """{"text": ...} of every line of a .txt file that is not blank, or of every row of a .jsonl or .jsonl.gz file."""
+    path = Path(path)
+    if path.name.endswith(".txt"):
+        try:
+            with open(path, encoding="utf-8-sig") as file:
+                yield from ({"text": line} for line in file if line.strip())
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: not UTF-8 at byte {error.start + 1}; save the file as UTF-8") from None
+        except OSError as error:
+            raise type(error)(f"{path}: cannot be read ({error.strerror}; looked from {Path.cwd()})") from None
+        return
+    for number, row in json_lines(path):
+        if not isinstance(row.get(field), str):
+            raise ValueError(f"{path}, line {number}: no text in field {field!r}{nearest(field, row)}; name the field "
+                             "after the file, such as own.jsonl:prompt")  # fmt: skip
+        yield {"text": row[field]}
 
 
 def _files_of(folder: Path, split: str) -> list[Path]:
@@ -226,20 +313,20 @@ def _from_parquet(path: Path) -> list[dict]:
         raise ValueError(f"{path}: not a readable Parquet file ({_first_line(error)}); fetch it again") from None
 
 
-def _from_hub(hub_id: str, config: str, split: str, revision: str) -> list[dict]:
-    place = hub_id + (f" ({config})" if config else "") + (f" at {revision}" if revision else "")
-    tried = f"split {split!r} of {place}"
+def _from_hub(place: Place) -> list[dict]:
     try:
         import datasets
     except ImportError:
         raise ImportError(
-            f"{tried}: loading from the Hub needs the package datasets (extra 'book'); install it or give data_root"
+            f"{place}: loading from the Hub needs the package datasets (extra 'book'); install it or give data_root"
         ) from None
+    split = f"{place.split}[:{place.first}]" if place.first else place.split
+    config, revision = place.config or None, place.revision or None
     try:
-        return datasets.load_dataset(hub_id, config or None, split=split, revision=revision or None).to_list()
+        return datasets.load_dataset(place.hub_id, config, split=split, revision=revision).to_list()
     except Exception as error:  # the Hub, the network, the cache and the builders each have errors of their own
         raise FileNotFoundError(
-            f"{tried} cannot be loaded from the Hub ({type(error).__name__}: {_first_line(error)}); check the network, "
+            f"{place} cannot be loaded from the Hub ({type(error).__name__}: {_first_line(error)}); check the network, "
             "or give data_root (or CAT_DATA_ROOT), a folder in Hub layout"
         ) from None
 

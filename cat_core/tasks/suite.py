@@ -5,6 +5,7 @@
     suite = load_suite("my_questions.jsonl")                         # the schema is in data/README.md
     suite = load_suite("rte+cb+copa", limits={"train": 3000})        # a mixture, at most 3,000 of each
     suite = load_suite("tatoeba-de-en+tatoeba-de-en-wmt22@test")     # of the second part its test split only
+    suite = load_suite("superglue", mixing_cap=3000, templates=3)    # a named mixture, each item in one of 3 templates
 
 Rows under a limit, calibration rows, the splits of a file without any and a mixing in rounds are drawn as `draws` says.
 """
@@ -14,6 +15,7 @@ import functools
 import hashlib
 import json
 import math
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from pathlib import Path
 from cat_core.tasks import mini_flan, synthetic
 from cat_core.tasks.draws import limit, mix
 from cat_core.tasks.example import BUILT_IN, FILE_ENDINGS, SPLITS, Example, _chosen_split, file_stem, find_problem
-from cat_core.tasks.registry import load_task
+from cat_core.tasks.registry import check_there, load_task, mixtures, text_task
 from cat_core.tasks.schema import brief, nearest
 from cat_core.tasks.scoring import check_tokenizer, check_usable, has_no_blanks
 from cat_core.tasks.sources import read_examples
@@ -152,13 +154,15 @@ def load_suite(
     seed: int = 0,
     mixing_cap: int = 0,
     mixing_rounds: int = 1,
+    templates: int = 1,
 ) -> Suite:
     """Load a suite by name or file.
 
     source: "mini-superglue", "mini-wmt" or "mini-flan"; a name of the registry (`data/tasks/<name>.yaml`) or the path
-        of such a `.yaml` file; the path of a `.jsonl` or `.jsonl.gz` file (schema: data/README.md); or several of these
-        joined by "+", whose item ids are then prefixed by their task. Of a part that ends in "@train", "@calibration"
-        or "@test" only that split is taken, such as it is in the whole part.
+        of such a `.yaml` file; a mixture ("superglue", "flan2021", "wmt22"); the path of a `.jsonl` or `.jsonl.gz` file
+        (schema: data/README.md); a task of any text and the text ("true_case:own.txt"); or several of these joined by
+        "+", whose item ids are then prefixed by their task. Of a part that ends in "@train", "@calibration" or "@test"
+        only that split is taken, such as it is in the whole part.
     data_root: folder in Hub layout, or empty: see `sources.hub_rows`.
     limits: at most so many rows of a split, for each task, e.g. {"train": 5000, "test": 1000}; a seeded sample, in the
         order of the data.
@@ -166,6 +170,8 @@ def load_suite(
     seed: of every draw; for a built-in suite also of its generation, unless `options` has a seed.
     mixing_cap, mixing_rounds: train as FLAN mixes it (`draws.mix`): in each round every task gives its next
         min(its examples under the limit, mixing_cap) training examples. A cap of 0: every example once.
+    templates: each item of a task of the registry gets one of the first so many templates of its task (of all, where
+        it has fewer), drawn by the seed; 1: its `prompt`.
 
     A data set without calibration split gets one out of train by clusters (a tenth of them, at most 1,000 rows), never
     out of test. Raises ValueError, TypeError or FileNotFoundError in one line.
@@ -182,17 +188,23 @@ def load_suite(
             f"mixing_rounds is {mixing_rounds}, but nothing is mixed without mixing_cap; give it, such as 3000"
         )
     _check_whole("seed", seed, 0)
+    _check_whole("templates", templates, 1)
     name = str(source)
-    parts = [name] if "+" not in name or Path(name).is_file() else [part.strip() for part in name.split("+")]
+    # os.path: a mixture may be longer than the name of a file, which Path takes for an error.
+    named = [name] if "+" not in name or os.path.isfile(name) else [part.strip() for part in name.split("+")]
+    parts = [part for given in named for part in _expanded(given, data_root)]
     if options and (len(parts) > 1 or parts[0] not in BUILT_IN):
         raise ValueError(f"options are for a built-in suite alone ({', '.join(BUILT_IN)}), not for {name!r}; drop them")
     chosen = [_chosen_split(part) for part in parts]
+    if templates > 1 and not any(_of_registry(base) for base, _ in chosen):
+        raise ValueError(f"templates is {templates}, but {name!r} has no task of the registry, which alone have "
+                         "several; drop it")  # fmt: skip
     if all(split for _, split in chosen):
         _check_splits(name, {split for _, split in chosen})  # before anything is read
     examples: list[Example] = []
     taken: dict[tuple[str, str], str] = {}
     for part, (base, split) in zip(parts, chosen):
-        loaded = _load_part(base, data_root, options or {}, seed)
+        loaded = _load_part(base, data_root, options or {}, seed, split, templates)
         if split and not (loaded := [e for e in loaded if e.split == split]):
             raise ValueError(f"{name!r}: {base!r} has no {split} items; drop {part!r}, or take another split of it")
         loaded = limit(loaded, limits, seed)
@@ -212,7 +224,17 @@ def load_suite(
         _check_splits(name, {e.split for e in examples})
     if mixing_cap:
         examples = mix(examples, mixing_cap, mixing_rounds, seed)
-    return Suite("+".join(file_stem(part) for part in parts), tuple(examples))
+    return Suite("+".join(file_stem(part) for part in named), tuple(examples))
+
+
+def _expanded(part: str, data_root: str | Path) -> list[str]:
+    """The tasks of a mixture, with the split asked for; any other part as it is."""
+    base, split = _chosen_split(part)
+    if (tasks := mixtures().get(base)) is None:
+        return [part]
+    chosen = [(task, split or own) for task, own in map(_chosen_split, tasks) if own in ("", split or own)]
+    check_there(base, chosen, data_root)
+    return [f"{task}@{split}" if split else task for task, split in chosen]
 
 
 def _check_splits(name: str, splits: set[str]) -> None:
@@ -230,12 +252,20 @@ def _check_whole(name: str, value: object, least: int, hint: str = "") -> None:
         raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}{hint}")
 
 
-def _load_part(part: str, data_root: str | Path, options: Mapping[str, object], seed: int) -> list[Example]:
+def _load_part(
+    part: str, data_root: str | Path, options: Mapping[str, object], seed: int, split: str, templates: int
+) -> list[Example]:
+    """The examples of a part; of a split that was asked for at least these."""
     if part in BUILT_IN:
         return _built_in(part, options, seed)
-    if part.endswith(FILE_ENDINGS):
+    if not _of_registry(part):
         return read_examples(part, seed=seed)
-    return load_task(part, data_root=data_root, seed=seed)
+    return load_task(part, data_root=data_root, seed=seed, split=split, templates=templates)
+
+
+def _of_registry(part: str) -> bool:
+    """Whether a part is, or may be, a name of the registry: neither built in nor a reader's own file."""
+    return part not in BUILT_IN and (not part.endswith(FILE_ENDINGS) or text_task(part) is not None)
 
 
 def _built_in(name: str, options: Mapping[str, object], seed: int) -> list[Example]:

@@ -58,6 +58,18 @@ def test_an_incomplete_or_doubled_set_of_parts_is_refused(tmp_path):
         hub_rows("own/set", "", "test", data_root=tmp_path)
 
 
+def test_the_first_rows_alone(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    parts(tmp_path / "own/set", 2)
+    assert [row["text"] for row in hub_rows("own/set", "", "train", first=12, data_root=tmp_path)][-1] == "row 11"
+    asked = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **fields: asked.append(fields["split"]) or
+                        datasets.Dataset.from_list([]))  # fmt: skip
+    monkeypatch.delenv("CAT_DATA_ROOT", raising=False)
+    hub_rows("own/set", "", "train", first=12), hub_rows("own/set", "", "train")
+    assert asked == ["train[:12]", "train"]
+
+
 def test_a_whole_file_comes_before_parts(tmp_path):
     parts(tmp_path / "own/set", 2)
     (tmp_path / "own/set/train.jsonl").write_text('{"text": "whole"}\n')

@@ -14,9 +14,10 @@ from cat_core.analysis.metrics import CellMetrics
 from cat_core.analysis.quantities import Unit, show_number
 from cat_core.analysis.verdicts import CLAIMS, VERDICT_RULES, Entry, Verdict, by_claim, verdict_of
 from cat_core.tasks.example import BUILT_IN
-from cat_core.tasks.registry import task_names
+from cat_core.tasks.registry import mixtures, task_names
 
-SUPERGLUE = ("mini-superglue", "boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc")
+SUPERGLUE = ("mini-superglue", "superglue", "boolq", "cb", "copa", "multirc", "multirc-questions",
+             "record", "rte", "wic", "wsc")  # fmt: skip
 
 
 def claim_on(results: Results, claim: str, of: str) -> tuple[str, list[Banner]]:
@@ -28,7 +29,7 @@ def claim_on(results: Results, claim: str, of: str) -> tuple[str, list[Banner]]:
     if results.cell is not None:
         name, fits = results.cell.place, results.cell.claim == claim
     else:
-        name, known = results.suite.name, SUPERGLUE if claim == "C1" else (*BUILT_IN, *task_names())
+        name, known = results.suite.name, SUPERGLUE if claim == "C1" else (*BUILT_IN, *mixtures(), *task_names())
         fits = all(part.partition("@")[0].strip() in known for part in results.experiment.suite.split("+"))
     if fits:
         return claim, []
