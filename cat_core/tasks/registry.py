@@ -8,6 +8,7 @@ tasks; a task of any text is made of another text by "<task>:<text>" (`text_exam
 import os
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 from cat_core.files import PROJECT
@@ -128,14 +129,27 @@ def _with_splits(name: str, spec: TaskSpec) -> TaskSpec:
 def read_spec(path: Path) -> TaskSpec:
     """Read and check one YAML file. Raises ValueError naming file and key."""
     try:
-        return read_file(TaskSpec, path)
+        return _read_once(TaskSpec, path, *_state(path)) if path.parent == FOLDER else read_file(TaskSpec, path)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file (looked from {Path.cwd()})") from None
 
 
+@lru_cache(maxsize=256)
+def _read_once(model: type[FileModel], path: Path, *state: int) -> FileModel:
+    """A file of the registry, which one command may ask for a hundred times; read anew where its `state` is another."""
+    return read_file(model, path)
+
+
+def _state(path: Path) -> tuple[int, int]:
+    about = path.stat()
+    return about.st_mtime_ns, about.st_size
+
+
 def mixtures() -> dict[str, list[str]]:
     """The named lists of tasks; none where the registry is not beside the package."""
-    return {n: m.tasks for n, m in read_file(Mixtures, MIXTURES).mixtures.items()} if MIXTURES.is_file() else {}
+    if not MIXTURES.is_file():
+        return {}
+    return {n: m.tasks for n, m in _read_once(Mixtures, MIXTURES, *_state(MIXTURES)).mixtures.items()}
 
 
 def check_there(mixture: str, parts: Iterable[tuple[str, str]], data_root: str | Path) -> None:
@@ -145,8 +159,9 @@ def check_there(mixture: str, parts: Iterable[tuple[str, str]], data_root: str |
     parts, missing = list(parts), []
     for task, split in parts:
         _, spec = find_task(task)
-        lacking = [s for s in needed_splits(spec, split) if not has_rows(place_of(spec, s), root)]
-        missing += [f"{task} ({', '.join(lacking)})"] if lacking else []
+        needed = needed_splits(spec, split)
+        lacking = [s for s in needed if not has_rows(place_of(spec, s), root)]
+        missing += [task + f" ({', '.join(lacking)})" * (lacking != needed)] if lacking else []
     if missing:
         raise FileNotFoundError(
             f"{mixture!r}: {len(missing)} of its {len(parts)} tasks are not whole in {root}: {'; '.join(missing)}; "
@@ -193,6 +208,8 @@ def text_examples(
         rows = hub_rows(**vars(place_of(other, split)), data_root=data_root)
         found = (made for row in rows for made in preprocessed({**row, **other.values}, other.preprocess))
         examples += renderer.examples(split, ({"text": look_up(row, field)} for row in found))
+    if not examples:
+        raise ValueError(f"task {text!r}: {base} finds nothing to restore in its field {field!r}; take another text")
     return carve_calibration(examples, seed)
 
 
