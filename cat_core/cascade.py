@@ -25,6 +25,7 @@ from cat_core.files import Store
 from cat_core.flops import Costs
 from cat_core.inference import EXACT_RULES, EarlyExit, answering, generate_batch, model_fingerprint, score_batch
 from cat_core.queries import (
+    UNCONDITIONAL,
     CascadeResult,
     Item,
     Response,
@@ -55,7 +56,7 @@ class CascadeRunner:
     batch_tokens: rows x (prompt + answer) tokens of one batch; an item with options takes a row an option;
     device: where both models are moved (default: they stay where they are);
     max_new_tokens: longest generated answer, EOS included;
-    prediction: "sum" takes the option with the best summed log-probability, "average" the best mean a token;
+    prediction: how an option is chosen, of `queries.PREDICTIONS`;
     truncate_prompts: cut plain prompts beyond the context on the left, keeping BOS, instead of refusing them;
     fingerprint: {"small": ..., "large": ...}, names of the weights for `store` (default: their sha256);
     costs: "formula", and None with a warning where a model has none, or "measured" there (`flops.Costs`).
@@ -111,16 +112,12 @@ class CascadeRunner:
         if self.text.encoder != self.encoder:
             raise ValueError(f"these models need a TextFormat with encoder={self.encoder}")
         self.text.check_cut(truncate_prompts)
+        self.bare = self.text.prompts([UNCONDITIONAL]) if prediction == "pmi" else []  # read beside each prompt
         self.stop_ids = {which: self.text.stop_ids(model) for which, model in self.models.items()}
         self.pad = self.text.eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
     def answer(
-        self,
-        requests: Sequence,
-        which: str = "small",
-        progress=None,
-        store=None,
-        early_exit: EarlyExit | None = None,
+        self, requests: Sequence, which: str = "small", progress=None, store=None, early_exit: EarlyExit | None = None
     ) -> list[Response]:
         """Answers of one model ("small" or "large") to every request, in request order.
 
@@ -140,15 +137,9 @@ class CascadeRunner:
             return run_batches(items, self._plan(items), compute, read, kept, progress, f"{which} model")
 
     def run(
-        self,
-        requests: Sequence,
-        tau: float,
-        rule: str = "chow_average",
-        progress=None,
-        store=None,
-        early_exit: bool = False,
-        defer_empty: bool = False,
-    ) -> CascadeResult:
+        self, requests: Sequence, tau: float, rule: str = "chow_average", progress=None, store=None,
+        early_exit: bool = False, defer_empty: bool = False,
+    ) -> CascadeResult:  # fmt: skip
         """The whole cascade: S on all requests, then L on those with confidence <= tau (see `router.route`).
 
         rule: a key of `Response.confidences`. store: folder as in `answer`, in it one for S and one for each
@@ -222,6 +213,9 @@ class CascadeRunner:
                     f"{answer} in a context of {self.context}: shorten it, or set truncate_prompts=True"
                 )
             prompt = head + prompt[len(prompt) - room + len(head) :]
+        if options and self.context is not None and any(len(bare) + answer > self.context for bare in self.bare):
+            raise ValueError(f"item {name!r}: an option of {answer} tokens does not fit behind {UNCONDITIONAL!r} in a "
+                             f"context of {self.context}: shorten it, or choose another prediction")  # fmt: skip
         return Item(name, prompt, options, tuple(request.options), shortened)
 
     def _plan(self, items: list[Item]) -> list[list[int]]:
@@ -242,6 +236,7 @@ class CascadeRunner:
         for item in items:
             digest.update(json.dumps([item.item_id, item.prompt, item.options]).encode())
         plan = {"records": RECORDS, "items": f"{len(items)} {digest.hexdigest()}"} | self.describe(which)
+        plan |= {"unconditional": self.bare} if self.bare else {}
         return plan | ({} if early_exit is None else {"early exit": repr(early_exit)})
 
     def describe(self, which: str = "small") -> dict:
@@ -265,7 +260,9 @@ class CascadeRunner:
         common = {"pad": self.pad, "vocab": self.vocab}
         if items[0].options:
             options = [item.options for item in items]
-            records = score_batch(model, prompts, options, batch_tokens=self.batch_tokens, **common)
+            asked = [prompts, *([bare] * len(items) for bare in self.bare)]
+            parts = [score_batch(model, read, options, batch_tokens=self.batch_tokens, **common) for read in asked]
+            records = [sum(rows, []) for rows in zip(*parts)]
             totals = [sum(sum(logprobs) for logprobs, *_ in rows) for rows in records]
         else:
             common |= {"stop_ids": self.stop_ids[which], "stopped": self.text.stopped if self.text.stop else None}
@@ -293,24 +290,11 @@ class CascadeRunner:
             text, ended = texts[i]
             unfinished = not ended and len(tokens) < self.max_new_tokens
             known = EXACT_RULES if unfinished else table
-            responses.append(
-                Response(
-                    item_id=item.item_id,
-                    prediction=text,
-                    n_prompt=len(item.prompt),
-                    n_generated=len(tokens),
-                    truncated=not ended and not unfinished,
-                    token_logprobs=logprobs,
-                    flops=costs[i],
-                    confidences={name: table[name][i] for name in known},
-                    tokens=tokens,
-                    option_logprobs=sums[i],
-                    prompt_truncated=item.shortened,
-                    token_margins=margins,
-                    token_entropies=entropies,
-                    unfinished=unfinished,
-                )
-            )
+            answer = {"prediction": text, "tokens": tokens, "n_prompt": len(item.prompt), "n_generated": len(tokens)}
+            answer |= {"token_logprobs": logprobs, "token_margins": margins, "token_entropies": entropies}
+            answer |= {"option_logprobs": sums[i], "confidences": {name: table[name][i] for name in known}}
+            answer |= {"truncated": not ended and not unfinished, "unfinished": unfinished, "flops": costs[i]}
+            responses.append(Response(item.item_id, prompt_truncated=item.shortened, **answer))
         return responses
 
     def _generated(self, which: str, items: list[Item], records: list[list[list]]):
@@ -323,12 +307,15 @@ class CascadeRunner:
     def _chosen(self, which: str, items: list[Item], records: list[list[list]]):
         """(text, ended), records, costs, option sums and option rules of answers chosen among options."""
         sums = [[math.fsum(logprobs) for logprobs, *_ in rows] for rows in records]
-        best = [best_option(row, map(len, item.options), self.prediction) for item, row in zip(items, sums)]
+        best = [best_option(row, item.texts, map(len, item.options), self.prediction) for item, row in zip(items, sums)]
+        sums = [row[: len(item.texts)] for item, row in zip(items, sums)]
         rules = option_confidence(*_right_padded(sums), torch.tensor(best))
         texts = [(item.texts[k], True) for item, k in zip(items, best)]
         answers = [(item.options[k], *rows[k]) for item, k, rows in zip(items, best, records)]
         cost = self.costs[which]
-        costs = [cost.options(len(item.prompt), [len(ids) for ids in item.options]) for item in items]
+        read = [(len(item.prompt), *map(len, self.bare)) for item in items]
+        paid = [[cost.options(n, list(map(len, item.options))) for n in row] for item, row in zip(items, read)]
+        costs = [None if None in parts else sum(parts) for parts in paid]
         return texts, answers, costs, sums, {name: value.tolist() for name, value in rules.items()}
 
 

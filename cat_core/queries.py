@@ -13,8 +13,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-PREDICTIONS = ("sum", "average")
-"""How an option is chosen: by its summed log-probability, or by the mean a token."""
+PREDICTIONS = ("sum", "average", "characters", "bytes", "pmi")
+"""How an option is chosen: by its summed log-probability; by the mean a token, a character or a byte (UTF-8) of it; or
+by what the prompt adds to it, log p(option | prompt) - log p(option | `UNCONDITIONAL`) (PMI_DC, Holtzman et al. 2021,
+arXiv 2104.08315). lm-evaluation-harness 0.4.13 has acc (sum), acc_norm (characters), acc_bytes and acc_mutual_info."""
+UNCONDITIONAL = "Answer:"
+"""In place of the prompt for "pmi": the domain alone. It is read for every item, and its FLOPs are counted."""
 
 
 @dataclass(frozen=True)
@@ -125,9 +129,15 @@ def check_requests(requests: Sequence) -> list:
     return requests
 
 
-def best_option(sums: Sequence[float], lengths: Iterable[int], prediction: str) -> int:
-    """Index of the option of greatest log-probability: summed, or the mean a token for prediction "average"."""
-    values = [total / n for total, n in zip(sums, lengths)] if prediction == "average" else list(sums)
+def best_option(sums: Sequence[float], texts: Sequence[str], tokens: Iterable[int], prediction: str) -> int:
+    """Index of the best of k options by one of `PREDICTIONS`; the first of equals.
+
+    sums: their log-probabilities, for "pmi" those after `UNCONDITIONAL` behind them; tokens: how many each has.
+    """
+    sizes = {"average": tokens, "characters": map(len, texts), "bytes": (len(text.encode()) for text in texts)}
+    values = [total / n for total, n in zip(sums, sizes.get(prediction, [1] * len(texts)))]
+    if prediction == "pmi":
+        values = [total - alone for total, alone in zip(sums, sums[len(texts) :])]
     return values.index(max(values))
 
 

@@ -1,8 +1,11 @@
-"""Outcome tables with random answers: of accuracy, and of translations scored by BLEU."""
+"""Outcome tables with random answers: of accuracy, of translations scored by BLEU, and of options with more metrics."""
 
 import numpy as np
 import pandas as pd
 import sacrebleu
+
+from cat_core.analysis.further import further_columns
+from cat_core.tasks.example import Example
 
 WORDS = "the cat a dog sat ran on by mat house blue red old new tree river".split()
 
@@ -70,3 +73,26 @@ def text_table(seeds=(0, 1), n=30):
     frame = pd.concat(parts, ignore_index=True)
     frame[["confidence_option_probability", "confidence_option_margin"]] = np.nan
     return frame
+
+
+def option_table(n=36, seeds=(0, 1), also=("macro_f1", "matthews", "question_em", "f1")):
+    """Outcome rows of a task whose items come three to a question and six to a passage."""
+    rng, parts, options = np.random.default_rng(11), [], ("no", "yes", "maybe")
+    for split in ("calibration", "test"):
+        examples = [
+            Example(f"t-{split}-{i:03d}", "t", split, "p", options[rng.integers(len(options))], options,
+                    cluster_id=f"{split} {i // 6}", also=also, group_id=f"{split} {i // 3}")
+            for i in range(n)
+        ]  # fmt: skip
+        for method, seed, skill in [("large", 0, 0.8), *((m, s, 0.5) for m in ("dist", "cat-dist") for s in seeds)]:
+            guesses = rng.integers(len(options), size=n)
+            given_answers = [e.target if rng.random() < skill else options[k] for e, k in zip(examples, guesses)]
+            rows = rows_of(
+                method, seed, split, [e.target == a for e, a in zip(examples, given_answers)],
+                None if method == "large" else np.round(rng.normal(size=n), 1), flops=100 if method == "large" else 10,
+                predictions=given_answers, targets=[e.target for e in examples],
+                clusters=[e.cluster_id for e in examples],
+            )  # fmt: skip
+            more = pd.DataFrame([further_columns(e, a) for e, a in zip(examples, given_answers)])
+            parts.append(pd.concat([rows, more], axis=1))
+    return pd.concat(parts, ignore_index=True)

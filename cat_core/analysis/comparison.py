@@ -2,36 +2,36 @@
 
 One `Comparison` is a suite (or one task of it), a metric, the methods and the training seeds of S, each seed
 with the large model that it defers to. Quality of accuracy tasks is the mean over items, in [0, 1]; of
-translation it is the corpus BLEU or chrF of the mixed output, 0 to 100 (`corpus.CorpusRun`). A curve or
-number of a method is the mean over its seeds. Intervals come from the paired bootstrap: large models first (where
-there are several), then the seeds of S that each of them taught, then items (clusters), the same draws for all
-methods. A number that does not exist is `quantities.Undefined`, with the reason.
+translation it is the corpus BLEU or chrF of the mixed output, 0 to 100 (`corpus.CorpusRun`); other metrics that are
+no mean are in `classes`. A curve or number of a method is the mean over its seeds. Intervals come from the paired
+bootstrap: large models first (where there are several), then the seeds of S that each of them taught, then items
+(clusters), the same draws for all methods. A number that does not exist is `quantities.Undefined`, with the reason.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 
 from cat_core import curves
+from cat_core.analysis.classes import ClassRun, GroupRun
 from cat_core.analysis.corpus import METRICS as CORPUS
 from cat_core.analysis.corpus import CorpusRun, scale_of, tokenizer_of, tokenizer_options
+from cat_core.analysis.further import by_metric, further_of
 from cat_core.analysis.intervals import RANDOM, Intervals
 from cat_core.analysis.outcomes import COST, OutcomeError, Pairing, paired, validate
 from cat_core.analysis.quantities import Undefined, Unit
 from cat_core.analysis.resampling import GRID, Bootstrap, paired_bootstrap
 from cat_core.ranking import DeferralCurve, Interval, rank
-from cat_core.tasks.scoring import SHARES
+from cat_core.tasks.scoring import CLASSES, GROUPS, SHARES, TABLE
 
-METRIC_LABELS = {
-    "accuracy": "Accuracy", "exact_match": "Exact match", "exact_match_normalized": "Exact match (normalized)",
-    "f1": "Token F1", "bleu": "BLEU", "chrf": "chrF", "quality": "Mean quality",
-}  # fmt: skip
+METRIC_LABELS = {name: metric.label for name, metric in TABLE.items()} | {"quality": "Mean quality"}
 """Metrics as readers know them; "quality" is the mean over tasks whose metrics are different shares."""
 PAGE_RULES = ("chow_average", "chow_quantile_0", "option_probability")
 PRIMARY = (("cat-dist", "dist"), ("cat-xent", "xent"))
@@ -62,7 +62,8 @@ class Comparison(InPoints):
     frame: an outcome table (`outcomes.SCHEMA`) with one suite. large_seed: the seed of the large model that
     goes with a seed of the small one, as a function (`Experiment.large_seed`) or a mapping; not needed when
     there is one large model. methods, seeds: default all, in order of appearance. task: keep the rows of one
-    task. metric: default that of the rows; "bleu" or "chrf" may be asked for where answers are free text.
+    task. metric: default that of the rows; "bleu" or "chrf" may be asked for where answers are free text, and
+    `with_metric` takes what the rows report beside their own.
     right_at: an answer counts as right in the ledger and in AUROC when its quality is at least this (default
     1 for shares, 0.5 for sentence-level BLEU or chrF; the latter is our choice). resamples, level: of the
     bootstrap. kept: metrics of a recorded cell (`metrics.CellMetrics`): what they have is read, not drawn.
@@ -126,6 +127,17 @@ class Comparison(InPoints):
         return self.metric in CORPUS
 
     @property
+    def by_counts(self) -> bool:
+        """Whether the metric is no mean over items: a corpus metric, or one of classes or of questions."""
+        return self.is_corpus or self.metric in (*CLASSES, *GROUPS)
+
+    @property
+    def further(self) -> tuple[str, ...]:
+        """What the one task reports beside its metric; nothing where there are several tasks."""
+        names = further_of(self.frame) if len(self.tasks) == 1 else ()
+        return tuple(name for name in names if name != self.metric)
+
+    @property
     def label(self) -> str:
         """The metric's name for readers."""
         return METRIC_LABELS[self.metric]
@@ -177,14 +189,26 @@ class Comparison(InPoints):
 
         def chosen():
             rows = self.frame[self.frame["task"] == task]  # checking the other rows again takes longer than all else
-            metric = self.metric if self.is_corpus else ""  # a mixture of shares is one metric, each task has its own
+            metric = self.metric if self.by_counts else ""  # a mixture of shares is one metric, each task has its own
             return replace(self, frame=rows if len(rows) else self.frame, task=task, metric=metric)
 
         return self._once(("task", task), chosen)
 
     def with_metric(self, metric: str) -> Comparison:
-        """The same comparison by another metric."""
-        return replace(self, metric=metric, right_at=None)
+        """The same comparison by another metric: another corpus metric, or one that all rows report beside their own.
+
+        Raises OutcomeError in one line where the rows do not have it.
+        """
+        other = self.is_corpus and metric in CORPUS
+        return replace(self, frame=self.frame if other else by_metric(self.frame, metric), metric=metric, right_at=None)
+
+    def by_further(self, metrics: Iterable[str] | None = None) -> list[Comparison]:
+        """By each of these metrics but its own (default: `further`), as far as the table holds what they need."""
+        found = []
+        for metric in dict.fromkeys(self.further if metrics is None else metrics):
+            with contextlib.suppress(OutcomeError):
+                found += [self.with_metric(metric)] if metric != self.metric else []
+        return found
 
     # ---------------------------------------------------------------- runs and curves
 
@@ -208,11 +232,16 @@ class Comparison(InPoints):
     def run(self, method: str, seed: int, split: str = "test", rule: str = "chow_average") -> Pairing | CorpusRun:
         """One method and seed, ready for curves and the bootstrap in this metric."""
         rows = self.pairing(method, seed, split, rule)
-        if not self.is_corpus:
+        if not self.by_counts:
             return rows
 
         def counted():
             where = {"item_ids": rows.item_ids, "cluster_ids": rows.cluster_ids, "seed": seed}
+            if self.metric in CLASSES:
+                options = (rows.more[name] for name in ("small", "large", "right"))
+                return ClassRun(*options, rows.confidence, self.metric, **where)
+            if self.metric in GROUPS:
+                return GroupRun(rows.small_quality, rows.large_quality, rows.more["group"], rows.confidence, **where)
             if _has_texts(self.frame):
                 if len(rows.tokenizers) > 1:
                     raise OutcomeError("the tasks have different tokenizers, so no BLEU in common: choose one task")
@@ -274,11 +303,11 @@ class Comparison(InPoints):
         return float(np.mean([self.pairing(self.methods[0], seed).large_flops.mean() for seed in self.seeds]))
 
     def oracle(self, method: str) -> DeferralCurve:
-        """Mean over seeds of the oracle with exactly the deferral rate r; for corpus metrics the greedy one."""
+        """Mean over seeds of the oracle with exactly the deferral rate r; the greedy one for what is no mean."""
 
         def mean():
             parts = [
-                run.greedy_oracle() if self.is_corpus else curves.oracle_curve(run.small_quality, run.large_quality)
+                run.greedy_oracle() if self.by_counts else curves.oracle_curve(run.small_quality, run.large_quality)
                 for run in self.runs(method)
             ]
             never = np.append(-np.inf, np.full(len(parts[0].quality) - 1, np.nan))

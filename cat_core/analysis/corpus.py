@@ -150,12 +150,12 @@ def unpack_counts(metric, cells: Iterable[bytes]) -> np.ndarray:
 def with_counts(frame: pd.DataFrame, metrics: Iterable[str] = METRICS) -> pd.DataFrame:
     """A copy of an outcome table with the sentence counts of its texts, in the columns <metric>_counts and _signature.
 
-    Rows whose metric is a corpus metric get the counts of all `metrics` (sacrebleu's default settings, but for the
-    row's `tokenize`; against the target and the row's `references`), other rows null; counts that are there already
-    are kept. After that `outcomes.drop_text` loses nothing that a curve needs. A table without such rows comes back as
-    it is. Raises ValueError where a text is missing and no counts are there.
+    Rows whose metric is a corpus metric, or that name one in `also`, get the counts of all `metrics` (sacrebleu's
+    default settings, but for the row's `tokenize`; against the target and the row's `references`), other rows null;
+    counts that are there already are kept. After that `outcomes.drop_text` loses nothing that a curve needs. A table
+    without such rows comes back as it is. Raises ValueError where a text is missing and no counts are there.
     """
-    rows = frame["metric"].isin(METRICS).to_numpy()
+    rows = counted_rows(frame)
     if not rows.any():
         return frame
     frame = frame.copy()
@@ -179,6 +179,15 @@ def with_counts(frame: pd.DataFrame, metrics: Iterable[str] = METRICS) -> pd.Dat
         frame[columns[0]] = pd.Series(counts, index=frame.index, dtype=object)
         frame[columns[1]] = pd.Series(signatures, index=frame.index, dtype=object)
     return frame
+
+
+def counted_rows(frame: pd.DataFrame) -> np.ndarray:
+    """[n] whether a row's metric, or one that it names in `also`, is a corpus metric."""
+    rows = frame["metric"].isin(METRICS).to_numpy()
+    if "also" in frame:
+        named = (set(cell.split()) if isinstance(cell, str) else set() for cell in frame["also"])
+        rows = rows | np.array([not names.isdisjoint(METRICS) for names in named], dtype=bool)
+    return rows
 
 
 def right_answers(frame: pd.DataFrame) -> list[tuple[str, ...]]:
@@ -218,7 +227,9 @@ def check_signature(metric, signature: str) -> str:
 
 
 def exact_scores(metric, counts: np.ndarray) -> np.ndarray:
-    """[m] scores of summed `counts` [m, d], each computed by sacrebleu itself."""
+    """[m] scores of summed `counts` [m, d], each computed by sacrebleu itself (or by a metric's own `scores`)."""
+    if hasattr(metric, "scores"):
+        return metric.scores(counts)
     return np.array([metric._compute_score_from_stats(row).score for row in counts.tolist()])
 
 
@@ -228,6 +239,8 @@ def fast_scores(metric, counts: np.ndarray) -> np.ndarray:
     For resampling, where millions of scores are needed. BLEU with smoothing "exp" (the default), "none" or
     "floor", and chrF without epsilon smoothing; ValueError for other settings.
     """
+    if hasattr(metric, "scores"):
+        return metric.scores(counts)
     counts = counts.astype(np.float64)
     return _bleu(metric, counts) if hasattr(metric, "max_ngram_order") else _chrf(metric, counts)
 
@@ -344,10 +357,13 @@ class CorpusRun:
         return self._curve(rank(self.gain_confidence()))
 
     def _curve(self, ranking):
-        gained = (self.large - self.small)[ranking.order]
-        counts = self.small.sum(axis=0) + _running(gained)
+        counts = self.small.sum(axis=0) + _running(self._gained(ranking))
         scores = straighten(exact_scores(self.metric, counts), ranking)
         return DeferralCurve.from_ranking(scores, ranking, self.signature)
+
+    def _gained(self, ranking: Ranking) -> np.ndarray:
+        """[n, d] what deferring each item, in that order, adds to the summed counts."""
+        return (self.large - self.small)[ranking.order]
 
     def resample(self, counts: np.ndarray, grid: np.ndarray | None, scratch=None):
         """Areas [b] and values at the deferral rates `grid` [b, g] for item multiplicities `counts` [b, n].
@@ -355,7 +371,7 @@ class CorpusRun:
         As `resampling.MeanRun.resample`. The copies of an item drawn more than once are a tied group.
         """
         areas, values = [], []
-        small, gained = self.small[self.ranking.order], (self.large - self.small)[self.ranking.order]
+        small, gained = self.small[self.ranking.order], self._gained(self.ranking)
         knots = np.concatenate(([0], self.ranking.ends))
         for row in np.asarray(counts, dtype=np.int64)[:, self.ranking.order]:
             counts_here = row @ small + _running(row[:, None] * gained)[knots]

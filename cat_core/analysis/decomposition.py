@@ -147,7 +147,7 @@ def decompose(c: Comparison, method: str, baseline: str, rule: str = "chow_avera
     without = sum(int(np.isnan(_room_and_share(*row)[1]).sum()) for row in once)
     measures = dict(zip(estimates, intervals(estimates.values(), np.concatenate(draws), c.level)))
     return Decomposition(
-        method, baseline, rule, **measures, oracle="greedy" if c.is_corpus else "exact", without_room=without, n=n,
+        method, baseline, rule, **measures, oracle="greedy" if c.by_counts else "exact", without_room=without, n=n,
         seeds=k, large_models=c.large_models,
     )  # fmt: skip
 

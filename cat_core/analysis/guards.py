@@ -201,9 +201,9 @@ def answers(c: Comparison) -> list[tuple[str, int, dict[str, int | None]]]:
 def constant_quality(c: Comparison, guessing: Mapping[str, float]) -> float | Undefined:
     """Quality of the best constant answer of each task, or of guessing where that is better, pooled over test items.
 
-    0 for corpus metrics. Undefined where the texts were not kept and the recorded metrics do not say it either.
+    0 for metrics that are no mean. Undefined where texts were not kept and the recorded metrics do not say it either.
     """
-    if c.is_corpus:
+    if c.by_counts:
         return 0.0
     rows = c.frame[(c.frame["model"] == "large") & (c.frame["split"] == "test")].drop_duplicates("item_id")
     kept, total = getattr(c.kept, "tasks", None), 0.0

@@ -60,7 +60,10 @@ class MethodMetrics:
 
 @dataclass(frozen=True)
 class TaskMetrics(InPoints):
-    """One task of several: S by Xent (else the first method) and L alone, who is right, and the differences."""
+    """One task of several: S by Xent (else the first method) and L alone, who is right, and the differences.
+
+    further: the same by the metrics that the task reports beside its own, as far as they have it.
+    """
 
     n: int
     metric: str
@@ -71,6 +74,7 @@ class TaskMetrics(InPoints):
     majority: Quantity = NOT_THERE
     differences: Pairs = field(default_factory=dict)
     alone: Pairs = field(default_factory=dict)
+    further: dict[str, TaskMetrics] | None = None
 
 
 @dataclass(frozen=True)
@@ -162,8 +166,8 @@ class CellMetrics(SuiteMetrics):
 
     joint: contrasts with the cell that it stands beside; shift: what its one changed setting does; tables: sha256 of
     the outcome tables that all of this rests on; audc_by_seed: what a single run would have shown; over_coin: cascade
-    less a coin of the same cost; other_metrics: by the other corpus metrics; bootstraps: intervals, drawn once, of the
-    tasks that decide (first), all tasks, and each.
+    less a coin of the same cost; other_metrics: by the other corpus metrics, and by what the one task reports beside
+    its own; bootstraps: intervals, drawn once, of the tasks that decide (first), all tasks, and each.
     """
 
     joint: Pairs | None = None

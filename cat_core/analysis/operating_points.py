@@ -20,9 +20,11 @@ from cat_core.analysis.outcomes import OutcomeError, Pairing
 from cat_core.analysis.quantities import NOT_THERE, Undefined
 from cat_core.analysis.resampling import cluster_numbers, draw_blocks, intervals, iso_thresholds
 from cat_core.ranking import Interval
+from cat_core.tasks.scoring import GROUPS
 
 BUDGETS = (0.10, 0.25, 0.50)
 """Shares of L's cost at which quality is read off."""
+NO_SUM = Undefined("a question counts as a whole, so that its answers do not add up; see the curve")
 CALIBRATION = 1  # seed of the draws of calibration rows; those of test rows have 0
 
 
@@ -56,18 +58,22 @@ def quality_at_budgets(c: Comparison, method: str, rule: str = "chow_average") -
     return [Undefined("S alone costs more") if np.isnan(m) else float(m) for m in means]
 
 
-def headroom(c: Comparison, method: str) -> Interval:
+def headroom(c: Comparison, method: str) -> Interval | Undefined:
     """Quality of L alone less that of S alone by `method`, paired."""
+    if c.metric in GROUPS:
+        return NO_SUM
     if (interval := _recorded(c, method).headroom) != NOT_THERE:
         return interval
     gap = at_thresholds(c, method, dict.fromkeys(c.seeds, -math.inf), "chow_average", 0.0).gap
     return Interval(-gap.estimate, -gap.high, -gap.low)
 
 
-def iso_quality(c: Comparison, method: str, rule: str = "chow_average") -> OperatingPoint:
+def iso_quality(c: Comparison, method: str, rule: str = "chow_average") -> OperatingPoint | Undefined:
     """FLOPs saved at the quality of L: each seed's least deferral rate that reaches L's quality on
     the calibration rows (as `curves.iso_quality_threshold`), its threshold then applied to the test
     rows. Intervals: calibration rows are drawn anew as well, and with them the thresholds."""
+    if c.metric in GROUPS:
+        return NO_SUM
     if (point := _recorded(c, method, rule).iso_quality) != NOT_THERE:
         return point
     taus, rates = _iso_taus(c, method, rule)
@@ -106,6 +112,8 @@ def _iso_draws(c: Comparison, method: str, rule: str) -> tuple[np.ndarray, np.nd
 
 def calibrated(c: Comparison, method: str, budget: float, rule: str = "chow_average") -> OperatingPoint | Undefined:
     """Each seed's threshold for a deferral-rate budget (`router.calibrate` on calibration rows), applied to test."""
+    if c.metric in GROUPS:
+        return NO_SUM
     if c.recorded and c.recorded.budget == budget and (point := _recorded(c, method, rule).calibrated) != NOT_THERE:
         return point
     try:
@@ -128,7 +136,7 @@ def at_thresholds(
     independent items) gives those of the deferral rate and the quality.
     """
     measures = intervals(*_threshold_draws(c, method, taus, rule), c.level)
-    if len(c.seeds) == 1 and not c.is_corpus:
+    if len(c.seeds) == 1 and not c.by_counts:
         rows = c.pairing(method, c.seeds[0], "test", rule)
         exact = router.evaluate(taus[c.seeds[0]], rows, level=c.level, resamples=c.resamples)
         measures[:2] = [exact.deferral_rate, exact.quality]
@@ -181,7 +189,7 @@ def _threshold_draws(
 def _parts(c: Comparison, method, seed, split, rule) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Confidence [n], and what is summed to score S's and L's answers [n, q]: quality, or counts."""
     rows = c.pairing(method, seed, split, rule)
-    if c.is_corpus:
+    if c.by_counts:
         run = c.run(method, seed, split, rule)
         return rows.confidence, run.small.astype(np.float64), run.large.astype(np.float64)
     return rows.confidence, rows.small_quality[:, None], rows.large_quality[:, None]
@@ -199,7 +207,7 @@ def _columns(c: Comparison, method, seed, rule) -> tuple[Pairing, np.ndarray, np
 
 def _mean_score(c: Comparison, method, seed, scores=fast_scores) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Quality [...] of summed `_parts` [..., q] of n rows."""
-    if not c.is_corpus:
+    if not c.by_counts:
         return lambda sums, n: sums[..., 0] / n
     metric = c.run(method, seed).metric
     return lambda sums, n: scores(metric, np.rint(sums).astype(np.int64))

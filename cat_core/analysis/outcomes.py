@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cat_core.analysis.checksums import check_parquet, seal_parquet
-from cat_core.analysis.corpus import METRICS, joined_signature, right_answers, tokenizers, with_counts
+from cat_core.analysis.corpus import METRICS, counted_rows, joined_signature, right_answers, tokenizers, with_counts
+from cat_core.analysis.quantities import significant
 from cat_core.curves import deferral_curve
 from cat_core.files import whole_file
 from cat_core.ranking import DeferralCurve
@@ -44,8 +45,12 @@ COUNTS = {f"{metric}_{what}": kind for metric in METRICS
           for what, kind in (("counts", pa.binary()), ("signature", _STRING))}  # fmt: skip
 """Optional columns: the sentence counts of `corpus.with_counts` and sacrebleu's signature; null in other rows."""
 
-MORE = {"references": _STRING, "tokenize": _STRING}
-"""Optional columns: further right answers beside the target, a JSON list, and BLEU's tokenizer where it is not 13a."""
+CHOSEN = ("option", "right_option")
+MORE = dict.fromkeys(("references", "tokenize", "also", "group_id"), _STRING) | dict.fromkeys(CHOSEN, _INTEGER)
+"""Optional columns: further right answers beside the target, a JSON list; BLEU's tokenizer where it is not 13a; metrics
+that the task reports beside its own, with blanks between, and what they need (`further`): the question that an item is
+one answer of, the numbers of the chosen and of the right option (-1: none)."""
+QUALITY = "quality_"  # begins the columns of quality by a further metric that a single answer has
 
 SCHEMA = pa.schema([*_TYPES.items(), *((f"confidence_{rule}", _FLOAT) for rule in _CONFIDENCES)])
 """Columns and types of the table. The confidence_* columns are null where a rule is undefined for a row, and flops for
@@ -126,7 +131,8 @@ def drop_text(frame: pd.DataFrame) -> pd.DataFrame:
     Rows scored by a corpus metric get their sentence counts first (`corpus.with_counts`), where all their texts are
     there, so that their curves can still be drawn.
     """
-    if frame["metric"].isin(METRICS).any() and not frame.loc[frame["metric"].isin(METRICS), TEXT].isna().any().any():
+    counted = counted_rows(frame)
+    if counted.any() and not frame.loc[counted, TEXT].isna().any().any():
         frame = with_counts(frame)
     nothing = pd.Series([None] * len(frame), index=frame.index, dtype=object)
     return frame.drop(columns="references", errors="ignore").assign(prediction=nothing, target=nothing)
@@ -153,18 +159,6 @@ def compact(table, bits: int = 10) -> pd.DataFrame:
     return frame.assign(quality=rounded).iloc[np.lexsort(keys)].reset_index(drop=True)
 
 
-def significant(values, bits: int, rounded=np.rint) -> np.ndarray:
-    """`values` as float64 with `bits` significant binary digits, that float32 holds exactly; NaN and infinity stay.
-
-    Numbers nearer to 0 than float32's smallest normal number (1.2e-38) keep fewer digits. rounded: np.rint or np.floor.
-    """
-    values = np.asarray(values, dtype=np.float64)
-    mantissa, exponent = np.frexp(values)
-    with np.errstate(invalid="ignore", over="ignore"):
-        numbers = np.ldexp(rounded(np.ldexp(mantissa, bits)), exponent - bits)
-        return numbers.astype(np.float32).astype(np.float64)
-
-
 # ---------------------------------------------------------------- checking
 
 
@@ -185,7 +179,7 @@ def validate(table, source: str = "the outcome table") -> pd.DataFrame:
     names = [str(name) for name in frame.columns]
     missing = [name for name in SCHEMA.names if name not in names]
     known = {*SCHEMA.names, *MORE, *COUNTS}
-    extra = [name for name in names if name not in known and not name.startswith("confidence_")]
+    extra = [name for name in names if name not in known and not name.startswith(("confidence_", QUALITY))]
     twice = sorted({name for name in names if names.count(name) > 1})
     problems = {"missing": missing, "unknown": extra, "repeated": twice}
     problems = [f"{what} columns {', '.join(columns)}" for what, columns in problems.items() if columns]
@@ -205,7 +199,8 @@ def validate(table, source: str = "the outcome table") -> pd.DataFrame:
         lengths = sorted({len(cell) for cell in frame[name].dropna()})
         require(len(lengths) < 2, f"{name} has cells of {lengths} bytes", "count all texts with the same settings")
     confidences = [name for name in schema.names if name.startswith("confidence_")]
-    frame = frame.astype(dict.fromkeys([*confidences, "quality"], "float64"))
+    further = [name for name in schema.names if name.startswith(QUALITY)]
+    frame = frame.astype(dict.fromkeys([*confidences, *further, "quality"], "float64"))
 
     for bad, problem, advice in _faults(frame, confidences):
         if bad.any():
@@ -238,7 +233,9 @@ def _faults(frame: pd.DataFrame, confidences: Sequence[str]) -> Iterator[tuple[p
             yield frame[name].isna(), f"{name} is null or NaN", "every row needs it"
     for name in ("suite", "task", "split", "item_id", "method", "model"):
         yield frame[name] == "", f"{name} is empty", "every row needs it"
-    yield ~frame["quality"].between(0, 1), "quality is outside [0, 1]", "divide percentages by 100"
+    for name in (name for name in frame if name == "quality" or name.startswith(QUALITY)):
+        outside = ~frame[name].between(0, 1) & (frame[name].notna() | (name == "quality"))
+        yield outside, f"{name} is outside [0, 1]", "divide percentages by 100"
     for name in ("n_prompt", "n_generated", COST):
         yield (frame[name] < 0).fillna(False).astype(bool), f"{name} is negative", "counts start at 0"
     for name in confidences:
@@ -288,8 +285,9 @@ def _costs(column: pd.Series) -> pd.Series:
 
 
 def _schema(names) -> pa.Schema:
-    """SCHEMA, and of `names` the columns of MORE and COUNTS and the further confidence_* ones, the latter sorted."""
+    """SCHEMA, and of `names` the columns of MORE and COUNTS, the quality_* and further confidence_* ones, sorted."""
     optional = [(name, kind) for name, kind in (MORE | COUNTS).items() if name in set(names)]
+    optional += [(name, _FLOAT) for name in sorted(names) if name.startswith(QUALITY)]
     more = sorted(name for name in names if name.startswith("confidence_") and name not in SCHEMA.names)
     return pa.schema([*SCHEMA, *optional, *(pa.field(name, pa.float64()) for name in more)])
 
@@ -304,7 +302,7 @@ def _has_type(column: pd.Series, kind: pa.DataType, name: str) -> bool:
         return pd.api.types.is_integer_dtype(column)
     if pa.types.is_floating(kind):
         numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
-        return numeric or (name.startswith("confidence_") and bool(column.isna().all()))
+        return numeric or (name.startswith(("confidence_", QUALITY)) and bool(column.isna().all()))
     expected = bytes if pa.types.is_binary(kind) else str
     if isinstance(column.dtype, pd.StringDtype):  # holds nothing else; a look at every value would take seconds
         return expected is str
@@ -321,7 +319,8 @@ class Pairing:
     quality in [0, 1], flops per item (all NaN where a model's costs are unknown), confidence of S (high = keep). split,
     method, seed, rule: where they come from. right_answers: the target and the further references of each item, as
     tuples; tokenizers: of BLEU, of all items. counts, signatures: for each corpus metric whose sentence counts all rows
-    have, the cells of `corpus.with_counts` [n] and sacrebleu's signature of them.
+    have, the cells of `corpus.with_counts` [n] and sacrebleu's signature of them. more: the options chosen ("small",
+    "large"), the "right" one, and the question ("group"), as far as the table has them.
     """
 
     item_ids: np.ndarray
@@ -342,6 +341,7 @@ class Pairing:
     small_counts: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     large_counts: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     signatures: dict[str, str] = field(default_factory=dict, repr=False)
+    more: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -415,9 +415,11 @@ def paired(
     costs = [rows[COST] for rows in (small, large)]
     flops = [np.full(len(c), np.nan) if c.isna().any() else c.to_numpy(np.int64) for c in costs]
     ids_or_clusters = np.where(clusters == "", ids, clusters)
+    columns = zip(("small", "large", "right", "group"), (small, large, small, small), (CHOSEN[0], *CHOSEN, "group_id"))
+    more = {name: rows[column].to_numpy() for name, rows, column in columns if column in rows}
     return Pairing(
         ids, ids_or_clusters, *quality, score, *flops, split, method, int(seed), confidence, *texts,
-        right_answers(small), tokenizers(small), **_counted(small, large),
+        right_answers(small), tokenizers(small), **_counted(small, large), more=more,
     )  # fmt: skip
 
 

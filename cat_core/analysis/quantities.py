@@ -83,6 +83,18 @@ Quantity = Interval | float | Undefined
 the metrics that hold it (`metrics.SuiteMetrics`)."""
 
 
+def significant(values, bits: int, rounded=np.rint) -> np.ndarray:
+    """`values` as float64 with `bits` significant binary digits, that float32 holds exactly; NaN and infinity stay.
+
+    Numbers nearer to 0 than float32's smallest normal number (1.2e-38) keep fewer digits. rounded: np.rint or np.floor.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    mantissa, exponent = np.frexp(values)
+    with np.errstate(invalid="ignore", over="ignore"):
+        numbers = np.ldexp(rounded(np.ldexp(mantissa, bits)), exponent - bits)
+        return numbers.astype(np.float32).astype(np.float64)
+
+
 # ---------------------------------------------------------------- as JSON
 
 

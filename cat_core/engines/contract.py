@@ -23,7 +23,7 @@ import torch
 from cat_core.confidence import answer_confidence, option_confidence
 from cat_core.files import Store
 from cat_core.flops import option_flops, request_flops, shape_of
-from cat_core.queries import Response, best_option, check_requests, run_batches
+from cat_core.queries import UNCONDITIONAL, Response, best_option, check_requests, run_batches
 
 RECORDS = "1: answers of engines"
 """What the stored batches hold: a store with another kind of records is refused."""
@@ -89,6 +89,7 @@ class Engine(ABC):
         requests = check_requests(requests)
         items = f"{len(requests)} {requests_digest(requests)}"
         plan = {"records": RECORDS, "items": items, "batch_items": self.batch_items}
+        plan |= {"unconditional": UNCONDITIONAL} if self.prediction == "pmi" else {}
         kept = None if store is None else Store(store, plan | self.describe())
         return run_batches(requests, self._plan(requests), self._compute, self._responses, kept, progress, "engine")
 
@@ -104,13 +105,15 @@ class Engine(ABC):
     def _compute(self, requests: list) -> list[list[dict]]:
         prompts = [request.prompt for request in requests]
         if requests[0].options:
-            results = self.score(prompts, [request.options for request in requests])
+            asked = [prompts] + [[UNCONDITIONAL] * len(prompts)] * (self.prediction == "pmi")
+            parts = [self.score(read, [request.options for request in requests]) for read in asked]
         else:
-            results = [[answer] for answer in self.generate(prompts)]
-        for request, answers in zip(requests, results, strict=True):
-            if problem := implausible(answers):
-                raise EngineError(f"item {request.item_id!r}: the engine gives {problem}")
-        return [[asdict(answer) for answer in answers] for answers in results]
+            parts = [[[answer] for answer in self.generate(prompts)]]
+        for results in parts:
+            for request, answers in zip(requests, results, strict=True):
+                if problem := implausible(answers):
+                    raise EngineError(f"item {request.item_id!r}: the engine gives {problem}")
+        return [[asdict(answer) for answers in results for answer in answers] for results in zip(*parts)]
 
     def _responses(self, requests: list, records: list[list[dict]]) -> list[Response]:
         rows = ([Answer(**answer) for answer in answers] for answers in records)
@@ -122,7 +125,8 @@ class Engine(ABC):
         sums, best = [], 0
         if request.options:
             sums = [math.fsum(answer.logprobs) for answer in answers]
-            best = best_option(sums, [len(answer.logprobs) for answer in answers], self.prediction)
+            best = best_option(sums, request.options, [len(answer.logprobs) for answer in answers], self.prediction)
+            sums = sums[: len(request.options)]
             table |= _values(option_confidence(torch.tensor([sums], dtype=torch.float64), chosen=torch.tensor([best])))
         answer = answers[best]
         if answer.logprobs:
@@ -131,7 +135,9 @@ class Engine(ABC):
             table = _values(answer_confidence(*columns, torch.ones_like(columns[0], dtype=torch.bool))) | table
         flops = None
         if self.config is not None and answer.n_prompt and request.options:
-            flops = option_flops(self.config, answer.n_prompt, [candidate.n_generated for candidate in answers])
+            k = len(request.options)  # for "pmi", the options follow again, after another prompt
+            parts = [answers[i : i + k] for i in range(0, len(answers), k)]
+            flops = sum(option_flops(self.config, part[0].n_prompt, [a.n_generated for a in part]) for part in parts)
         elif self.config is not None and answer.n_prompt and answer.n_generated:
             flops = request_flops(self.config, answer.n_prompt, answer.n_generated)
         return Response(

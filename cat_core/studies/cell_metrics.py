@@ -8,7 +8,6 @@ CAT-Dist against Dist and CAT-Xent against Xent, each also against the random ma
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -22,7 +21,6 @@ from cat_core.analysis.corpus import METRICS
 from cat_core.analysis.decomposition import decompose, rule_grid
 from cat_core.analysis.intervals import Intervals, band_ends, rounded
 from cat_core.analysis.metrics import CellMetrics, MaskDifferences, RuleFlops, TaskMetrics, TokenMetrics, suite_metrics
-from cat_core.analysis.outcomes import OutcomeError
 from cat_core.analysis.quantities import Undefined
 from cat_core.analysis.resampling import CurveBand
 from cat_core.curves import audc
@@ -177,12 +175,9 @@ def of_methods(c: Comparison, methods: Sequence[str] = MAIN) -> Comparison:
 
 
 def by_other_metrics(c: Comparison) -> list[Comparison]:
-    """Translations compared by the other corpus metrics, as far as the table holds texts or counts for them."""
-    comparisons = []
-    for metric in METRICS if c.is_corpus else ():
-        with contextlib.suppress(OutcomeError):
-            comparisons += [c.with_metric(metric)] if metric != c.metric else []
-    return comparisons
+    """Translations compared by the other corpus metrics, and one task by what it reports beside its metric, as far as
+    the table holds what they need."""
+    return c.by_further((*(METRICS if c.is_corpus else ()), *c.further))
 
 
 def bootstraps(cell: Cell, whole: Comparison, c: Comparison, parts: Sequence[Comparison]) -> list[Intervals]:
@@ -231,14 +226,27 @@ def task_metrics(cell: Cell, parts: Sequence[Comparison]) -> dict[str, TaskMetri
     """The numbers of each task; S by Xent, else by the first method."""
     metrics = {}
     for part in parts:
-        plain, task = "xent" if "xent" in part.methods else part.methods[0], part.tasks[0]
-        answers, tokens = part.sequence_ledger(plain), cell.token_ledger_by_task(plain)[task]
-        metrics[task] = TaskMetrics(
-            part.n, part.metric, part.alone(plain), part.large_alone(), answers.shares, tokens.shares,
-            cell.training.get("majority", {}).get(task, majority(part)),
-            *({f"{a} - {b}": of(a, b) for a, b in part.pairs} for of in (part.difference, part.alone_difference)),
+        task = part.tasks[0]
+        answers, tokens = part.sequence_ledger(plain_method(part)), cell.token_ledger_by_task(plain_method(part))[task]
+        further = {other.metric: alone_and_differences(other) for other in part.by_further()}
+        metrics[task] = replace(
+            alone_and_differences(part), answers=answers.shares, tokens=tokens.shares,
+            majority=cell.training.get("majority", {}).get(task, majority(part)), further=further or None,
         )  # fmt: skip
     return metrics
+
+
+def plain_method(c: Comparison) -> str:
+    """Xent where it is there, else the first method."""
+    return "xent" if "xent" in c.methods else c.methods[0]
+
+
+def alone_and_differences(part: Comparison) -> TaskMetrics:
+    """What every metric of a task has: S and L alone, and the paired differences."""
+    pairs = ({f"{a} - {b}": of(a, b) for a, b in part.pairs} for of in (part.difference, part.alone_difference))
+    differences, alone = pairs
+    about = part.n, part.metric, part.alone(plain_method(part)), part.large_alone()
+    return TaskMetrics(*about, differences=differences, alone=alone)
 
 
 def majority(c: Comparison) -> float | Undefined:
@@ -276,6 +284,7 @@ def cell_metrics(cell: Cell, resamples: int = 2_000) -> CellMetrics:
     c = deciding(cell, whole)
     tasks = [of_methods(whole.of_task(task)) for task in whole.tasks] if len(whole.tasks) > 1 else []
     others = by_other_metrics(of_methods(c))
+    further = [other for part in tasks for other in part.by_further()]
     gridded, fewer = of_methods(c, GRID_METHODS), min(resamples, GRID_RESAMPLES)
     rules = usable_rules(c, gridded.methods)
     special = [r for r in dict.fromkeys((*BASELINE_RULES, *LEARNED)) if r in rules]
@@ -304,5 +313,5 @@ def cell_metrics(cell: Cell, resamples: int = 2_000) -> CellMetrics:
         tokens=token_metrics(cell),
         over_coin=coins(c),
         other_metrics={o.metric: suite_metrics(o, (), BUDGET, ("chow_average",)) for o in others},
-        bootstraps=tuple(bootstraps(cell, whole, c, [*tasks, *others])),
+        bootstraps=tuple(bootstraps(cell, whole, c, [*tasks, *others, *further])),
     )

@@ -51,13 +51,26 @@ def draw_splits(examples: list[Example], seed: int) -> list[Example]:
 
 
 def limit(examples: list[Example], limits: Mapping[str, int], seed: int) -> list[Example]:
-    """At most `limits[split]` examples of every task's split (no limit: all), in the order given."""
-    groups: dict[tuple[str, str], list[str]] = {}
+    """At most `limits[split]` examples of every task's split (no limit: all), in the order given.
+
+    The answers to one question (`group_id`) are taken together or not at all.
+    """
+    sizes: dict[tuple[str, str], Counter] = {}
     for example in examples:
         if example.split in limits:
-            groups.setdefault((example.task, example.split), []).append(example.item_id)
-    kept = {group: set(draw_order(ids, seed)[: limits[group[1]]]) for group, ids in groups.items()}
-    return [e for e in examples if e.split not in limits or e.item_id in kept[e.task, e.split]]
+            sizes.setdefault((example.task, example.split), Counter())[_limit_key(example)] += 1
+    kept: dict[tuple[str, str], set[str]] = {}
+    for place, count in sizes.items():
+        kept[place], room = set(), limits[place[1]]
+        for key in draw_order(count, seed):
+            if (room := room - count[key]) < 0:
+                break
+            kept[place].add(key)
+    return [e for e in examples if e.split not in limits or _limit_key(e) in kept[e.task, e.split]]
+
+
+def _limit_key(example: Example) -> str:
+    return f"group {example.group_id}" if example.group_id else example.item_id
 
 
 def draw_shots(examples: list[Example], count: int, seed: int) -> dict[str, list[Example]]:

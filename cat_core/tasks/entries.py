@@ -9,13 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from cat_core.tasks.example import METRICS, SPLITS
 from cat_core.tasks.preprocessing import STEPS, TEXT_STEPS
 from cat_core.tasks.schema import FileModel, brief, matching
-from cat_core.tasks.scoring import CORPUS, TOKENIZERS
-
-# Metrics reported beside the one that decides; `scoring` replaces this list by its own once it has them all.
-FURTHER = (
-    "macro_f1", "binary_f1", "matthews", "f1a", "question_em", "rouge_l", "rouge_1", "rouge_2", "drop_em", "drop_f1",
-    "trivia_em", "trivia_f1", "coqa_f1",
-)  # fmt: skip
+from cat_core.tasks.scoring import CORPUS, FURTHER, TOKENIZERS
 
 _FIELD = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 Text = matching(r"(?s).+", "a text (in quotes)")
@@ -75,6 +69,8 @@ class Variant(FileModel):
     values: dict[FieldName, Text] = {}
     preprocess: list[Literal[tuple(STEPS)]] = []
     tokenize: Literal[TOKENIZERS] = ""
+    also: list[Literal[FURTHER]] = []
+    group: FieldName = ""
     sizes: dict[Literal[SPLITS], Amount] = {}
     licence: Text = ""
     note: str = ""
@@ -102,8 +98,9 @@ class TaskSpec(FileModel):
     references_field: FieldName = ""
     unanswerable: str = ""
     tokenize: Literal[TOKENIZERS] = ""
-    also: list[Literal[(*METRICS, *FURTHER)]] = []
+    also: list[Literal[FURTHER]] = []
     cluster: FieldName = ""
+    group: FieldName = ""
     preprocess: list[Literal[tuple(STEPS)]] = []
     values: dict[FieldName, Text] = {}
     sizes: dict[Literal[SPLITS], Amount] = {}
@@ -171,7 +168,7 @@ class TaskSpec(FileModel):
         """Fields that the entry reads after its preprocessing, in the order of its keys."""
         templates = [text for p in self.patterns for text in (p.prompt, p.target)] + self.options
         named = [name for text in templates for _, name in pieces(text) if name and name != "options"]
-        keys = (self.options_field, self.label, self.label_names_field, self.references_field, self.cluster)
+        keys = (self.options_field, self.label, self.label_names_field, self.references_field, self.cluster, self.group)
         return list(dict.fromkeys([*named, *filter(None, keys)]))
 
 

@@ -5,7 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cat_core.tasks.schema import brief, nearest
-from cat_core.tasks.scoring import BY_WORDS, CORPUS, METRICS, TOKENIZERS, composed, quality_of, squad_words
+from cat_core.tasks.scoring import (
+    CLASSES,
+    CORPUS,
+    FURTHER,
+    GROUPS,
+    METRICS,
+    REPEATED,
+    TOKENIZERS,
+    composed,
+    nothing_left,
+    quality_of,
+)
 
 SPLITS = ("train", "calibration", "test")
 BUILT_IN = ("mini-superglue", "mini-wmt", "mini-flan")
@@ -19,9 +30,10 @@ class Example:
 
     `options` is empty for free generation; else the prediction is the option with the best log-probability and `target`
     is one of them. Items that share a passage share a `cluster_id`, and are resampled together; "" means that the item
-    stands alone (a `Suite` fills in the item_id). There may be further right answers, the `references`, with options
-    some of these: `target` is what is learnt, and the best of all counts. `tokenize` is that of BLEU
-    (`scoring.TOKENIZERS`; "": 13a).
+    stands alone (a `Suite` fills in the item_id). There may be further right answers, the `references` (with options,
+    some of these): `target` is what is learnt, and the best of all counts. `tokenize` is that of BLEU
+    (`scoring.TOKENIZERS`; "": 13a). `also` names metrics that are reported beside `metric` (`scoring.FURTHER`), and
+    `group_id` the question that an item is one answer of: nothing is learnt from these two.
     """
 
     item_id: str
@@ -34,11 +46,18 @@ class Example:
     cluster_id: str = ""
     references: tuple[str, ...] = ()
     tokenize: str = ""
+    also: tuple[str, ...] = ()
+    group_id: str = ""
 
     @property
     def right_answers(self) -> tuple[str, ...]:
         """The target and the further references, each once."""
         return tuple(dict.fromkeys((self.target, *self.references)))
+
+    def quality(self, prediction: str, metric: str) -> float:
+        """Quality in [0, 1] of a prediction by one of `scoring.METRICS`, whether the item names it or not."""
+        answers = (self.target, *self.references) if metric in REPEATED else self.right_answers
+        return quality_of(prediction, answers, metric, self.tokenize)
 
 
 def find_problem(example: Example) -> tuple[str, str] | None:
@@ -46,57 +65,80 @@ def find_problem(example: Example) -> tuple[str, str] | None:
     for field in ("item_id", "task", "prompt", "target"):
         if problem := text_problem(getattr(example, field)):
             return field, f"{field} {problem}"
-    if example.cluster_id != "" and (problem := text_problem(example.cluster_id)):
-        return "cluster_id", f"cluster_id {problem}"
+    for field in ("cluster_id", "group_id"):
+        if getattr(example, field) != "" and (problem := text_problem(getattr(example, field))):
+            return field, f"{field} {problem}"
     for field, known in (("split", SPLITS), ("metric", METRICS)):
         if (value := getattr(example, field)) not in known:
             return field, f"unknown {field} {brief(value)}{nearest(value, known)}"
+    for field in ("options", "references", "also"):
+        if not isinstance(getattr(example, field), tuple):
+            return field, f"{field} must be a tuple of texts, not {type(getattr(example, field)).__name__}"
+        for text in getattr(example, field):
+            if problem := text_problem(text):
+                return field, f"{field}: one of them {problem}"
+    found = _options_problem(example) if example.options else _free_text_problem(example)
+    return found or _further_problem(example) or _references_problem(example)
+
+
+def _options_problem(example: Example) -> tuple[str, str] | None:
+    """The first fault of an example with options, as `find_problem`."""
     options = example.options
-    if not isinstance(options, tuple):
-        return "options", f"options must be a tuple of texts, not {type(options).__name__}"
-    if not options:
-        if example.metric == "accuracy":
-            others = ", ".join(name for name in METRICS if name != "accuracy")
-            return "options", f"metric 'accuracy' needs options; give two or more, or use one of {others}"
-        return _free_text_problem(example)
+    if example.metric in CORPUS:
+        return "metric", f"metric {example.metric!r} with options; it is for free text, use accuracy"
     if example.tokenize:
         return "tokenize", f"tokenize {brief(example.tokenize)} with options; leave it out"
-    if not isinstance(example.references, tuple):
-        return "references", f"references must be a tuple of texts, not {type(example.references).__name__}"
-    if wrong := [reference for reference in example.references if reference not in options]:
-        return "references", f"references: {brief(wrong[0])} is not one of the options {brief(list(options))}"
-    if example.metric != "accuracy":
-        return ("metric", f"metric {example.metric!r} with options; items with options are scored by 'accuracy'")
-    for option in options:
-        if problem := text_problem(option):
-            return "options", f"options: one of them {problem}"
     if len(options) < 2 or len({" ".join(composed(o).split()) for o in options}) < len(options):
         return "options", (
             f"options must be two or more different texts (white space is no difference), got {brief(list(options))}"
         )
-    if example.target not in options:
-        return "target", f"target {brief(example.target)} is not one of the options {brief(list(options))}"
+    for field, texts in (("target", (example.target,)), ("references", example.references)):
+        for text in texts:
+            if text not in options:
+                return field, f"{field} {brief(text)} is not one of the options {brief(list(options))}"
     return None
 
 
 def _free_text_problem(example: Example) -> tuple[str, str] | None:
     """The first fault of an example without options, as `find_problem`."""
-    if not isinstance(example.references, tuple):
-        return "references", f"references must be a tuple of texts, not {type(example.references).__name__}"
-    for reference in example.references:
-        if problem := text_problem(reference):
-            return "references", f"references: one of them {problem}"
-    if example.tokenize and example.metric not in CORPUS:
+    if example.metric == "accuracy":
+        others = ", ".join(name for name in METRICS if name != "accuracy")
+        return "options", f"metric 'accuracy' needs options; give two or more, or use one of {others}"
+    if example.tokenize and not {example.metric, *example.also} & set(CORPUS):
         return "tokenize", f"tokenize {brief(example.tokenize)} with metric {example.metric!r}; it is BLEU's, drop it"
     if example.tokenize and example.tokenize not in TOKENIZERS:
         return "tokenize", f"unknown tokenize {brief(example.tokenize)}{nearest(example.tokenize, TOKENIZERS)}"
-    for text in example.right_answers if example.metric in BY_WORDS else ():
-        if not squad_words(text):
-            field = "target" if text == example.target else "references"
-            return field, (
-                f"{field}: nothing is left of {brief(text)} for metric {example.metric!r}, which compares neither "
-                "punctuation nor articles: use exact_match"
-            )
+    return None
+
+
+def _further_problem(example: Example) -> tuple[str, str] | None:
+    """The first of the further metrics that the example cannot have, as `find_problem`."""
+    classes = bool(example.options) and not example.references
+    for name in example.also:
+        if name not in FURTHER:
+            return "also", f"also: unknown metric {brief(name)}{nearest(name, FURTHER)}"
+        if name == example.metric or example.also.count(name) > 1:
+            return "also", f"also: {name!r} is named twice, or is the metric itself; name it once"
+        needs = None
+        if name in CORPUS and example.options:
+            needs = "free text, not options"
+        elif name in ("accuracy", *CLASSES) and not classes:
+            needs = "options, of which one is right"
+        elif name in ("binary_f1", "f1a") and len(example.options) != 2:
+            needs = f"two options, of which the second is the positive class; there are {len(example.options)}"
+        elif name in GROUPS and not (example.group_id and example.cluster_id):
+            needs = "a group_id, the question that an answer belongs to, and a cluster_id"
+        if needs:
+            return "also", f"also: metric {name!r} needs {needs}"
+    return None
+
+
+def _references_problem(example: Example) -> tuple[str, str] | None:
+    """A right answer of which a metric leaves nothing, as `find_problem`."""
+    for metric in (example.metric, *example.also):
+        for text in example.right_answers:
+            if problem := nothing_left(text, metric):
+                return "target" if text == example.target else "references", problem
     return None
 
 
@@ -126,7 +168,7 @@ def score(example: Example, prediction: str) -> float:
     """
     if not isinstance(prediction, str):
         raise TypeError(f"item {example.item_id!r}: prediction must be text, not {type(prediction).__name__}")
-    return quality_of(prediction, example.right_answers, example.metric, example.tokenize)
+    return example.quality(prediction, example.metric)
 
 
 def file_stem(source: str | Path) -> str:

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 
+from cat_core.tasks.drop import SPANS
 from cat_core.tasks.schema import brief
 
 Row = Mapping[str, object]
@@ -183,7 +184,7 @@ def _drop_answer(number: object, date: Mapping | None, spans: list | None) -> st
     if number not in (None, ""):
         return as_text(number, "number")
     if spans:
-        return ", ".join(as_text(span, "spans") for span in spans)
+        return SPANS.join(as_text(span, "spans") for span in spans)
     return " ".join(as_text(date[key], key) for key in ("day", "month", "year") if date.get(key)) if date else ""
 
 

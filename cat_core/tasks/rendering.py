@@ -7,7 +7,7 @@ from cat_core.tasks.entries import TaskSpec, pieces
 from cat_core.tasks.example import Example, options_block
 from cat_core.tasks.preprocessing import Row, as_text, look_up, preprocessed
 from cat_core.tasks.schema import brief
-from cat_core.tasks.scoring import BY_WORDS, composed, squad_words
+from cat_core.tasks.scoring import REPEATED, composed, nothing_left
 
 Pieces = list[tuple[str, str]]
 
@@ -72,14 +72,18 @@ class Renderer:
             return None
         else:
             answer = _fill(pattern[1], row) if pattern[1] else references[0]
-            if references and spec.metric in BY_WORDS and not squad_words(answer):
+            if references and not _leaves_something(answer, spec):
                 answer = references[0]
         cluster = as_text(look_up(row, spec.cluster), spec.cluster) if spec.cluster else ""
         # A passage is named by its digest, so that no text travels with the outcome table.
         cluster_id = hashlib.sha256(cluster.encode("utf-8", "surrogatepass")).hexdigest()[:16] if cluster else ""
-        further = tuple(text for text in dict.fromkeys(references) if text != answer)
-        fields = (item_id, self.name, split, prompt, answer, choices, spec.metric, cluster_id, further, spec.tokenize)
-        return Example(*fields)
+        further = [text for text in dict.fromkeys(references) if text != answer]
+        if answer in references and {spec.metric, *spec.also} & set(REPEATED):  # each person's answer counts
+            further = [*references]
+            further.remove(answer)
+        group = f"{split}-{as_text(look_up(row, spec.group), spec.group)}" if spec.group else ""
+        fields = (item_id, self.name, split, prompt, answer, choices, spec.metric, cluster_id, tuple(further))
+        return Example(*fields, spec.tokenize, tuple(spec.also), group)
 
     def _choices(self, row: Row) -> tuple[str, ...]:
         name = self.spec.options_field
@@ -101,7 +105,12 @@ def _references(spec: TaskSpec, row: Row) -> list[str]:
     if not isinstance(values, list) or not values:
         raise ValueError(f"field {name!r} must be a list of texts, got {brief(values)}")
     texts = [as_text(value, name) for value in values]
-    return [text for text in texts if squad_words(text)] if spec.metric in BY_WORDS else texts
+    return [text for text in texts if _leaves_something(text, spec)]
+
+
+def _leaves_something(answer: str, spec: TaskSpec) -> bool:
+    """Whether every metric of the task leaves something of a right answer."""
+    return not any(nothing_left(answer, metric) for metric in (spec.metric, *spec.also))
 
 
 def _answer(spec: TaskSpec, label: object, choices: tuple[str, ...], row: Row) -> str:

@@ -67,19 +67,26 @@ def _example(row: dict, where: str, number: int, stem: str) -> Example:
         raise ValueError(
             f'{where}, field \'options\': must be a list of texts such as ["yes", "no"], not {brief(options)}'
         )
-    references = row.get("references", [])
-    if not isinstance(references, list):
-        raise ValueError(f"{where}, field 'references': must be a list of texts, not {brief(references)}")
-    target = row["target"]
-    if isinstance(target, str) and target not in options:  # the same letters, an accent being one character or two
-        target = next((o for o in options if isinstance(o, str) and composed(o) == composed(target)), target)
+    lists = {field: row.get(field, []) for field in ("references", "also")}
+    for field, texts in lists.items():
+        if not isinstance(texts, list):
+            raise ValueError(f"{where}, field {field!r}: must be a list of texts, not {brief(texts)}")
+    target, *references = (_as_option(text, options) for text in (row["target"], *lists["references"]))
     metric = "accuracy" if options else "exact_match"
     defaults = {"item_id": f"line-{number:06d}", "task": stem, "split": "train", "metric": metric}
     fields = {"options": tuple(options), "references": tuple(references), "target": target}
+    fields["also"] = tuple(lists["also"])
     example = Example(**(defaults | row | fields))
     if problem := find_problem(example):
         raise ValueError(f"{where}, field {problem[0]!r}: {problem[1]}")
     return example if "split" in row else dataclasses.replace(example, split="")
+
+
+def _as_option(text: object, options: list) -> object:
+    """The option of the same letters, an accent being one character or two; the text itself if there is none."""
+    if not isinstance(text, str) or text in options:
+        return text
+    return next((o for o in options if isinstance(o, str) and composed(o) == composed(text)), text)
 
 
 def example_rows(path: str | Path, *needed: str) -> Iterator[tuple[int, str, dict]]:

@@ -26,11 +26,13 @@ from cat_core.tasks.draws import limit, mix
 from cat_core.tasks.example import BUILT_IN, FILE_ENDINGS, SPLITS, Example, _chosen_split, file_stem, find_problem
 from cat_core.tasks.registry import check_there, load_task, mixtures, text_task
 from cat_core.tasks.schema import brief, nearest
-from cat_core.tasks.scoring import check_tokenizer, has_no_blanks
+from cat_core.tasks.scoring import check_tokenizer, check_usable, has_no_blanks
 from cat_core.tasks.sources import read_examples
 
 LATER = ("references", "tokenize")
 """Fields of an example that came after the first studies were recorded."""
+NOT_LEARNT = ("also", "group_id")
+"""Fields of an example that change nothing but what is reported of the answers."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,10 @@ class Suite:
     """Checked examples of one or more tasks. An empty `cluster_id` becomes the item_id.
 
     Raises ValueError on an empty split, a repeated item_id, text that is empty or not Unicode, an unknown split or
-    metric, options and metric that do not fit each other, a target outside the options, a task with two metrics or
-    tokenizers, and an option task whose training targets are all the same. Warns when prompts of test also occur in
-    train, and when BLEU's tokenizer does not fit the script.
+    metric, options and metric that do not fit each other, a target outside the options, a task with two metrics,
+    tokenizers or lists of further metrics, a question whose answers are in two splits or clusters, and an option task
+    whose training targets are all the same; ImportError where a metric needs a package that is not there. Warns when
+    prompts of test also occur in train, and when BLEU's tokenizer does not fit the script.
     """
 
     name: str
@@ -54,6 +57,8 @@ class Suite:
         seen: set[str] = set()
         metric_of: dict[str, str] = {}
         tokenizer_of: dict[str, str] = {}
+        further_of: dict[str, tuple[str, ...]] = {}
+        place_of: dict[tuple[str, str], tuple[str, str]] = {}
         for example in examples:
             where = f"suite {self.name!r}, item {example.item_id!r}"
             if problem := find_problem(example):
@@ -69,6 +74,17 @@ class Suite:
             if tokenizer_of.setdefault(example.task, example.tokenize) != example.tokenize:
                 raise ValueError(f"{where}: tokenize {example.tokenize!r}, but task {example.task!r} began with "
                                  f"{tokenizer_of[example.task]!r}; a task has one")  # fmt: skip
+            if further_of.setdefault(example.task, example.also) != example.also:
+                raise ValueError(f"{where}: also {list(example.also)}, but task {example.task!r} began with "
+                                 f"{list(further_of[example.task])}; a task has one list")  # fmt: skip
+            place = example.split, example.cluster_id
+            if example.group_id and place_of.setdefault((example.task, example.group_id), place) != place:
+                raise ValueError(
+                    f"{where}: group_id {brief(example.group_id)} is also in split and cluster "
+                    f"{' and '.join(place_of[example.task, example.group_id])}; a group has one of each"
+                )
+        for metric in dict.fromkeys((*metric_of.values(), *(name for names in further_of.values() for name in names))):
+            check_usable(metric)
         for tokenizer in tokenizer_of.values():
             if tokenizer:
                 check_tokenizer(tokenizer)
@@ -118,12 +134,13 @@ class Suite:
     def fingerprint(self) -> str:
         """SHA-256 (hex) over every field of every example, in order; the suite's name is not part of it.
 
-        Fields of `LATER` count where they are given, so that suites from before keep their fingerprint.
+        Fields of `LATER` count where they are given, so that suites from before keep their fingerprint; those of
+        `NOT_LEARNT` do not, so that models and answers are found again when more is reported of them.
         """
         digest = hashlib.sha256()
         for example in self.examples:
             later = {name: value for name in LATER if (value := getattr(example, name))}
-            fields = [value for name, value in vars(example).items() if name not in LATER]
+            fields = [value for name, value in vars(example).items() if name not in (*LATER, *NOT_LEARNT)]
             digest.update(json.dumps(fields + [later] * bool(later)).encode() + b"\n")
         return digest.hexdigest()
 

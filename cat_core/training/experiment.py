@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cat_core.analysis.outcomes import MORE, validate
+from cat_core.analysis.further import further_columns
+from cat_core.analysis.outcomes import CHOSEN, MORE, validate
 from cat_core.cascade import LOWEST, CascadeRunner
 from cat_core.files import write_text
 from cat_core.flops import COSTS
@@ -109,7 +110,9 @@ class Experiment:
         'divide the loss by all target tokens ("tokens") or the kept ones ("kept")', TrainSettings.normalize
     )
     max_new_tokens: int = option("longest generated answer, EOS included", 24)
-    prediction: str = option('option scoring: best summed ("sum") or average ("average") log-probability', "sum")
+    prediction: str = option(
+        "option scoring: log-probability by sum (acc), average, characters (acc_norm), bytes or pmi", "sum"
+    )
     precision: str = option(
         "of training: fp32, bf16, or auto (bf16 for loaded models where the hardware is fast in it)", "auto"
     )
@@ -415,13 +418,15 @@ class Experiment:
                     "target": example.target,
                     "references": json.dumps(example.references, ensure_ascii=False) if example.references else None,
                     "tokenize": example.tokenize or None,
+                    **further_columns(example, answer["prediction"]),
                     **{name: answer[name] for name in ("n_prompt", "n_generated", "truncated", "flops")},
                     **{f"confidence_{rule}": value for rule, value in confidences.items()},
                 }
                 rows.append(row)
         frame = pd.DataFrame(rows)
         frame["flops"] = pd.array([row["flops"] for row in rows], dtype="Int64")  # no floats beside what is unknown
-        frame = frame.drop(columns=[name for name in MORE if frame[name].isna().all()])
+        unused = [*CHOSEN] if frame["also"].isna().all() else []
+        frame = frame.drop(columns=unused + [name for name in MORE if frame[name].isna().all()])
         for rule in ("option_probability", "option_margin"):
             if f"confidence_{rule}" not in frame:
                 frame[f"confidence_{rule}"] = np.nan

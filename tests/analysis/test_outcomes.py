@@ -18,10 +18,10 @@ from cat_core.analysis.outcomes import (
     drop_text,
     paired,
     read_outcomes,
-    significant,
     validate,
     write_outcomes,
 )
+from cat_core.analysis.quantities import significant
 from cat_core.curves import audc, deferral_curve
 
 

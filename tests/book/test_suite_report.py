@@ -4,10 +4,11 @@ import json
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 from cat_book.pages import suite_report, training_report
 from cat_book.pages.results import Provenance
-from small_tables import table, text_table
+from small_tables import option_table, table, text_table
 
 from cat_core.analysis import metrics, operating_points
 from cat_core.analysis.claims import cascade_claims
@@ -66,6 +67,21 @@ def test_tables_hold_the_numbers_of_the_comparison(accuracy):
     threshold = {row[0]: row for row in suite_report.threshold_table(c, 0.3).rows}["Dist"]
     assert threshold[1].count(",") == 1 and threshold[4] == show_number(point.quality, unit)
     assert len(suite_report.differences_table(c).rows) == 3 * len(c.rules)
+
+
+def test_what_a_task_reports_besides_is_shown():
+    c = Comparison(option_table(also=("macro_f1", "question_em")), resamples=20)
+    rows = {row[0]: row for row in suite_report.alone_table(c).rows}
+    assert set(rows) >= {"all", "all: Macro-F1", "all: EM over questions"}
+    unit = suite_report.quality_unit(c)
+    assert rows["all: Macro-F1"][-1] == show_number(c.with_metric("macro_f1").large_alone(), unit)
+    gains = {row[0]: row[2] for row in suite_report.differences_table(c, ["chow_average"]).rows}
+    (pair,) = (name for name in gains if name.startswith("EM over questions: "))
+    assert gains[pair] == show_number(c.with_metric("question_em").difference("cat-dist", "dist"), c.gain)
+    two = pd.concat([c.frame, c.frame.assign(task="u", item_id="u" + c.frame["item_id"])], ignore_index=True)
+    both = Comparison(two, resamples=20)
+    assert {"t: Macro-F1", "u: EM over questions"} <= {row[0] for row in suite_report.alone_table(both).rows}
+    assert any(row[0].startswith("u, Macro-F1: ") for row in suite_report.differences_table(both).rows)
 
 
 def test_a_threshold_that_cannot_be_had_is_a_row_with_its_reason():

@@ -5,7 +5,8 @@ from dataclasses import replace
 from cat_book.pages import tasks_report
 from small_metrics import interval, metrics
 
-from cat_core.analysis.quantities import Undefined
+from cat_core.analysis.metrics import read_metrics
+from cat_core.analysis.quantities import Undefined, plain
 from cat_core.studies.study import load_study
 
 
@@ -21,6 +22,17 @@ def test_tasks_are_shown_with_their_floor_and_in_their_own_metric():
     assert news[:2] == ["mini-low: news, Accuracy, n\u00a0=\u00a05", "62.5"]
     assert trec[2].startswith("0.5") and news[2].startswith("50.0") and news[4].startswith("20")
     assert trec[5].startswith("+5.00") and "accuracy" not in found.note
+
+
+def test_a_task_is_shown_by_what_it_reports_besides():
+    whole = metrics(tasks=("cb",))
+    more = {"n": 5, "small_alone": interval(0.4), "large_alone": interval(0.7)}
+    macro = replace(whole.tasks["cb"], **more, metric="macro_f1", differences={"cat-dist - dist": interval(0.03)})
+    cb = replace(whole.tasks["cb"], **more, answers=(0.5, 0.1, 0.2, 0.2), majority=0.5, further={"macro_f1": macro})
+    again = read_metrics(plain(replace(whole, tasks={"cb": cb})))  # through the file
+    own, further = tasks_report.tasks_table([again]).rows
+    assert own[0].startswith("mini-low: cb, Accuracy") and further[0].startswith("mini-low: cb, Macro-F1")
+    assert further[1] == further[4] == "–" and further[2].startswith("40.0") and further[5].startswith("+3.00")
 
 
 def test_tasks_whose_majority_class_was_not_left_are_named():

@@ -29,6 +29,7 @@ import cat_core.shapes.caches
 from cat_core.cascade import CascadeRunner, Request, plan_batches
 from cat_core.confidence import confidence_rules, quantile_rules
 from cat_core.flops import option_flops, request_flops
+from cat_core.queries import PREDICTIONS, UNCONDITIONAL, best_option
 from cat_core.text import TextFormat
 
 WORDS = "the cat sat on mat a dog runs after is sky blue house red zebra".split()
@@ -366,30 +367,39 @@ def test_a_run_ends_where_its_padding_would_cost_more_than_a_pass(lengths, spare
 # --------------------------------------------------------------------- options
 
 
-@pytest.mark.parametrize("prediction", ["sum", "average"])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_options_equal_naive_scoring_of_whole_sequences(tiny_pair, prediction):
     small, large, tokenizer = tiny_pair
     requests = choices(40)
     found = CascadeRunner(*tiny_pair, prediction=prediction, batch_tokens=500).answer(requests, "large")
     differs = 0
+    bare = [tokenizer.bos_token_id, *tokenizer(UNCONDITIONAL, add_special_tokens=False).input_ids]
     for request, response in zip(requests, found):
         head = [tokenizer.bos_token_id, *tokenizer(request.prompt, add_special_tokens=False).input_ids]
-        logprobs, spreads = [], []
+        logprobs, spreads, alone = [], [], []
         for option in request.options:
             tail = [*tokenizer(option, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
             with torch.no_grad():
                 table = large(torch.tensor([head + tail])).logits[0].double().log_softmax(-1)
+                without = large(torch.tensor([bare + tail])).logits[0].double().log_softmax(-1)
+            alone.append(sum(without[len(bare) - 1 + i, token].item() for i, token in enumerate(tail)))
             logprobs.append([table[len(head) - 1 + i, token].item() for i, token in enumerate(tail)])
             spreads.append(spread(table[len(head) - 1 : -1]))
-        sums, means = [sum(row) for row in logprobs], [sum(row) / len(row) for row in logprobs]
-        best = int(np.argmax(sums if prediction == "sum" else means))
-        differs += np.argmax(sums) != np.argmax(means)
+        sums, options = np.array([sum(row) for row in logprobs]), request.options
+        scores = {
+            "sum": sums, "average": sums / [len(row) for row in logprobs], "pmi": sums - alone,
+            "characters": sums / [len(o) for o in options], "bytes": sums / [len(bytes(o, "utf-8")) for o in options],
+        }  # fmt: skip
+        best = int(np.argmax(scores[prediction]))
+        differs += np.argmax(sums) != best
         assert response.prediction == request.options[best]
         np.testing.assert_allclose(response.option_logprobs, sums, rtol=0, atol=1e-5)
         np.testing.assert_allclose(response.token_logprobs, logprobs[best], rtol=0, atol=1e-5)
         assert response.tokens == TextFormat(tokenizer).target(request.options[best])
         assert response.n_generated == len(logprobs[best]) and not response.truncated
-        assert response.flops == option_flops(large.config, len(head), [len(row) for row in logprobs])
+        read = (head, bare) if prediction == "pmi" else (head,)
+        sizes = [len(row) for row in logprobs]
+        assert response.flops == sum(option_flops(large.config, len(ids), sizes) for ids in read)
         margins, entropies = spreads[best]
         np.testing.assert_allclose(response.token_margins, margins, rtol=0, atol=1e-5)
         np.testing.assert_allclose(response.token_entropies, entropies, rtol=0, atol=1e-5)
@@ -398,7 +408,27 @@ def test_options_equal_naive_scoring_of_whole_sequences(tiny_pair, prediction):
             "option_margin": sums[best] - max(np.delete(sums, best)),
         }
         assert response.confidences == pytest.approx(expected, abs=2e-5)
-    assert differs  # the two prediction rules are told apart by these items
+    assert bool(differs) == (prediction != "sum")  # the prediction rules are told apart by these items
+
+
+def test_the_best_option_by_every_size():
+    sums, texts, tokens = [-6.0, -8.0, -9.5], ["ab", "\u00e4\u00e4\u00e4", "abcd"], [2, 4, 2]
+    found = {p: best_option([*sums, -1.0, -4.0, -9.0], texts, iter(tokens), p) for p in PREDICTIONS}
+    assert found == {"sum": 0, "average": 1, "characters": 2, "bytes": 1, "pmi": 2}
+    assert best_option([-2.0, -2.0], ["a", "b"], [1, 1], "bytes") == 0  # the first of equals
+
+
+def test_pmi_reads_the_bare_prompt_once_more_and_keeps_apart_what_it_stored(tiny_pair, tmp_path):
+    by_pmi, plain = (CascadeRunner(*tiny_pair, prediction=p, max_new_tokens=4) for p in ("pmi", "sum"))
+    requests = [*choices(6), *questions(3)]
+    found = by_pmi.answer(requests, store=tmp_path)
+    assert found == by_pmi.answer(requests, store=tmp_path)
+    assert found[6:] == plain.answer(requests)[6:]  # generated answers have no options to weigh
+    with pytest.raises(ValueError, match="holds another run .different: unconditional"):
+        plain.answer(requests, store=tmp_path)
+    by_pmi.context = 8
+    with pytest.raises(ValueError, match="of 5 tokens does not fit behind 'Answer:' in a context of 8"):
+        by_pmi.answer([Request("long", "the", ("is the sky blue", "no"))])
 
 
 def test_kinds_may_be_mixed_in_one_list(runner):
@@ -512,7 +542,7 @@ def test_bad_requests_are_named(runner, requests, text):
 
 def test_bad_settings(tiny_pair):
     small, large, tokenizer = tiny_pair
-    with pytest.raises(ValueError, match="unknown prediction rule 'best': choose sum or average"):
+    with pytest.raises(ValueError, match="unknown prediction rule 'best': choose sum or average or char"):
         CascadeRunner(*tiny_pair, prediction="best")
     for name in ("batch_tokens", "max_new_tokens"):
         for value in (0, 2.5, True):

@@ -20,6 +20,7 @@ from cat_core.engines.contract import Answer, Engine, EngineError, known_config
 from cat_core.engines.local import EngineCascade, TransformersEngine, VllmEngine, vllm_numbers
 from cat_core.engines.server import ServerEngine
 from cat_core.flops import option_flops, request_flops
+from cat_core.queries import PREDICTIONS
 from cat_core.text import TextFormat
 from cat_core.training.code import imported_modules
 
@@ -196,13 +197,13 @@ def exact(pair):
     return TransformersEngine.of(pair[1], pair[2], max_new_tokens=NEW)
 
 
-def test_common_part_makes_the_runners_responses(exact, pair):
+def test_common_part_makes_the_runners_responses(pair):
     """Batches, confidences and costs of `Engine.answer` are those of `CascadeRunner.answer`."""
     requests = [
         Request(f"q{i}", text, row if i % 2 else ()) for i, (text, row) in enumerate(zip(prompts(30), options(30)))
     ]
-    for prediction in ("sum", "average"):
-        exact.runner.prediction = prediction
+    for prediction in PREDICTIONS:
+        exact = TransformersEngine.of(pair[1], pair[2], max_new_tokens=NEW, prediction=prediction)
         general = Table(exact)
         general.config, general.prediction = pair[1].config, prediction
         for a, b in zip(general.answer(requests), exact.answer(requests), strict=True):

@@ -127,8 +127,9 @@ def test_rows_in_the_shape_of_the_hub_become_examples_in_every_template(hub, nam
 RIGHT = {  # what label 0, 1, ... means, by the facts of the data sets: our word for it
     "ag_news": "world sports business technology", "boolq": "no yes", "cb": "yes no maybe", "cola": "no yes",
     "imdb": "negative positive", "mnli": "yes maybe no", "mnli-mismatched": "yes maybe no", "mrpc": "no yes",
-    "multirc": "no yes", "paws": "no yes", "qnli": "yes no", "qqp": "no yes", "rte": "yes no", "snli": "yes maybe no",
-    "sst2": "negative positive", "wic": "no yes", "wsc": "no yes", "yelp_polarity": "negative positive",
+    "multirc": "no yes", "multirc-questions": "no yes", "paws": "no yes", "qnli": "yes no", "qqp": "no yes",
+    "rte": "yes no", "snli": "yes maybe no", "sst2": "negative positive", "wic": "no yes", "wsc": "no yes",
+    "yelp_polarity": "negative positive",
     "anli-r1": "yes maybe no", "anli-r2": "yes maybe no", "anli-r3": "yes maybe no",
     "sentiment140": "negative positive",
 }  # fmt: skip
@@ -157,7 +158,7 @@ def test_labels_mean_what_the_options_say(hub, name):
          ("because", "because 0", "because 1", "because 2")),
         ("drop", "validation-000000", "Passage 100.\nQuestion: How many are 100?\nAnswer:",
          ("1 May 1920", "other 100")),
-        ("drop", "validation-000001", None, ("span 101, another", "other 101")),
+        ("drop", "validation-000001", None, ("span 101 | another", "other 101")),
         ("drop", "validation-000002", None, ("102", "other 102")),
         ("natural_questions", "validation-000000", "Question: who made 100?\nAnswer:",
          ("Somebody 100", "Some Body 100")),

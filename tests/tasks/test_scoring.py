@@ -135,9 +135,9 @@ def test_tokenizers_are_sacrebleus():
         (free("The", metric="f1"), "target", "nothing is left of 'The' for metric 'f1', .* use exact_match"),
         (free("one", "?!", metric="exact_match_normalized"), "references", "nothing is left of '\\?!'"),
         (
-            Example("i", "t", "test", "p", "a", ("a", "b"), references=("b", "c")),
+            Example("i", "t", "test", "p", "a", ("a", "b"), references=("c",)),
             "references",
-            r"references: 'c' is not one of the options \['a', 'b'\]",
+            "references 'c' is not one of the options",
         ),
         (Example("i", "t", "test", "p", "a", ("a", "b"), tokenize="zh"), "tokenize", "with options; leave it out"),
         (Example("i", "t", "test", "p", "a", metric="f1", references=["b"]), "references", "must be a tuple of texts"),

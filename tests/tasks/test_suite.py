@@ -895,7 +895,7 @@ def test_bad_hub_rows(task, hub, row, message):
         (SPEC, {"options": None}, "needs label, and one of options and options_field"),
         (SPEC, {"options_field": "x"}, "needs label, and one of options and options_field"),
         (SPEC, {"target": "{x}"}, "one of options and options_field; no target"),
-        (SPEC, {"metric": "rouge"}, "'metric' is 'rouge'; known: accuracy, exact_match"),
+        (SPEC, {"metric": "meteor"}, "'metric' is 'meteor'; known: accuracy, exact_match"),
         (SPEC, {"metric": "bleu"}, "metric 'bleu' needs target or references_field; no options"),
         (SPEC, {"config": 3}, r"mine.yaml: 'config' is 3, expected a plain name \(in quotes\)"),
         (SPEC, {"config": "../up"}, "'config' is '../up', expected a plain name"),

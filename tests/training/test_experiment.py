@@ -43,6 +43,32 @@ def made(root, kind):
     return sorted(p.name for p in Path(root).glob(f"{kind}-*") if p.is_dir())
 
 
+@pytest.mark.slow
+def test_the_table_holds_what_a_task_reports_besides(tmp_path):
+    """Of a task with further metrics beside one without, with PMI, whose second reading is paid for."""
+    rows = []
+    for split, questions in (("train", 20), ("calibration", 4), ("test", 4)):
+        for q in range(questions):
+            group = f"{split} {q}"
+            for k in range(3):
+                rows.append({"prompt": f"{group} {k}", "target": ["no", "yes"][(q + k) % 2], "options": ["no", "yes"],
+                             "split": split, "task": "answers", "also": ["f1a", "question_em", "f1"],
+                             "group_id": group, "cluster_id": group})  # fmt: skip
+            rows.append({"prompt": f"say {group}", "target": f"{q}", "split": split, "task": "free"})
+    path = tmp_path / "own.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    own = TINY | {"suite": str(path), "suite_options": None, "steps": 2, "large_steps": 2}
+    by_pmi, by_sum = (Experiment.of(**own, methods=["xent"], prediction=p).outcomes() for p in ("pmi", "sum"))
+    c = Comparison(by_pmi, resamples=5)
+    assert c.of_task("answers").further == ("f1a", "question_em", "f1") and c.of_task("free").further == ()
+    assert [other.metric for other in c.of_task("answers").by_further()] == ["f1a", "question_em", "f1"]
+    free = by_pmi["task"] == "free"
+    assert (by_pmi["option"] < 0).equals(free) and by_pmi["quality_f1"].isna().equals(free)
+    assert (by_pmi["option"] == by_pmi["right_option"])[~free].equals(by_pmi["quality"][~free] == 1)
+    more = by_pmi["flops"] > by_sum["flops"]
+    assert more[~free].all() and not more[free].any()
+
+
 def test_outcome_table_of_an_experiment(tmp_path):
     chosen = Experiment.of(**TINY, methods=["xent", "cat-dist"], seeds=[0, 1, 2], large_seeds=[5, 6])
     frame = chosen.outcomes(edition="e")

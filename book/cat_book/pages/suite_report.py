@@ -41,18 +41,23 @@ def intervals(c: Comparison) -> str:
 
 
 def alone_table(c: Comparison) -> Table:
-    """S on its own by method, and L on its own: each task and all together."""
-    parts = {task: c.of_task(task) for task in c.tasks} if len(c.tasks) > 1 else {}
+    """S on its own by method, and L on its own: each task and all together, and what tasks report besides."""
     rows = []
-    for label, part in (*parts.items(), ("all", c)):
-        alone = (_alone(x, quality_unit(c)) for x in (*map(part.alone, c.methods), part.large_alone()))
-        rows.append((label, part.n, *alone))
+    for label, part in (*_tasks(c).items(), ("all", c)):
+        for by_it in (part, *part.by_further()):
+            alone = (_alone(x, quality_unit(by_it)) for x in (*map(by_it.alone, c.methods), by_it.large_alone()))
+            rows.append((label if by_it is part else f"{label}: {by_it.label}", part.n, *alone))
     columns = ("Task", "n", *(f"S, {name(m)}" for m in c.methods), "L")
     spoilt, said = _spoilt(c)
     signature = c.curve(c.methods[0]).signature
     note = (f"{intervals(c)} sacrebleu's signature: {signature}" if signature else intervals(c)) + said
     rows += spoilt
     return Table(columns, rows, f"Each model on its own: {measured_in(c)}, test items", note)
+
+
+def _tasks(c: Comparison) -> dict[str, Comparison]:
+    """The comparison on each of several tasks."""
+    return {task: c.of_task(task) for task in c.tasks} if len(c.tasks) > 1 else {}
 
 
 def _alone(x, unit: Unit) -> str:
@@ -133,12 +138,18 @@ def threshold_table(c: Comparison, budget: float) -> Table:
 
 
 def differences_table(c: Comparison, rules: Sequence[str] = ()) -> Table:
-    """Paired differences of AUDC for every rule."""
+    """Paired differences of AUDC for every rule; by what tasks report beside their metric with the first rule."""
+    rules = tuple(rules or c.rules)
     rows = [
         (pair_name(a, b), label(rule), show_number(c.difference(a, b, rule), c.gain))
-        for rule in rules or c.rules
+        for rule in rules
         for a, b in c.pairs
     ]
+    for task, part in (*_tasks(c).items(), ("", c)):
+        for by_it in part.by_further():
+            where = f"{task}, {by_it.label}: " if task else f"{by_it.label}: "
+            gains = (show_number(by_it.difference(*pair, rules[0]), by_it.gain) for pair in c.pairs)
+            rows += [(where + pair_name(*pair), label(rules[0]), gain) for pair, gain in zip(c.pairs, gains)]
     title = f"Paired differences of AUDC, points of {c.label}"
     return Table(("Pair", "Confidence", "Difference"), rows, title, intervals(c))
 

@@ -22,13 +22,14 @@ def tasks_table(cells) -> Table:
     """Recorded cells of several tasks, task by task: majority class, S and L alone, and the claimed differences."""
     title, rows, metrics = "Recorded cells, task by task", [], by_label(m for m in numbers(cells) if m.tasks)
     for label, m in metrics.items():
-        for task, t in m.tasks.items():
+        for task, t in ((task, t) for task, own in m.tasks.items() for t in (own, *(own.further or {}).values())):
             unit = Unit(t.scale, 1)
             best = "–" if isinstance(t.majority, Undefined) else show_number(t.majority, unit)
             alone = (show_number(x, unit) for x in (t.small_alone, t.large_alone))
             gains = (show_number(t.differences.get(" - ".join(pair), NOT_THERE), t.gain) for pair in CLAIMED)
             cell = f"{label}: {task}, {METRIC_LABELS[t.metric]}, n\u00a0=\u00a0{t.n:,}"
-            rows.append((cell, best, *alone, show_number(t.answers[3], PERCENT), *gains))
+            wrong = "–" if isinstance(t.answers, Undefined) else show_number(t.answers[3], PERCENT)
+            rows.append((cell, best, *alone, wrong, *gains))
     columns = ("Cell: task", "majority", "S, Xent", "L", "neither right",
                *(f"AUDC, {pair_name(*pair)}" for pair in CLAIMED))  # fmt: skip
     what = "Quality and differences in points of the task's metric."
@@ -89,5 +90,5 @@ def corpus_table(cells: Iterable[Cell]) -> Table:
             rows.append((label, metric, *alone, *gains))
             cell_metrics.append(whole)
     columns = ("Cell", "Metric", "S alone", "L alone", *(f"AUDC, {pair_name(*pair)}" for pair in CLAIMED))
-    text = ". ".join(f"{metric}: {signature}" for metric, signature in signatures.items())
+    text = ". ".join(f"{metric}: {signature}" for metric, signature in signatures.items() if signature)
     return filled(columns, rows, title, note_on(cell_metrics, f"BLEU decides; chrF is secondary. {text}."))
