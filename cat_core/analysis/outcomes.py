@@ -44,8 +44,9 @@ COUNTS = {f"{metric}_{what}": kind for metric in METRICS
           for what, kind in (("counts", pa.binary()), ("signature", _STRING))}  # fmt: skip
 """Optional columns: the sentence counts of `corpus.with_counts` and sacrebleu's signature; null in other rows."""
 
-MORE = {"references": _STRING, "tokenize": _STRING}
-"""Optional columns: further right answers beside the target, a JSON list, and BLEU's tokenizer where it is not 13a."""
+MORE = {"references": _STRING, "tokenize": _STRING, "fame": _FLOAT, "held_out": _STRING}
+"""Optional columns: further right answers beside the target, a JSON list; BLEU's tokenizer where it is not 13a; how
+well known is what is asked, in [0, 1]; what of an item training has not seen (`example.HELD_OUT`). Null: not said."""
 
 SCHEMA = pa.schema([*_TYPES.items(), *((f"confidence_{rule}", _FLOAT) for rule in _CONFIDENCES)])
 """Columns and types of the table. The confidence_* columns are null where a rule is undefined for a row, and flops for
@@ -249,6 +250,8 @@ def _faults(frame: pd.DataFrame, confidences: Sequence[str]) -> Iterator[tuple[p
     if "references" in frame:
         bad = frame["references"].map(lambda cell: isinstance(cell, str) and not _is_list_of_texts(cell)).astype(bool)
         yield bad, "references is no list of texts", 'write JSON such as ["one", "two"], or null'
+    if "fame" in frame:
+        yield frame["fame"].notna() & ~frame["fame"].between(0, 1), "fame is outside [0, 1]", "write null where unknown"
     bad = (frame["method"] == "large") != (frame["model"] == "large")
     only = "rows of the large model, and only they, have method 'large'"
     yield bad, "method and model disagree about the large model", only

@@ -8,7 +8,9 @@ from cat_core.tasks.schema import brief, nearest
 from cat_core.tasks.scoring import BY_WORDS, CORPUS, METRICS, TOKENIZERS, composed, quality_of, squad_words
 
 SPLITS = ("train", "calibration", "test")
-BUILT_IN = ("mini-superglue", "mini-wmt", "mini-flan")
+BUILT_IN = ("mini-superglue", "mini-wmt", "mini-flan", "almanac", "almanac-questions", "almanac-translation")
+HELD_OUT = ("wording", "fact")
+"""What training has not seen of an item: the words of the question, though it has the fact; or the fact itself."""
 FILE_ENDINGS = (".jsonl", ".jsonl.gz")
 _ENDINGS = (*FILE_ENDINGS, ".yaml", ".yml")
 
@@ -21,6 +23,8 @@ class Example:
     is one of them. Items that share a passage share a `cluster_id`, and are resampled together; "" means that the item
     stands alone (a `Suite` fills in the item_id). Without options there may be further right answers, the `references`:
     `target` is what is learnt, and the best of all counts. `tokenize` is that of BLEU (`scoring.TOKENIZERS`; "": 13a).
+    `held_out` says what of a test item training has not seen (`HELD_OUT`; "": nothing is said), `fame` how well known
+    what it asks is, in [0, 1] (0: unknown): columns of the outcome table, by which items can be told apart.
     """
 
     item_id: str
@@ -33,6 +37,8 @@ class Example:
     cluster_id: str = ""
     references: tuple[str, ...] = ()
     tokenize: str = ""
+    fame: float = 0.0
+    held_out: str = ""
 
     @property
     def right_answers(self) -> tuple[str, ...]:
@@ -50,6 +56,11 @@ def find_problem(example: Example) -> tuple[str, str] | None:
     for field, known in (("split", SPLITS), ("metric", METRICS)):
         if (value := getattr(example, field)) not in known:
             return field, f"unknown {field} {brief(value)}{nearest(value, known)}"
+    if example.held_out and example.held_out not in HELD_OUT:
+        return "held_out", f"unknown held_out {brief(example.held_out)}{nearest(example.held_out, HELD_OUT)}"
+    fame = example.fame
+    if isinstance(fame, bool) or not isinstance(fame, int | float) or not 0 <= fame <= 1:
+        return "fame", f"fame must be a number from 0 to 1, got {brief(fame)}"
     options = example.options
     if not isinstance(options, tuple):
         return "options", f"options must be a tuple of texts, not {type(options).__name__}"
