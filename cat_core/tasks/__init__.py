@@ -3,9 +3,9 @@
 An example is one query with its answer (`example`), a suite many of them in three splits (`suite`). Suites are built in
 (`synthetic` and `mini_flan` in invented words; `almanac` in real ones: `cldr` reads names and facts out of Babel,
 `almanac_tasks` makes items of them, `almanac_templates` holds their wording), described by a file of the registry
-(`registry`, `data/tasks/*.yaml`), or read from JSON lines and folders in Hub layout (`sources`); what is drawn of them is
-drawn by `draws`, and how right an answer is says `scoring`. `schema` reads and checks files that people write, for all
-rooms.
+(`registry`, `data/tasks/*.yaml`), or read from JSON lines and folders in Hub layout (`sources`); what is drawn of them
+is drawn by `draws`, and how right an answer is says `scoring`. `schema` reads and checks files that people write, for
+all rooms.
 
 May import: the core. A new data set needs no code here, only a file in `data/tasks`; a change that alters an example's
 text or order alters every digest after it, so it needs a reason.

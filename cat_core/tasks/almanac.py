@@ -132,6 +132,7 @@ def _rows(
     _Draw(f"almanac {config.seed} {task}").shuffle(order)
     trained = [item for item in order if item.fact not in owner]
     usual, anew = TEMPLATES[task if task in QUESTIONS else "translation"]
+    wrong = {item.fact: _wrong(item, owner) for item in items}
     # Facts that are asked again must have been there; the two splits ask of different ones.
     shown = trained[: sizes["train"]]
     again = {"test": shown[::2], "calibration": shown[1::2]}
@@ -142,7 +143,21 @@ def _rows(
         if split != "train":
             own = [item for item in order if owner.get(item.fact) == split]
             made = _in_turn(_cycled(again[split], anew, "wording", once=True), _cycled(own, usual, "fact", once=True))
-        rows[split] = [_fields(task, *row, items, draw, config.noise) for _, row in zip(range(sizes[split]), made)]
+        rows[split] = []
+        for _, (item, template, held_out) in zip(range(sizes[split]), made):
+            options = _options(item.answer, wrong[item.fact], draw)
+            answer, references = item.answer, item.references
+            if draw.chance(config.noise):
+                others = options or [other.answer for other in items]
+                answer, references = draw.one_of([o for o in others if o not in (answer, *references)]), ()
+            answered = {"options": options} if options else {"metric": FREE[task], "references": references}
+            if task in TRANSLATION:
+                answered["tokenize"] = TOKENIZERS.get(task[-2:], "")
+            prompt = template.format(**item.fields, options=options_block(options))
+            if task in QUESTIONS:  # a name to be translated stays as it is
+                prompt = prompt[0].upper() + prompt[1:]
+            fields = {"prompt": prompt, "target": answer, "cluster_id": item.fact, "fame": item.fame}
+            rows[split].append({"task": task, "held_out": held_out} | fields | answered)
         if len(rows[split]) < sizes[split]:
             raise ValueError(
                 f"{split} is {getattr(config, split)}: only {len(rows[split])} of {sizes[split]} distinct questions of "
@@ -167,35 +182,23 @@ def _in_turn(first: Iterator[tuple], second: Iterator[tuple]) -> Iterator[tuple]
         yield two
 
 
-def _fields(
-    task: str, item: Item, template: str, held_out: str, items: Sequence[Item], draw: _Draw, noise: float
-) -> dict:  # fmt: skip
-    """An example's fields but for its id and split."""
-    answer, references, options = item.answer, item.references, _options(item, draw)
-    if draw.chance(noise):
-        right = (answer, *references)
-        others = [o for o in options or [other.answer for other in items] if o not in right]
-        answer, references = draw.one_of(others), ()
-    prompt = template.format(**item.fields, options=options_block(options))
-    if task in QUESTIONS:  # a name to be translated stays as it is
-        prompt = prompt[0].upper() + prompt[1:]
-    fields = {
-        "task": task, "prompt": prompt, "target": answer, "cluster_id": item.fact,
-        "fame": item.fame, "held_out": held_out,
-    }  # fmt: skip
-    if options:
-        return fields | {"options": options}
-    tokenize = TOKENIZERS.get(task[-2:], "") if task in TRANSLATION else ""
-    return fields | {"metric": FREE[task], "references": references, "tokenize": tokenize}
+def _wrong(item: Item, owner: dict[str, str]) -> list[str]:
+    """The wrong answers that may stand beside an item's right one.
+
+    Of an item of training those that are right in training, of one that is held out those of facts held out: else
+    training would show answers that are wrong whenever they are shown, and just these are right in the test.
+    """
+    alike = [answer for answer, fact in item.wrong if not fact or (fact in owner) == (item.fact in owner)]
+    return alike if len(set(alike)) >= OPTIONS - 1 else [answer for answer, _ in item.wrong]
 
 
-def _options(item: Item, draw: _Draw) -> tuple[str, ...]:
+def _options(answer: str, wrong: Sequence[str], draw: _Draw) -> tuple[str, ...]:
     """The right answer among wrong ones, of which a frequent one comes up often; () for a free answer."""
-    if len(kinds := set(item.wrong)) < 2:
-        return tuple(sorted({item.answer, *kinds}, reverse=True)) if kinds else ()  # yes and no
-    options = [item.answer]
+    if len(kinds := set(wrong)) < 2:
+        return tuple(sorted({answer, *kinds}, reverse=True)) if kinds else ()  # yes and no
+    options = [answer]
     while len(options) < min(OPTIONS, len(kinds) + 1):
-        if (wrong := draw.one_of(item.wrong)) not in options:
-            options.append(wrong)
+        if (other := draw.one_of(wrong)) not in options:
+            options.append(other)
     draw.shuffle(options)
     return tuple(options)

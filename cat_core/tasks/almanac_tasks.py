@@ -30,13 +30,13 @@ TOKENIZERS = {"zh": "zh", "ja": "char"}
 @dataclass(frozen=True)
 class Item:
     """One fact as one task asks it. fact: its name, the same in all tasks that ask it; fields: of the templates; wrong:
-    answers that may stand beside the right one, those that are frequent several times ((): a free answer); fame:
+    (answer that may stand beside the right one, the fact that it is right of; "": of many) ((): a free answer); fame:
     `cldr.fame` of what is asked."""
 
     fact: str
     fields: dict[str, str]
     answer: str
-    wrong: tuple[str, ...] = ()
+    wrong: tuple[tuple[str, str], ...] = ()
     references: tuple[str, ...] = ()
     fame: float = 0.0
 
@@ -107,9 +107,10 @@ def _currency_items() -> dict[str, list[Item]]:
         fields = {"country": _in_text(country)}
         full = _english("currency", cldr.currencies()[state])
         references = (full,) if full.lower() != unit else ()
-        what.append(Item(fact, fields, unit, tuple(unit_of[other] for other in others), fame=fame))
+        what.append(Item(fact, fields, unit, tuple((unit_of[s], f"currency {s}") for s in others), fame=fame))
         name.append(Item(fact, fields, unit, references=references, fame=fame))
-        where.append(Item(fact, {"unit": unit}, country, tuple(map(_country, others)), fame=fame))
+        wrong = tuple((_country(s), f"currency {s}") for s in others)
+        where.append(Item(fact, {"unit": unit}, country, wrong, fame=fame))
     return {"currency": what, "currency-name": name, "currency-country": where}
 
 
@@ -122,14 +123,16 @@ def _language_items() -> dict[str, list[Item]]:
     for state, language in official.items():
         fact, fame = f"official {state}", _fame("territory", state)
         country, name = _country(state), _english("language", language)
-        languages = tuple(_english("language", other) for other in official.values() if not may_be(other, state))
-        countries = tuple(_country(other) for other in official if not may_be(language, other))
+        languages = tuple(
+            (_english("language", other), f"official {s}") for s, other in official.items() if not may_be(other, state)
+        )
+        countries = tuple((_country(s), f"official {s}") for s in official if not may_be(language, s))
         what.append(Item(fact, {"country": _in_text(country)}, name, languages, fame=fame))
         where.append(Item(fact, {"language": name}, country, countries, fame=fame))
     for (state, language), right in cldr.majorities().items():
         fields = {"country": _in_text(_country(state)), "language": _english("language", language)}
         answer, wrong = ("yes", "no") if right else ("no", "yes")
-        most.append(Item(f"share {state} {language}", fields, answer, (wrong,), fame=_fame("language", language)))
+        most.append(Item(f"share {state} {language}", fields, answer, ((wrong, ""),), fame=_fame("language", language)))
     return {"official-language": what, "language-country": where, "majority": _balanced(most)}
 
 
@@ -143,14 +146,19 @@ def _balanced(items: list[Item]) -> list[Item]:
 
 def _city_items() -> dict[str, list[Item]]:
     cities, where, which = cldr.cities(), [], []
-    tongue = cldr.official_languages() | {state: next(iter(cldr.spoken(state))) for state in sorted(cldr.SETTLED)}
+    tongue = {}
+    for state in cldr.states():
+        official = (language for language, (_, status) in cldr.spoken(state).items() if status.endswith("official"))
+        tongue[state] = next(official, "")
     colonial = {"en", "es", "fr", "pt"}  # of states whose places are often namesakes of each other's
+
+    asked = {s for s in cities.values() if s not in cldr.SETTLED and tongue[s] not in colonial}
 
     def no_namesake(zone: str, state: str) -> bool:
         """Whether a city is hardly also the name of a place in this state, as their languages and distance say."""
         home = cities[zone]
-        own, other = tongue.get(home, ""), tongue.get(state, "")
-        if not own or not other or own == other or {own, other} <= colonial or {home, state} <= cldr.SETTLED:
+        own, other = tongue[home], tongue[state]
+        if own == other or {own, other} <= colonial or {home, state} <= cldr.SETTLED:
             return False
         far = zone.split("/")[0] in ("Africa", "Asia") and zone not in cldr.FAR_NAMESAKES
         if state in cldr.SETTLED:
@@ -159,11 +167,12 @@ def _city_items() -> dict[str, list[Item]]:
 
     for zone, state in cities.items():
         fact, fame, city = f"city {zone}", _fame("city", zone), _english("city", zone)
-        countries = tuple(_country(s) for s in cities.values() if s != state and no_namesake(zone, s))
-        if len(set(countries)) >= 3:
-            where.append(Item(fact, {"city": city}, _country(state), countries, fame=fame))
-        places = tuple(_english("city", z) for z, s in cities.items() if s != state and no_namesake(z, state))
-        if len(set(places)) >= 3 and state not in cldr.SETTLED and tongue[state] not in colonial:
+        countries = tuple((_country(s), f"city {z}") for z, s in cities.items()
+                          if s != state and no_namesake(zone, s))  # fmt: skip
+        where.append(Item(fact, {"city": city}, _country(state), countries, fame=fame))
+        if state in asked:
+            places = tuple((_english("city", z), f"city {z}") for z, s in cities.items()
+                           if s in asked and s != state and no_namesake(z, state))  # fmt: skip
             which.append(Item(fact, {"country": _in_text(_country(state))}, city, places, fame=fame))
     return {"city-country": where, "country-city": which}
 
@@ -177,7 +186,8 @@ def _script_items() -> list[Item]:
     items = []
     for language in chosen:
         fields = {"language": _english("language", language)}
-        wrong = tuple(_english("script", s) for s in map(script_of.get, chosen) if s != script_of[language])
+        others = (other for other in chosen if script_of[other] != script_of[language])
+        wrong = tuple((_english("script", script_of[other]), f"script {other}") for other in others)
         answer, fame = _english("script", script_of[language]), _fame("language", language)
         items.append(Item(f"script {language}", fields, answer, wrong, fame=fame))
     return items
@@ -219,7 +229,7 @@ def _calendar_words() -> list[Item]:
             for word, meaning, code in zip(words, english, codes):
                 if words.count(word) == 1 and word.casefold() != meaning.casefold():
                     fields = {"kind": kind, "word": word, "language": _english("language", language)}
-                    wrong = tuple(other for other in english if other != meaning)
+                    wrong = tuple((other, "") for other in english if other != meaning)
                     fame = _fame("language", language)
                     items.append(Item(f"word {language} {kind} {code}", fields, meaning, wrong, fame=fame))
     return items
@@ -238,7 +248,8 @@ def _language_words() -> list[Item]:
         for language, name in called.items():
             if same[name.casefold()] == [language]:
                 fields = {"country": _in_text(_country(state)), "word": name}
-                wrong = tuple(_english("language", other) for other in called if not cldr.alike(other, language))
+                wrong = tuple((_english("language", other), f"called {other} {state}") for other in called
+                              if not cldr.alike(other, language))  # fmt: skip
                 fame = _fame("language", language)
                 answer = _english("language", language)
                 items.append(Item(f"called {language} {state}", fields, answer, wrong, fame=fame))
@@ -261,8 +272,8 @@ def _conversions() -> list[Item]:
 def _unit_items() -> list[Item]:
     kinds = cldr.unit_kinds()
     return [
-        Item(f"unit {unit}", {"unit": _english("unit", unit)}, kind, tuple(k for k in kinds.values() if k != kind),
-             fame=_fame("unit", unit))
+        Item(f"unit {unit}", {"unit": _english("unit", unit)}, kind,
+             tuple((k, f"unit {u}") for u, k in kinds.items() if k != kind), fame=_fame("unit", unit))
         for unit, kind in kinds.items()
     ]  # fmt: skip
 

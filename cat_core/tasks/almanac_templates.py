@@ -114,9 +114,12 @@ TEMPLATES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
          "{options}\nAn instrument that counts {unit} measures which of these?"),
     ),
     "translation": (
-        ("Translate from {source} to {target}: {name}", "{source}: {name}\n{target}:", 'What is "{name}" in {target}?',
-         "How do you say {name} in {target}?\nAnswer:", "{name}\nThe same in {target}:"),
-        ("Give the {target} for this: {name}", "Put the following into {target}.\n{name}",
+        ("Translate from {source} to {target}: {name}", "{source}: {name}\n{target}:",
+         'What is the {source} "{name}" in {target}?',
+         "Question: {name} is {source}. How do you say it in {target}?\nAnswer:",
+         "{name} ({source})\nThe same in {target}:"),
+        ("Give the {target} for what is {source} here: {name}",
+         "Put the following from {source} into {target}.\n{name}",
          'A friend who reads only {target} asks what the {source} words "{name}" mean. You write:'),
     ),
 }  # fmt: skip

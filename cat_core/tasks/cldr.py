@@ -10,6 +10,7 @@ Source: Unicode CLDR (Unicode License v3); `PINNED` are the versions that the te
 
 import datetime
 import functools
+import importlib.util
 import re
 import unicodedata
 import warnings
@@ -128,9 +129,23 @@ def _global(section: str) -> dict:
 
 
 @functools.cache
-def _data(language: str):
-    localedata = _babel().localedata
-    return localedata.LocaleDataDict(localedata.load(language))
+def _localedata():
+    """The module babel.localedata once more, with a cache of its own that nobody else reads through.
+
+    Languages share what they inherit in Babel's cache, and reading it resolves references to other parts in place: the
+    names of months that a language inherits by reference are then those of whichever language was read first.
+    """
+    shared = _babel().localedata
+    spec = importlib.util.find_spec(shared.__name__)
+    own = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(own)
+    own.Alias = shared.Alias  # the class that the data files name
+    return own
+
+
+def _data(language: str) -> dict:
+    """What CLDR says in and of a language, as nested dictionaries; references are left as they are."""
+    return _localedata().load(language)
 
 
 @functools.cache
@@ -169,10 +184,19 @@ def names(language: str) -> dict[Key, str]:
         if name := _long(language, forms):
             found["unit", unit] = _clean(name)
     for kind, section in (("month", "months"), ("weekday", "days")):
-        for number, name in data[section]["stand-alone"]["wide"].items():
-            if not re.search(r"\d", name):
+        nobodys = _data("root")[section]["format"]["wide"]
+        for number, name in _standing_alone(data[section]).items():
+            if name != nobodys.get(number) and not re.search(r"\d", name):
                 found[kind, str(number)] = _clean(name)
     return dict(sorted(found.items()))
+
+
+def _standing_alone(forms: dict) -> dict[int, str]:
+    """Names of months or weekdays as they stand alone, which are those of dates as far as a language has no others."""
+    alone, usual = forms["stand-alone"]["wide"], forms["format"]["wide"]
+    if isinstance(alone, tuple):  # a reference to those of dates, and what differs
+        return usual | alone[1]
+    return alone if isinstance(alone, dict) else usual
 
 
 def _long(language: str, forms) -> str | None:
@@ -190,12 +214,12 @@ def date(language: str, day: datetime.date, style: str) -> str:
 
 
 def amount(language: str, number: int, unit: str) -> str | None:
-    """A number of units in words, with the plural that the language asks for; None where CLDR has no words for it."""
+    """A number below 1,000 of units in words, with the plural that the language asks for; None where CLDR has none."""
     form = _babel().core.Locale(language).plural_form(number)
     patterns = _data(language).get("unit_patterns", {}).get(unit) or {}
     by_length = {length: (patterns.get(length) or {}).get(form) for length in ("long", "short")}
     pattern = _long(language, by_length)
-    return pattern and _clean(pattern.format(_babel().numbers.format_decimal(number, locale=language)))
+    return pattern and _clean(pattern.format(number))
 
 
 @functools.cache
