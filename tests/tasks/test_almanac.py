@@ -77,6 +77,7 @@ def test_byte_for_byte_the_same(name, whole):
     assert suite.fingerprint == PRINTS[name]
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_suite(whole):
     other = load_suite("almanac", options={"seed": 1})
     assert other.fingerprint == load_suite("almanac", seed=1).fingerprint != whole.fingerprint
@@ -92,6 +93,7 @@ def test_sizes(whole, by_task):
                          ("test", "wording"): 40, ("test", "fact"): 40}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_parts_are_what_the_whole_has(whole):
     def told(examples):
         return Counter(dataclasses.replace(e, item_id="") for e in examples)
@@ -354,6 +356,7 @@ def test_names_do_not_depend_on_what_was_read_before():
     assert names["de"]["weekday", "3"] == "Donnerstag" and ("month", "3") not in names["ja"]  # a number
 
 
+@pytest.mark.slow
 def test_words_of_other_languages_against_babel(by_task):
     for example in by_task["calendar-word"]:
         _, language, kind, number = example.cluster_id.split()
@@ -449,6 +452,7 @@ def wrong_share(examples):
     return 1 - sum(judged) / len(judged)
 
 
+@pytest.mark.slow
 def test_noise_is_asked_for(whole):
     assert wrong_share(whole.examples) == 0
     noisy = almanac(Almanac(tasks="questions", noise=0.3, train=5_600, calibration=280, test=560))
@@ -461,6 +465,7 @@ def test_noise_is_asked_for(whole):
     assert all(one.target != two.target for one, two in zip(all_wrong, plain) if one.prompt == two.prompt)
 
 
+@pytest.mark.slow
 def test_growing_train_leaves_everything_else_as_it_is():
     small, large = (almanac(Almanac(**SMALL | {"train": n * SMALL["train"]})) for n in (1, 2))
     for split in SPLITS:
@@ -468,6 +473,7 @@ def test_growing_train_leaves_everything_else_as_it_is():
         assert many[: len(few)] == few
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.sets(st.sampled_from([*QUESTIONS, "translation-en-zh", "translation-sah-ru"]), min_size=1, max_size=3),
