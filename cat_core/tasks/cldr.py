@@ -71,7 +71,7 @@ _NAMESAKES = frozenset(
     " America/Creston America/Dawson America/Halifax America/Kentucky/Monticello America/La_Paz America/Merida"
     " America/Matamoros America/Regina America/Santarem America/Santiago America/Vancouver Africa/Tripoli Asia/Hovd"
     " America/Indiana/Petersburg America/Indiana/Vincennes America/North_Dakota/Center America/Argentina/Mendoza"
-    " America/Indiana/Marengo America/Indiana/Knox Asia/Oral Europe/Kirov".split()
+    " America/Indiana/Marengo America/Indiana/Knox Asia/Nicosia Asia/Oral Europe/Busingen Europe/Kirov".split()
 )  # cities of the same name elsewhere, or words that mean more than the city
 SETTLED = frozenset("AU BR CA JM MX NZ US ZA".split())
 """States where many places are named after places elsewhere."""

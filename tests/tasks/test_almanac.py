@@ -27,8 +27,8 @@ from cat_core.tasks import cldr  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 PRINTS = {
-    "almanac": "73b5e8eb2a76a16ce7527c798c72756534b1ff4146564ce4db638e341dfb4ade",
-    "almanac-questions": "152bcf2224a6316d24095c2da4f6e1ab6bc1255b22c93bbbc0496b9ee62be6b6",
+    "almanac": "293c7d4cae001378df7aac89b7c11d8ba6252756e3e310b69d3baf233e7c8c09",
+    "almanac-questions": "b1455a52de4b44b5fc1ea6b398d464bc0fe6deb8428181e207dd1fce443a2fdb",
     "almanac-translation": "4961625a4039c91406b9813374e2114d678a0d5fbdddf39448eb5e5fc8c4268d",
 }
 ENGLISH = Locale("en")
