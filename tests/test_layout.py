@@ -30,8 +30,8 @@ ROOMS = {
 """Each room, from the ground up, and those that it may import besides itself."""
 DOORS = ("cat_core.study", "cat_core.runs", "cat_core.bootstrap", "cat_core.pairs", "cat_core.cascade")
 """Modules that start a command line from the room that holds it, under `if __name__ == "__main__"`."""
-OPTIONAL = {"vllm", "peft", "gguf", "datasets", "pyarrow", "sacrebleu", "tqdm", "tomllib", "rouge_score",
-            "scipy"}  # fmt: skip
+OPTIONAL = {"vllm", "peft", "gguf", "datasets", "pyarrow", "sacrebleu", "tqdm", "tomllib", "rouge_score", "scipy",
+            "babel"}  # fmt: skip
 """Packages that may be imported inside a function, as one can do without them (tomllib: where Python is too old)."""
 LONGEST = 460
 

@@ -46,10 +46,12 @@ COUNTS = {f"{metric}_{what}": kind for metric in METRICS
 """Optional columns: the sentence counts of `corpus.with_counts` and sacrebleu's signature; null in other rows."""
 
 CHOSEN = ("option", "right_option")
-MORE = dict.fromkeys(("references", "tokenize", "also", "group_id"), _STRING) | dict.fromkeys(CHOSEN, _INTEGER)
+_TEXTS = ("references", "tokenize", "also", "group_id", "held_out")
+MORE = dict.fromkeys(_TEXTS, _STRING) | dict.fromkeys(CHOSEN, _INTEGER) | {"fame": _FLOAT}
 """Optional columns: further right answers beside the target, a JSON list; BLEU's tokenizer where it is not 13a; metrics
 that the task reports beside its own, with blanks between, and what they need (`further`): the question that an item is
-one answer of, the numbers of the chosen and of the right option (-1: none)."""
+one answer of, the numbers of the chosen and of the right option (-1: none); what of an item training has not seen
+(`example.HELD_OUT`), and how well known what it asks is, in [0, 1]. Null: not said."""
 QUALITY = "quality_"  # begins the columns of quality by a further metric that a single answer has
 
 SCHEMA = pa.schema([*_TYPES.items(), *((f"confidence_{rule}", _FLOAT) for rule in _CONFIDENCES)])
@@ -246,6 +248,8 @@ def _faults(frame: pd.DataFrame, confidences: Sequence[str]) -> Iterator[tuple[p
     if "references" in frame:
         bad = frame["references"].map(lambda cell: isinstance(cell, str) and not _is_list_of_texts(cell)).astype(bool)
         yield bad, "references is no list of texts", 'write JSON such as ["one", "two"], or null'
+    if "fame" in frame:
+        yield frame["fame"].notna() & ~frame["fame"].between(0, 1), "fame is outside [0, 1]", "write null where unknown"
     bad = (frame["method"] == "large") != (frame["model"] == "large")
     only = "rows of the large model, and only they, have method 'large'"
     yield bad, "method and model disagree about the large model", only

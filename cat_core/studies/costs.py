@@ -13,7 +13,7 @@ from cat_core.flops import sequence_flops, shape_of, training_flops
 from cat_core.methods import METHODS
 from cat_core.studies.record import experiment_of
 from cat_core.studies.study import Cell
-from cat_core.tasks import mini_flan, synthetic
+from cat_core.tasks.suite import KINDS
 from cat_core.training.configs import shape_config
 
 
@@ -74,15 +74,13 @@ def payback(extra: float, saved: float) -> float | Undefined:
 def training_examples(cell: Cell) -> int:
     """How many training examples a cell has: exactly for a built-in suite, else at most, as many as were drawn."""
     config = cell.config
-    kinds = {"mini-superglue": synthetic.MiniSuperGlue, "mini-wmt": synthetic.MiniWmt, "mini-flan": mini_flan.MiniFlan}
-    kind = kinds.get(config["suite"])
-    if kind is None:
+    if config["suite"] not in KINDS:
         if not {"steps", "batch_size"} <= config.keys():
             config = vars(experiment_of(cell))  # what the cell leaves open follows the start of its models
         return config["steps"] * config["batch_size"]
     if config.get("train_limit") or config.get("mixing_cap"):  # mixing and limits have to be done to be counted
         return len(experiment_of(cell).data.load().split("train"))
-    return kind(**config.get("suite_options", {})).train
+    return KINDS[config["suite"]][0](**config.get("suite_options", {})).train
 
 
 def item_lengths(cell: Cell, c: Comparison) -> list[tuple[int, int]]:

@@ -60,7 +60,7 @@ def run_cell(cell: Cell, progress=None, costs: Callable[[Cell], dict] | None = N
         "files": {path.relative_to(cell.folder).as_posix(): file_sha256(path) for path in files},
         "git": git_state(find_root()),
         "versions": {"python": platform.python_version(), "torch": torch.__version__,
-                     "transformers": transformers.__version__, **versions("numpy", "sacrebleu")},
+                     "transformers": transformers.__version__, **versions("numpy", "sacrebleu", "babel")},
         "device": device() if resolve_device(experiment.device).type == "cuda" else f"CPU ({platform.machine()})",
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

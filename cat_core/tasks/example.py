@@ -19,7 +19,9 @@ from cat_core.tasks.scoring import (
 )
 
 SPLITS = ("train", "calibration", "test")
-BUILT_IN = ("mini-superglue", "mini-wmt", "mini-flan")
+BUILT_IN = ("mini-superglue", "mini-wmt", "mini-flan", "almanac", "almanac-questions", "almanac-translation")
+HELD_OUT = ("wording", "fact")
+"""What training has not seen of an item: the words of the question, though it has the fact; or the fact itself."""
 FILE_ENDINGS = (".jsonl", ".jsonl.gz")
 _ENDINGS = (*FILE_ENDINGS, ".yaml", ".yml")
 
@@ -33,7 +35,9 @@ class Example:
     stands alone (a `Suite` fills in the item_id). There may be further right answers, the `references` (with options,
     some of these): `target` is what is learnt, and the best of all counts. `tokenize` is that of BLEU
     (`scoring.TOKENIZERS`; "": 13a). `also` names metrics that are reported beside `metric` (`scoring.FURTHER`), and
-    `group_id` the question that an item is one answer of: nothing is learnt from these two.
+    `group_id` the question that an item is one answer of: nothing is learnt from these two. `held_out` says what of a
+    test item training has not seen (`HELD_OUT`; "": nothing is said), `fame` how well known what it asks is, in [0, 1]
+    (0: unknown): columns of the outcome table, by which items can be told apart.
     """
 
     item_id: str
@@ -48,6 +52,8 @@ class Example:
     tokenize: str = ""
     also: tuple[str, ...] = ()
     group_id: str = ""
+    fame: float = 0.0
+    held_out: str = ""
 
     @property
     def right_answers(self) -> tuple[str, ...]:
@@ -77,6 +83,11 @@ def find_problem(example: Example) -> tuple[str, str] | None:
         for text in getattr(example, field):
             if problem := text_problem(text):
                 return field, f"{field}: one of them {problem}"
+    if example.held_out and example.held_out not in HELD_OUT:
+        return "held_out", f"unknown held_out {brief(example.held_out)}{nearest(example.held_out, HELD_OUT)}"
+    fame = example.fame
+    if isinstance(fame, bool) or not isinstance(fame, int | float) or not 0 <= fame <= 1:
+        return "fame", f"fame must be a number from 0 to 1, got {brief(fame)}"
     found = _options_problem(example) if example.options else _free_text_problem(example)
     return found or _further_problem(example) or _references_problem(example)
 

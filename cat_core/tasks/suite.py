@@ -19,20 +19,33 @@ import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from cat_core.tasks import mini_flan, synthetic
+from cat_core.tasks.almanac import Almanac, almanac
 from cat_core.tasks.draws import limit, mix
 from cat_core.tasks.example import BUILT_IN, FILE_ENDINGS, SPLITS, Example, _chosen_split, file_stem, find_problem
+from cat_core.tasks.mini_flan import MiniFlan, mini_flan
 from cat_core.tasks.registry import check_there, load_task, mixtures, text_task
 from cat_core.tasks.schema import brief, nearest
 from cat_core.tasks.scoring import check_tokenizer, check_usable, has_no_blanks
 from cat_core.tasks.sources import read_examples
+from cat_core.tasks.synthetic import MiniSuperGlue, MiniWmt, mini_superglue, mini_wmt
 
-LATER = ("references", "tokenize")
+LATER = ("references", "tokenize", "fame", "held_out")
 """Fields of an example that came after the first studies were recorded."""
 NOT_LEARNT = ("also", "group_id")
 """Fields of an example that change nothing but what is reported of the answers."""
+
+KINDS = {
+    "mini-superglue": (MiniSuperGlue, mini_superglue),
+    "mini-wmt": (MiniWmt, mini_wmt),
+    "mini-flan": (MiniFlan, mini_flan),
+    "almanac": (Almanac, almanac),
+    "almanac-questions": (partial(Almanac, tasks="questions", train=11_200, calibration=560, test=1_120), almanac),
+    "almanac-translation": (partial(Almanac, tasks="translation", train=16_000, calibration=800, test=1_600), almanac),
+}
+"""Built-in suite -> (its configuration, what makes its examples)."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +117,8 @@ class Suite:
         tested, trained = self.split("test"), {e.prompt for e in self.examples if e.split == "train"}
         elsewhere = {(e.task, e.cluster_id) for e in self.examples if e.split != "test"}
         leaked = sum(e.prompt in trained for e in tested)
-        shared = sum((e.task, e.cluster_id) in elsewhere for e in tested)
+        # An item that says that only its wording is new shares its fact on purpose.
+        shared = sum((e.task, e.cluster_id) in elsewhere for e in tested if e.held_out != "wording")
         for count, what in (
             (leaked, "test prompts also occur in train"),
             (shared, "test items share a cluster (such as a passage) with items of train or calibration"),
@@ -158,15 +172,15 @@ def load_suite(
 ) -> Suite:
     """Load a suite by name or file.
 
-    source: "mini-superglue", "mini-wmt" or "mini-flan"; a name of the registry (`data/tasks/<name>.yaml`) or the path
-        of such a `.yaml` file; a mixture ("superglue", "flan2021", "wmt22"); the path of a `.jsonl` or `.jsonl.gz` file
-        (schema: data/README.md); a task of any text and the text ("true_case:own.txt"); or several of these joined by
-        "+", whose item ids are then prefixed by their task. Of a part that ends in "@train", "@calibration" or "@test"
-        only that split is taken, such as it is in the whole part.
+    source: a built-in suite (`KINDS`); a name of the registry (`data/tasks/<name>.yaml`) or the path of such a `.yaml`
+        file; a mixture ("superglue", "flan2021", "wmt22"); the path of a `.jsonl` or `.jsonl.gz` file (schema:
+        data/README.md); a task of any text and the text ("true_case:own.txt"); or several of these joined by "+", whose
+        item ids are then prefixed by their task. Of a part that ends in "@train", "@calibration" or "@test" only that
+        split is taken, such as it is in the whole part.
     data_root: folder in Hub layout, or empty: see `sources.hub_rows`.
     limits: at most so many rows of a split, for each task, e.g. {"train": 5000, "test": 1000}; a seeded sample, in the
         order of the data.
-    options: fields to override of `synthetic.MiniWmt`, `synthetic.MiniSuperGlue` or `mini_flan.MiniFlan`.
+    options: fields to override of a built-in suite's configuration, such as `synthetic.MiniWmt`.
     seed: of every draw; for a built-in suite also of its generation, unless `options` has a seed.
     mixing_cap, mixing_rounds: train as FLAN mixes it (`draws.mix`): in each round every task gives its next
         min(its examples under the limit, mixing_cap) training examples. A cap of 0: every example once.
@@ -269,15 +283,15 @@ def _of_registry(part: str) -> bool:
 
 
 def _built_in(name: str, options: Mapping[str, object], seed: int) -> list[Example]:
-    kind, make = {
-        "mini-superglue": (synthetic.MiniSuperGlue, synthetic.mini_superglue),
-        "mini-wmt": (synthetic.MiniWmt, synthetic.mini_wmt),
-        "mini-flan": (mini_flan.MiniFlan, mini_flan.mini_flan),
-    }[name]
-    defaults = {f.name: f.default for f in dataclasses.fields(kind)}
+    kind, make = KINDS[name]
+    defaults = vars(kind())
     for field, value in options.items():
         if field not in defaults:
             raise ValueError(f"{name}: unknown option {field!r}{nearest(field, defaults)}")
+        if isinstance(defaults[field], str):
+            if not isinstance(value, str):
+                raise TypeError(f"{name}: option {field} must be text, got {value!r}")
+            continue
         whole = isinstance(defaults[field], int)
         if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not math.isfinite(value):
             raise TypeError(

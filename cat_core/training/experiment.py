@@ -417,7 +417,7 @@ class Experiment:
                     "prediction": answer["prediction"],
                     "target": example.target,
                     "references": json.dumps(example.references, ensure_ascii=False) if example.references else None,
-                    "tokenize": example.tokenize or None,
+                    **{name: getattr(example, name) or None for name in ("tokenize", "fame", "held_out")},
                     **further_columns(example, answer["prediction"]),
                     **{name: answer[name] for name in ("n_prompt", "n_generated", "truncated", "flops")},
                     **{f"confidence_{rule}": value for rule, value in confidences.items()},

@@ -121,6 +121,15 @@ def test_references_are_a_list_of_texts(cell):
         validate(frame)
 
 
+def test_fame_and_what_is_held_out_are_columns(tmp_path):
+    frame = table().assign(fame=[None, 0.5] * 48, held_out=["fact", None, "wording"] * 32)
+    read = read_outcomes(write_outcomes(tmp_path / "t.parquet", frame, compactly=True))
+    assert read["fame"].sum() == 24 and set(read["held_out"].dropna()) == {"fact", "wording"}
+    assert drop_text(read)["held_out"].equals(read["held_out"])  # they are no texts
+    with pytest.raises(OutcomeError, match=r"fame is outside \[0, 1\] in 1 of 96 rows"):
+        validate(frame.assign(fame=[1.5, *[0.5] * 95]))
+
+
 def test_shares_of_several_kinds_have_a_mean_and_a_name():
     rng = np.random.default_rng(0)
     frames = [

@@ -1,9 +1,11 @@
 """Rows of data: parts of a split, limits of what a file may unfold into, fields of examples with several answers."""
 
+import dataclasses
 import gzip
 import json
 import time
 import tracemalloc
+import warnings
 
 import pyarrow
 import pyarrow.parquet
@@ -11,8 +13,9 @@ import pytest
 import yaml
 
 from cat_core.tasks import sources
+from cat_core.tasks.example import SPLITS
 from cat_core.tasks.sources import hub_rows, json_lines, read_examples
-from cat_core.tasks.suite import load_suite
+from cat_core.tasks.suite import Suite, load_suite
 
 
 def parts(folder, count, split="train", total=None, ending=".parquet", suffix=""):
@@ -215,6 +218,32 @@ def test_references_and_tokenizer_of_json_lines(tmp_path):
         ({"references": "b"}, "line 1, field 'references': must be a list of texts, not 'b'"),
         ({"references": [""]}, "line 1, field 'references': references: one of them must not be empty"),
         ({"tokenize": "zn"}, "line 1, field 'tokenize': unknown tokenize 'zn'; known: 13a, intl, zh"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_examples(write(tmp_path / "rows.jsonl", [rows[0] | change, *rows[1:]]))
+
+
+def test_fame_and_what_is_held_out_of_json_lines(tmp_path):
+    rows = [{"prompt": f"p {split} {i}", "target": "a", "split": split, "cluster_id": f"fact {i}", "fame": i / 20,
+             "held_out": "wording" if split == "test" else None} for split in SPLITS for i in range(20)]  # fmt: skip
+    found = read_examples(write(tmp_path / "rows.jsonl", rows))
+    assert [(e.fame, e.held_out) for e in found] == [(row["fame"], row["held_out"] or "") for row in rows]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # facts are shared on purpose
+        suite = load_suite(tmp_path / "rows.jsonl")
+    plain = [{name: value for name, value in row.items() if name not in ("fame", "held_out")} for row in rows]
+    with pytest.warns(UserWarning, match="20 of 20 test items share a cluster"):
+        other = load_suite(write(tmp_path / "plain.jsonl", plain))
+    stems = {dataclasses.replace(e, task="t", fame=0.0, held_out="") for e in suite.examples}
+    assert stems == {dataclasses.replace(e, task="t") for e in other.examples}
+    changes = ({}, {"fame": 0.0}, {"held_out": "fact"}, {"fame": 0.0, "held_out": "fact"})
+    others = ([dataclasses.replace(e, cluster_id="", **change) for e in suite.examples] for change in changes)
+    assert len({Suite("s", tuple(examples)).fingerprint for examples in others}) == 4
+    for change, message in (
+        ({"held_out": "words"}, "line 1, field 'held_out': unknown held_out 'words'"),
+        ({"fame": 2}, "line 1, field 'fame': fame must be a number from 0 to 1, got 2"),
+        ({"fame": True}, "field 'fame': fame must be a number from 0 to 1, got True"),
+        ({"fame": "0.5"}, "field 'fame': fame must be a number from 0 to 1, got '0.5'"),
     ):
         with pytest.raises(ValueError, match=message):
             read_examples(write(tmp_path / "rows.jsonl", [rows[0] | change, *rows[1:]]))

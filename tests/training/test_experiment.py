@@ -332,7 +332,8 @@ def test_a_held_out_target_that_no_context_holds_is_left_out_of_the_signals(tmp_
 
 def test_several_right_answers_and_a_tokenizer_reach_the_table(tmp_path):
     rows = [{"prompt": f"say {i} =", "target": f"w{i % 3}", "metric": "bleu", "tokenize": "char", "split": split,
-             "references": [f"w{i % 3} w", "x"] if i % 2 else None}
+             "references": [f"w{i % 3} w", "x"] if i % 2 else None, "fame": i / 100,
+             "held_out": "fact" if i % 2 else None}
             for split, count in (("train", 24), ("calibration", 4), ("test", 6)) for i in range(count)]  # fmt: skip
     path = tmp_path / "own.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -340,8 +341,10 @@ def test_several_right_answers_and_a_tokenizer_reach_the_table(tmp_path):
     frame = chosen.outcomes()
     examples = {e.item_id: e for e in chosen.data.load().examples}
     assert set(frame["tokenize"]) == {"char"} and frame["references"].notna().sum() == 2 * (2 + 3)
+    assert set(frame["held_out"].dropna()) == {"fact"} and frame["held_out"].notna().sum() == 2 * (2 + 3)
     for row in frame.itertuples():
         example = examples[row.item_id]
+        assert example.fame == (0 if pd.isna(row.fame) else row.fame)
         assert json.loads(row.references) == list(example.references) if example.references else pd.isna(row.references)
         assert row.quality == score(example, row.prediction)
     signature = Comparison(frame).seed_curve("xent", 0).signature

@@ -14,7 +14,7 @@ from cat_core.files import write_text
 from cat_core.training.provenance import RUNS, device, git_state, versions
 
 PACKAGES = (
-    "torch", "transformers", "tokenizers", "accelerate", "datasets", "numpy", "pandas", "pyarrow", "sacrebleu",
+    "torch", "transformers", "tokenizers", "accelerate", "datasets", "numpy", "pandas", "pyarrow", "sacrebleu", "babel",
     "matplotlib", "papermill", "nbclient", "ipykernel", "jupyter-book",
 )  # fmt: skip
 TABLES = (".parquet", ".csv", ".json", ".jsonl")
