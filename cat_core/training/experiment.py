@@ -406,13 +406,10 @@ class Experiment:
                 if self.defer_empty and method != "large" and not answer["prediction"]:
                     confidences = dict.fromkeys(confidences, LOWEST)
                 row = {
-                    "edition": edition,
-                    "suite": suite.name,
+                    **{"edition": edition, "suite": suite.name},
                     **{name: getattr(example, name) for name in ("task", "metric", "split", "item_id")},
                     "cluster_id": example.cluster_id or example.item_id,
-                    "method": method,
-                    "seed": seed,
-                    "model": "large" if method == "large" else "small",
+                    **{"method": method, "seed": seed, "model": "large" if method == "large" else "small"},
                     "quality": score(example, answer["prediction"]),
                     "prediction": answer["prediction"],
                     "target": example.target,

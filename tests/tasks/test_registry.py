@@ -340,7 +340,7 @@ def test_a_mixture_says_which_tasks_are_missing(tmp_path):
     for name in ("boolq", "cb"):
         write_task(tmp_path, name)
     (tmp_path / "aps/super_glue/cb/validation.jsonl.gz").unlink()
-    said = r"'superglue': 7 of its 8 tasks are not whole in .*: cb \(test\); copa; multirc;.*cat_core.tasks mirror"
+    said = r"'superglue': 7 of its 8 tasks are not whole in .*: cb \(test\); copa; multirc-questions;.*cat_core.tasks mirror"
     with pytest.raises(FileNotFoundError, match=said) as error:
         load_suite("superglue", data_root=tmp_path)
     assert "\n" not in str(error.value)

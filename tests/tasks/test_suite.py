@@ -283,8 +283,8 @@ def test_unknown_names_get_the_nearest():
         load_suite("mini-superglu")
     with pytest.raises(ValueError, match="did you mean 'multi30k-de-en-2017'"):
         load_suite("multi30k-de-en-217")
-    with pytest.raises(ValueError, match="unknown suite '../../etc/passwd'"):
-        load_suite("../../etc/passwd")
+    with pytest.raises(ValueError, match="unknown suite '../../no/such'"):
+        load_suite("../../no/such")
     with pytest.raises(ValueError, match="unknown suite ''"):
         load_suite("")
 
