@@ -5,7 +5,7 @@
     suite = load_suite("my_questions.jsonl")                         # the schema is in data/README.md
     suite = load_suite("rte+cb+copa", limits={"train": 3000})        # a mixture, at most 3,000 of each
     suite = load_suite("tatoeba-de-en+tatoeba-de-en-wmt22@test")     # of the second part its test split only
-    suite = load_suite("superglue", mixing_cap=3000, templates=3)    # a named mixture, each item in one of 3 templates
+    suite = load_suite("superglue", mixing_cap=3000, task_templates=3)  # a named mixture, in 3 templates
 
 Rows under a limit, calibration rows, the splits of a file without any and a mixing in rounds are drawn as `draws` says.
 """
@@ -168,7 +168,7 @@ def load_suite(
     seed: int = 0,
     mixing_cap: int = 0,
     mixing_rounds: int = 1,
-    templates: int = 1,
+    task_templates: int = 1,
 ) -> Suite:
     """Load a suite by name or file.
 
@@ -184,8 +184,8 @@ def load_suite(
     seed: of every draw; for a built-in suite also of its generation, unless `options` has a seed.
     mixing_cap, mixing_rounds: train as FLAN mixes it (`draws.mix`): in each round every task gives its next
         min(its examples under the limit, mixing_cap) training examples. A cap of 0: every example once.
-    templates: each item of a task of the registry gets one of the first so many templates of its task (of all, where
-        it has fewer), drawn by the seed; 1: its `prompt`.
+    task_templates: each item of a task of the registry gets one of the first so many templates of its task (of all,
+        where it has fewer), drawn by the seed; 1: its `prompt`.
 
     A data set without calibration split gets one out of train by clusters (a tenth of them, at most 1,000 rows), never
     out of test. Raises ValueError, TypeError or FileNotFoundError in one line.
@@ -202,7 +202,7 @@ def load_suite(
             f"mixing_rounds is {mixing_rounds}, but nothing is mixed without mixing_cap; give it, such as 3000"
         )
     _check_whole("seed", seed, 0)
-    _check_whole("templates", templates, 1)
+    _check_whole("task_templates", task_templates, 1)
     name = str(source)
     # os.path: a mixture may be longer than the name of a file, which Path takes for an error.
     named = [name] if "+" not in name or os.path.isfile(name) else [part.strip() for part in name.split("+")]
@@ -210,15 +210,15 @@ def load_suite(
     if options and (len(parts) > 1 or parts[0] not in BUILT_IN):
         raise ValueError(f"options are for a built-in suite alone ({', '.join(BUILT_IN)}), not for {name!r}; drop them")
     chosen = [_chosen_split(part) for part in parts]
-    if templates > 1 and not any(_of_registry(base) for base, _ in chosen):
-        raise ValueError(f"templates is {templates}, but {name!r} has no task of the registry, which alone have "
-                         "several; drop it")  # fmt: skip
+    if task_templates > 1 and not any(_of_registry(base) for base, _ in chosen):
+        raise ValueError(f"task_templates is {task_templates}, but {name!r} has no task of the registry: others have "
+                         "no templates, drop it")  # fmt: skip
     if all(split for _, split in chosen):
         _check_splits(name, {split for _, split in chosen})  # before anything is read
     examples: list[Example] = []
     taken: dict[tuple[str, str], str] = {}
     for part, (base, split) in zip(parts, chosen):
-        loaded = _load_part(base, data_root, options or {}, seed, split, templates)
+        loaded = _load_part(base, data_root, options or {}, seed, split, task_templates)
         if split and not (loaded := [e for e in loaded if e.split == split]):
             raise ValueError(f"{name!r}: {base!r} has no {split} items; drop {part!r}, or take another split of it")
         loaded = limit(loaded, limits, seed)

@@ -45,6 +45,7 @@ class DataConfig:
     seed: int = 0
     mixing_cap: int = 0
     mixing_rounds: int = 1
+    task_templates: int = 1
     without_half: int | None = None
     shots: int = 0
 

@@ -78,9 +78,8 @@ class Experiment:
         "examples that a task gives at most in one round of the mixture (FLAN: 3000); 0: no mixing",
         DataConfig.mixing_cap,
     )
-    mixing_rounds: int = option(
-        "rounds of the mixture, each with other examples of the large tasks", DataConfig.mixing_rounds
-    )
+    mixing_rounds: int = option("rounds of the mixture: large tasks give others in each", DataConfig.mixing_rounds)
+    task_templates: int = option("templates of a registry task that its items are dealt", DataConfig.task_templates)
     small: str = option("S: a size, or the name or folder of a model")
     large: str = option("L: the same")
     vocab_size: int = option("of the tokenizer trained on the training texts", TrainConfig.vocab_size)

@@ -320,14 +320,14 @@ def test_unknown_names_and_families():
         with pytest.raises(ValueError, match=message):
             load_suite(name)
     with pytest.raises(ValueError, match="templates is 3, but 'mini-wmt' has no task of the registry"):
-        load_suite("mini-wmt", templates=3)
+        load_suite("mini-wmt", task_templates=3)
     with pytest.raises(ValueError, match="templates must be a whole number >= 1, got 0"):
-        load_suite("rte", templates=0)
+        load_suite("rte", task_templates=0)
 
 
 @pytest.mark.filterwarnings("ignore:.*share a cluster")
 def test_mixtures_by_name(hub):
-    suite = load_suite("superglue", data_root=hub, mixing_cap=10, mixing_rounds=2, templates=3)
+    suite = load_suite("superglue", data_root=hub, mixing_cap=10, mixing_rounds=2, task_templates=3)
     assert suite.name == "superglue" and suite.tasks == tuple(mixtures()["superglue"])
     assert {sum(e.task == t for e in suite.split("train")) for t in suite.tasks} == {20}
     flan = load_suite("flan2021", data_root=hub, limits={"train": 8, "test": 4})
@@ -340,7 +340,7 @@ def test_a_mixture_says_which_tasks_are_missing(tmp_path):
     for name in ("boolq", "cb"):
         write_task(tmp_path, name)
     (tmp_path / "aps/super_glue/cb/validation.jsonl.gz").unlink()
-    said = r"'superglue': 7 of its 8 tasks are not whole in .*: cb \(test\); copa; multirc-questions;.*cat_core.tasks mirror"
+    said = r"'superglue': 7 of its 8 tasks are not whole in .*: cb \(test\); copa; multirc-questions;.*tasks mirror"
     with pytest.raises(FileNotFoundError, match=said) as error:
         load_suite("superglue", data_root=tmp_path)
     assert "\n" not in str(error.value)
@@ -374,7 +374,7 @@ def test_tasks_of_any_text(hub, tmp_path):
     texts = [f"The Cat {n} sat, as Ever." for n in range(30)] + ["nothing here to restore"]
     (tmp_path / "own.txt").write_text("\n\n".join(texts), encoding="utf-8")
     write(tmp_path / "own.jsonl", [{"prompt": text} for text in texts])
-    suite = load_suite(f"true_case:{tmp_path / 'own.txt'}", templates=3)
+    suite = load_suite(f"true_case:{tmp_path / 'own.txt'}", task_templates=3)
     assert suite.tasks == ("true_case-own",) and len(suite.examples) == 30
     assert {e.target for e in suite.examples} == set(texts[:30])
     assert {e.metric for e in suite.examples} == {"chrf"}
