@@ -55,7 +55,7 @@ one answer of, the numbers of the chosen and of the right option (-1: none); wha
 QUALITY = "quality_"  # begins the columns of quality by a further metric that a single answer has
 
 SCHEMA = pa.schema([*_TYPES.items(), *((f"confidence_{rule}", _FLOAT) for rule in _CONFIDENCES)])
-"""Columns and types. Null: confidence_* where a rule is undefined for a row, flops where a model's costs are unknown."""
+"""Columns, types. Null: confidence_* where a rule is undefined for a row, flops where a model's costs are unknown."""
 
 
 class OutcomeError(ValueError):
