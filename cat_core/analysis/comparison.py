@@ -106,7 +106,7 @@ class Comparison(InPoints):
         if lacking:
             problem = f"methods {', '.join(lacking)} lack some of the seeds {sorted(seeds)} or have others"
             raise OutcomeError(f"{problem}: run the same seeds for all")
-        metric = self.metric or _metric_of(small)
+        metric = self.metric or common_metric(small["metric"].unique(), ())
         if metric not in METRIC_LABELS:
             raise OutcomeError(f"unknown metric {metric!r}: expected one of {', '.join(METRIC_LABELS)}")
         if metric in CORPUS and not (_has_texts(frame) or _has_counts(frame, metric)):
@@ -447,10 +447,11 @@ def _check_tokenizers(metric: str, names: list[str]) -> None:
         raise OutcomeError("the tasks have different tokenizers, so no BLEU in common: choose one task")
 
 
-def _metric_of(small: pd.DataFrame) -> str:
-    """The metric of the rows; shares mix with each other, corpus metrics with nothing."""
-    metrics = sorted(small["metric"].unique())
+def common_metric(metrics: Iterable[str], tokenize: Iterable[str]) -> str:
+    """The metric of rows with these: shares mix with each other, corpus metrics and BLEU's tokenizers with nothing."""
+    metrics = sorted(set(metrics))
     if len(metrics) == 1:
+        _check_tokenizers(metrics[0], sorted(set(tokenize)))
         return metrics[0]
     if set(metrics) <= {"accuracy", "exact_match", "exact_match_normalized"}:
         return "accuracy"
