@@ -22,7 +22,7 @@ import pandas as pd
 from cat_core import curves
 from cat_core.analysis.classes import ClassRun, GroupRun
 from cat_core.analysis.corpus import METRICS as CORPUS
-from cat_core.analysis.corpus import CorpusRun, scale_of, tokenizer_of, tokenizer_options
+from cat_core.analysis.corpus import CorpusRun, scale_of, tokenizer_of, tokenizer_options, tokenizers
 from cat_core.analysis.further import by_metric, further_of
 from cat_core.analysis.intervals import RANDOM, Intervals
 from cat_core.analysis.outcomes import COST, OutcomeError, Pairing, paired, validate
@@ -106,7 +106,7 @@ class Comparison(InPoints):
         if lacking:
             problem = f"methods {', '.join(lacking)} lack some of the seeds {sorted(seeds)} or have others"
             raise OutcomeError(f"{problem}: run the same seeds for all")
-        metric = self.metric or _metric_of(small)
+        metric = self.metric or common_metric(small["metric"].unique(), ())
         if metric not in METRIC_LABELS:
             raise OutcomeError(f"unknown metric {metric!r}: expected one of {', '.join(METRIC_LABELS)}")
         if metric in CORPUS and not (_has_texts(frame) or _has_counts(frame, metric)):
@@ -199,7 +199,8 @@ class Comparison(InPoints):
 
         Raises OutcomeError in one line where the rows do not have it.
         """
-        other = self.is_corpus and metric in CORPUS
+        if other := self.is_corpus and metric in CORPUS:
+            _check_tokenizers(metric, tokenizers(self.frame))
         return replace(self, frame=self.frame if other else by_metric(self.frame, metric), metric=metric, right_at=None)
 
     def by_further(self, metrics: Iterable[str] | None = None) -> list[Comparison]:
@@ -242,9 +243,8 @@ class Comparison(InPoints):
                 return ClassRun(*options, rows.confidence, self.metric, **where)
             if self.metric in GROUPS:
                 return GroupRun(rows.small_quality, rows.large_quality, rows.more["group"], rows.confidence, **where)
+            _check_tokenizers(self.metric, rows.tokenizers)
             if _has_texts(self.frame):
-                if len(rows.tokenizers) > 1:
-                    raise OutcomeError("the tasks have different tokenizers, so no BLEU in common: choose one task")
                 where |= tokenizer_options(self.metric, rows.tokenizers[0])
                 texts = (rows.small_predictions, rows.large_predictions, rows.right_answers)
                 return CorpusRun(*texts, rows.confidence, self.metric, **where)
@@ -442,10 +442,16 @@ def _has_counts(frame: pd.DataFrame, metric: str) -> bool:
     return f"{metric}_counts" in frame and not frame[f"{metric}_counts"].isna().any()
 
 
-def _metric_of(small: pd.DataFrame) -> str:
-    """The metric of the rows; shares mix with each other, corpus metrics with nothing."""
-    metrics = sorted(small["metric"].unique())
+def _check_tokenizers(metric: str, names: list[str]) -> None:
+    if metric == "bleu" and len(names) > 1:  # chrF has none
+        raise OutcomeError("the tasks have different tokenizers, so no BLEU in common: choose one task")
+
+
+def common_metric(metrics: Iterable[str], tokenize: Iterable[str]) -> str:
+    """The metric of rows with these: shares mix with each other, corpus metrics and BLEU's tokenizers with nothing."""
+    metrics = sorted(set(metrics))
     if len(metrics) == 1:
+        _check_tokenizers(metrics[0], sorted(set(tokenize)))
         return metrics[0]
     if set(metrics) <= {"accuracy", "exact_match", "exact_match_normalized"}:
         return "accuracy"

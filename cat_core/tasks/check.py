@@ -59,7 +59,9 @@ def _check_split(found: Findings, spec: TaskSpec, split: str, root: str | Path) 
         rows = hub_rows(**vars(replace(place_of(spec, split), first=None)), data_root=root)
         examples = Renderer(found.name, spec).examples(split, rows)
         for number in range(1, len(spec.patterns)):
-            one = spec.model_copy(update={"templates": [], "prompt": spec.patterns[number].prompt})
+            pattern = spec.patterns[number]
+            own = {"templates": [], "prompt": pattern.prompt, "target": pattern.target or spec.target}
+            one = spec.model_copy(update=own)
             Renderer(found.name, one).examples(split, rows[:TRIED])
     except (ValueError, OSError) as error:
         found.faults.append(f"{where}: {error}")
@@ -100,8 +102,9 @@ def strangers(root: str | Path) -> list[str]:
         ending = next((e for e in ROW_ENDINGS if path.name.endswith(e)), None)
         if ending is None or not path.is_file():
             continue
-        folder = path.parent.parent if path.parent.name == "data" else path.parent
+        folder = path.parent.relative_to(root)
+        folder = folder.parent if folder.name == "data" else folder
         split = path.name.removesuffix(ending).split("-0")[0]
-        if (folder.relative_to(root).as_posix(), split) not in places:
+        if (folder.as_posix(), split) not in places:
             found.append(path.relative_to(root).as_posix())
     return found

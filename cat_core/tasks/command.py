@@ -14,6 +14,7 @@ from textwrap import wrap
 
 from cat_core.tasks.check import checked, strangers
 from cat_core.tasks.entries import TaskSpec
+from cat_core.tasks.example import _chosen_split
 from cat_core.tasks.mirror import mirror
 from cat_core.tasks.registry import find_task, mixtures, place_of, task_names
 from cat_core.tasks.rendering import Renderer
@@ -98,7 +99,7 @@ def _check(root: str, names: Sequence[str]) -> int:
 
 def _expanded(names: Sequence[str]) -> list[str]:
     known = mixtures()
-    return [task.split("@")[0] for name in names for task in known.get(name, [name])]
+    return [_chosen_split(task)[0] for name in names for task in known.get(name, [name])]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -53,7 +53,8 @@ def draw_splits(examples: list[Example], seed: int) -> list[Example]:
 def limit(examples: list[Example], limits: Mapping[str, int], seed: int) -> list[Example]:
     """At most `limits[split]` examples of every task's split (no limit: all), in the order given.
 
-    The answers to one question (`group_id`) are taken together or not at all.
+    The answers to one question (`group_id`) are taken together or not at all. Raises ValueError where nothing of a task
+    fits under its limit.
     """
     sizes: dict[tuple[str, str], Counter] = {}
     for example in examples:
@@ -66,6 +67,12 @@ def limit(examples: list[Example], limits: Mapping[str, int], seed: int) -> list
             if (room := room - count[key]) < 0:
                 break
             kept[place].add(key)
+        if not kept[place]:
+            task, split = place
+            raise ValueError(
+                f"limits: {split} is {limits[split]}, but task {task!r} has questions with more answers, which are "
+                f"taken whole; raise it to {max(count.values())}, or leave the task out"
+            )
     return [e for e in examples if e.split not in limits or _limit_key(e) in kept[e.task, e.split]]
 
 

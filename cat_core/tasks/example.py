@@ -1,5 +1,6 @@
 """An example: one query with its answer; what makes it fit, and how a prediction is scored."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,9 +184,14 @@ def score(example: Example, prediction: str) -> float:
 
 
 def file_stem(source: str | Path) -> str:
-    """The name of a file without folder and known ending; a registry name as it is; "@test" and the like stay."""
+    """The name of a file without folder and known ending; a registry name as it is; "@test" and the like stay.
+
+    So does the task that is made of a text: "true_case:texts/own.txt" is "true_case:own.txt".
+    """
     name, split = _chosen_split(str(source))
-    name = Path(name).name
+    made, _, text = name.partition(":")
+    task = f"{made}:" if text and re.fullmatch(r"[\w.-]+", made) and not Path(name).is_file() else ""
+    name = task + Path(name.removeprefix(task)).name
     for ending in _ENDINGS:
         name = name.removesuffix(ending)
     return f"{name}@{split}" if split else name
@@ -195,7 +201,7 @@ def _chosen_split(part: str) -> tuple[str, str]:
     """A part of a suite's name as (name or file, the one split asked for; "" for all)."""
     base, mark, split = part.rpartition("@")
     # An "@" may also stand in the name of a file or folder.
-    if not mark or part.endswith(_ENDINGS) or Path(part).is_file():
+    if not mark or part.endswith(_ENDINGS) or Path(part).is_file() or re.search(r"[/\\.]", split):
         return part, ""
     if split not in SPLITS:
         raise ValueError(f"{part!r}: unknown split {split!r} after '@'{nearest(split, SPLITS)}")

@@ -6,6 +6,7 @@ already with the right checksum is not fetched again.
 
 import gzip
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from importlib.metadata import version
@@ -25,10 +26,11 @@ def mirror(names: Iterable[str], folder: str | Path, *, data_root: str | Path = 
     Raises ValueError or FileNotFoundError, in one line, for what cannot be read or does not fit its entry; the same
     call goes on from there.
     """
-    tasks, root, folder = dict(map(find_task, names)), folder_of(data_root), Path(folder)
+    names, root, folder = list(names), folder_of(data_root), Path(folder)
+    specs = [find_task(name)[1] for name in names]
     if root and folder.resolve() == Path(root).resolve():
         raise ValueError(f"{folder} is the folder that is read from; name another one to mirror to")
-    for place in dict.fromkeys(place_of(spec, split) for spec in tasks.values() for split in spec.splits):
+    for place in dict.fromkeys(place_of(spec, split) for spec in specs for split in spec.splits):
         path = Path(folder, place.hub_id, place.config, f"{place.split}.jsonl.gz")
         key, files = path.relative_to(folder).as_posix(), read_manifest(folder)
         if key in files and path.is_file() and file_sha256(path) == files[key]["sha256"]:
@@ -42,7 +44,7 @@ def mirror(names: Iterable[str], folder: str | Path, *, data_root: str | Path = 
         about |= {"first": place.first} if place.first else {}
         write_text(folder / MANIFEST, json.dumps({"files": {**read_manifest(folder), key: about}}, indent=1) + "\n")
         say(f"{key}: {len(rows):,} rows" + f", revision {revision}" * bool(revision))
-    faults = [fault for found in checked(folder, tasks) for fault in found.faults]
+    faults = [fault for found in checked(folder, names) for fault in found.faults]
     if faults:
         more = f" (and {len(faults) - 1} more: python -m cat_core.tasks check)" if len(faults) > 1 else ""
         raise ValueError(f"mirrored, but {faults[0]}{more}")
@@ -70,4 +72,13 @@ def _write(path: Path, rows: list[dict]) -> None:
     with whole_file(path) as temporary, open(temporary, "wb") as file:
         with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as stream:
             for row in rows:
-                stream.write(json.dumps(row, ensure_ascii=False, default=str).encode() + b"\n")
+                stream.write(json.dumps(_json_able(row), ensure_ascii=False, default=str).encode() + b"\n")
+
+
+def _json_able(value: object) -> object:
+    """The value with null for what JSON has no number for: NaN, which a table has where nothing is, and infinity."""
+    if isinstance(value, dict):
+        return {key: _json_able(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_json_able(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -6,6 +6,7 @@ where it is left out. It raises ValueError in a few words for a row that has not
 
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 
 from cat_core.tasks.drop import SPANS
@@ -16,8 +17,6 @@ STEPS: dict[str, Callable[[Row], list[dict]]] = {}
 """The steps by name; data/README.md says what each is for."""
 TEXT_STEPS = ("lower_case", "no_punctuation", "no_blanks")
 """Steps that make a task of any text: they need a field `text` and nothing else."""
-
-_WRITTEN = re.compile(r"[^\w\s]|_")
 
 
 def look_up(row: Row, name: str) -> object:
@@ -212,7 +211,8 @@ def _lower_case(row: Row) -> list[dict]:
 
 @_step
 def _no_punctuation(row: Row) -> list[dict]:
-    return _made_of_text(row, lambda text: _WRITTEN.sub("", text))
+    # By category: a vowel sign of Hindi is no letter, but a mark of one, and stays.
+    return _made_of_text(row, lambda text: "".join(c for c in text if unicodedata.category(c)[0] not in "PS"))
 
 
 @_step

@@ -112,7 +112,9 @@ def find_task(source: str) -> tuple[str, TaskSpec]:
     if os.path.isfile(source):
         raise ValueError(f"{source!r} is a file of another kind than a suite is read from: give a .jsonl or .jsonl.gz "
                          "file (schema: data/README.md), or the .yaml file of a task")  # fmt: skip
-    hint = nearest(source, [*BUILT_IN, *mixtures(), *task_names()])
+    if source in (several := [*BUILT_IN, *mixtures()]):
+        raise ValueError(f"{source!r} is a suite, not a task of the registry (python -m cat_core.tasks lists them)")
+    hint = nearest(source, [*several, *task_names()])
     hint = hint if "did you mean" in hint else f"; built in: {', '.join(BUILT_IN)}; python -m cat_core.tasks lists more"
     raise ValueError(
         f"unknown suite {source!r}{hint}; for your own data give the path of a .jsonl or .jsonl.gz file (schema: "

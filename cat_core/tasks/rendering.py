@@ -64,12 +64,12 @@ class Renderer:
             prompt = _fill(pattern[0], row, block)
         if spec.label:
             answer = _answer(spec, label, choices, row)
+        elif spec.references_field and not references:
+            return None
         elif choices:
             answer = references[0]
             if wrong := [text for text in references if text not in choices]:
                 raise ValueError(f"{brief(wrong[0])} is right but not one of the options {brief(list(choices))}")
-        elif spec.references_field and not references:
-            return None
         else:
             answer = _fill(pattern[1], row) if pattern[1] else references[0]
             if references and not _leaves_something(answer, spec):

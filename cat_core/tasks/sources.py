@@ -288,11 +288,10 @@ def _files_of(folder: Path, split: str) -> list[Path]:
             parts = {m[0]: (int(m[1]), int(m[2])) for m in map(pattern.fullmatch, names) if m}
             if not parts:
                 continue
-            counts = {count for _, count in parts.values()}
-            expected = list(range(max(counts)))
-            if len(counts) > 1 or sorted(number for number, _ in parts.values()) != expected:
+            count = max(count for _, count in parts.values())
+            if sorted(parts.values()) != [(number, count) for number in range(min(count, len(parts) + 1))]:
                 raise ValueError(
-                    f"{place}: split {split!r} should have the parts 0 to {len(expected) - 1} of one set, each once; "
+                    f"{place}: split {split!r} should have the parts 0 to {count - 1} of one set, each once; "
                     f"there are {brief(', '.join(parts))}: fetch it again into an empty folder"
                 )
             return [place / name for name in sorted(parts, key=parts.get)]

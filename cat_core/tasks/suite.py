@@ -188,7 +188,8 @@ def load_suite(
         where it has fewer), drawn by the seed; 1: its `prompt`.
 
     A data set without calibration split gets one out of train by clusters (a tenth of them, at most 1,000 rows), never
-    out of test. Raises ValueError, TypeError or FileNotFoundError in one line.
+    out of test. Where a limit, a mixing or "@" leaves the fact of a "wording" item out of train, its `held_out` becomes
+    "", as it would no longer be true. Raises ValueError, TypeError or FileNotFoundError in one line.
     """
     limits = dict(limits or {})
     for split, count in limits.items():
@@ -217,8 +218,12 @@ def load_suite(
         _check_splits(name, {split for _, split in chosen})  # before anything is read
     examples: list[Example] = []
     taken: dict[tuple[str, str], str] = {}
+    facts: set[tuple[str, str]] = set()  # of training, before any of it is left out
+    joined = _prefixed if len(parts) > 1 else list
     for part, (base, split) in zip(parts, chosen):
         loaded = _load_part(base, data_root, options or {}, seed, split, task_templates)
+        if any(e.held_out == "wording" for e in loaded):
+            facts |= _trained(joined(loaded))
         if split and not (loaded := [e for e in loaded if e.split == split]):
             raise ValueError(f"{name!r}: {base!r} has no {split} items; drop {part!r}, or take another split of it")
         loaded = limit(loaded, limits, seed)
@@ -227,18 +232,32 @@ def load_suite(
                 if key in taken:
                     raise ValueError(f"{name!r}: task {key[0]!r} is in {taken[key]!r} and again in {part!r}; keep one")
                 taken[key] = part
-            loaded = [
-                dataclasses.replace(
-                    e, item_id=f"{e.task}/{e.item_id}", cluster_id=f"{e.task}/{e.cluster_id or e.item_id}"
-                )
-                for e in loaded
-            ]
-        examples += loaded
+        examples += joined(loaded)
     if any(split for _, split in chosen):
         _check_splits(name, {e.split for e in examples})
     if mixing_cap:
         examples = mix(examples, mixing_cap, mixing_rounds, seed)
+    if gone := facts - _trained(examples):
+        examples = [dataclasses.replace(e, held_out="") if e.held_out == "wording" and _fact(e) in gone else e
+                    for e in examples]  # fmt: skip
     return Suite("+".join(file_stem(part) for part in named), tuple(examples))
+
+
+def _prefixed(examples: list[Example]) -> list[Example]:
+    """The examples of one of several parts, under names that no other part has."""
+    return [
+        dataclasses.replace(e, item_id=f"{e.task}/{e.item_id}", cluster_id=f"{e.task}/{e.cluster_id or e.item_id}")
+        for e in examples
+    ]
+
+
+def _fact(example: Example) -> tuple[str, str]:
+    return example.task, example.cluster_id or example.item_id
+
+
+def _trained(examples: list[Example]) -> set[tuple[str, str]]:
+    """The facts that training shows, task by task: its clusters."""
+    return {_fact(e) for e in examples if e.split == "train"}
 
 
 def _expanded(part: str, data_root: str | Path) -> list[str]:

@@ -100,6 +100,19 @@ def test_tasks_with_other_tokenizers_have_no_bleu_in_common():
         assert "\n" not in str(caught.value)
         for task, tokenizer in (("t", "tok:zh"), ("u", "tok:13a")):
             assert tokenizer in Comparison(frame, task=task).seed_curve("xent", 0).signature
+        assert Comparison(frame).by_further(["bleu", "chrf"])[0].metric == "chrf"
+
+
+def test_tasks_with_other_tokenizers_have_chrf_in_common():
+    mixed = pd.concat([table(metric="chrf"), table(tokenize=None, task="u", seed=1, metric="chrf")], ignore_index=True)
+    pair = paired(mixed, "xent", 0, "test")
+    texts = (pair.small_predictions, pair.large_predictions)
+    expected = oracle(CHRF(), *texts, pair.confidence, pair.right_answers, len(pair))
+    for frame in (mixed, drop_text(mixed)):
+        c = Comparison(frame)
+        assert c.metric == "chrf" and c.seed_curve("xent", 0).quality[-1] == expected
+        assert c.by_further(["bleu", "chrf"]) == []  # of BLEU there is none in common
+        assert [other.metric for other in c.of_task("t").by_further(["bleu"])] == ["bleu"]
 
 
 def test_tasks_with_other_numbers_of_references_are_counted_alike():

@@ -9,7 +9,9 @@ from cat_book.pages.results import Provenance, Results
 
 from cat_core.analysis.comparison import Comparison
 from cat_core.analysis.guards import guards
+from cat_core.analysis.outcomes import OutcomeError
 from cat_core.curves import ledger
+from cat_core.training.experiment import Experiment
 
 ORIGIN = Provenance("test", "CPU", 1, "0123456789", {})
 
@@ -51,3 +53,19 @@ def test_of_a_recorded_cell_the_tasks_that_decide_are_read_and_nothing_is_drawn(
     assert c.alone("xent") == recorded.methods["xent"].small_alone
     assert chrf.alone("xent") == recorded.other_metrics["chrf"].methods["xent"].small_alone
     assert results.guards(c) == guards(c, results.logs(c.methods))
+
+
+@pytest.mark.parametrize(
+    ("suite", "message"),
+    [
+        ("almanac", "the metrics accuracy, chrf, exact_match, exact_match_normalized, which have no common mean"),
+        ("mini-wmt+almanac-questions", "the metrics accuracy, bleu, exact_match, .* no common mean: choose one task"),
+    ],
+)
+def test_tasks_that_have_no_metric_in_common_are_refused_before_anything_is_trained(suite, message, monkeypatch):
+    pytest.importorskip("babel")
+    size = "hidden 8, layers 1, heads 2"
+    trained = Experiment(suite=suite, small=size, large=size, steps=1, large_steps=1)
+    monkeypatch.setattr(Experiment, "outcomes", lambda *_: pytest.fail("trained"))
+    with pytest.raises(OutcomeError, match=message):
+        _ = Results(trained, ORIGIN).frame

@@ -1,5 +1,6 @@
 """The almanac: facts checked against truths written down here and against Babel once more, splits, templates, noise."""
 
+import ast
 import dataclasses
 import datetime
 import functools
@@ -522,3 +523,29 @@ def test_without_babel_and_with_another_one(monkeypatch):
     with pytest.raises(ImportError, match="almanac: names and facts need the package Babel .* pip install") as error:
         load_suite("almanac")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "given"),
+    [
+        ("almanac-questions", {"limits": {"train": 60}}),
+        ("almanac-questions", {"mixing_cap": 30}),
+        ("almanac-questions@test+mini-flan", {}),
+        ("almanac-questions+almanac-translation", {"limits": {"train": 100, "test": 30}}),
+    ],
+)
+def test_wording_is_said_only_of_facts_that_stay_in_train(source, given):
+    suite, whole = load_suite(source, **given), load_suite(source)
+    trained = {(e.task, e.cluster_id) for e in suite.split("train")}
+    before = {e.item_id: e.held_out for e in whole.examples}
+    if "@" in source:
+        before = {f"{e.task}/{e.item_id}": e.held_out for e in load_suite("almanac-questions").split("test")}
+    changed = [e for e in suite.split("test") if e.held_out != before.get(e.item_id, "")]
+    assert changed and {(before[e.item_id], e.held_out) for e in changed} == {("wording", "")}
+    assert not {(e.task, e.cluster_id) for e in changed} & trained
+    assert all((e.task, e.cluster_id) in trained for e in suite.examples if e.held_out == "wording")
+
+
+def test_the_example_of_single_tasks_in_the_documentation():
+    (options,) = re.findall(r'load_suite\("almanac", options=(\{.*?\})\)', (ROOT / "data/README.md").read_text())
+    assert load_suite("almanac", options=ast.literal_eval(options)).tasks == ("currency", "translation-de-en")

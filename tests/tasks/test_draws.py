@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cat_core.tasks.draws import draw_order, mix
+from cat_core.tasks.draws import draw_order, limit, mix
 from cat_core.tasks.example import Example
 
 
@@ -78,3 +78,11 @@ def test_copies_stay_in_the_cluster_of_the_first(cluster):
     copies = mix(examples, 5, 3, 0)
     assert [e.item_id for e in copies] == ["one", "one#2", "one#3"]
     assert {e.cluster_id or e.item_id for e in copies} == {cluster or "one"}
+
+
+def test_a_limit_without_room_for_one_question_is_refused():
+    """Else a mixture would lose the task without a word."""
+    examples = [Example(f"{n}", "t", "test", f"p {n}", "yes", ("no", "yes"), group_id=f"q{n // 4}") for n in range(12)]
+    assert [len(limit(examples, {"test": count}, 0)) for count in (4, 7, 8, 99)] == [4, 4, 8, 12]
+    with pytest.raises(ValueError, match="limits: test is 3, but task 't' has questions with more answers.* to 4, or"):
+        limit(examples, {"test": 3}, 0)

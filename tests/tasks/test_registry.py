@@ -263,6 +263,23 @@ def test_golds_that_the_metric_leaves_nothing_of(own):
     assert "row 2 (counting from 0): field 'answers.text' must be a list of texts, got []" in own(FREE, rows)
 
 
+def test_right_options_that_a_further_metric_leaves_nothing_of(own):
+    """ReCoRD's F1 knows no articles: a row whose only answer is the entity "The" is left out."""
+    spec = {k: v for k, v in FREE.items() if k != "metric"} | {
+        "metric": "accuracy", "options_field": "names", "also": ["exact_match_normalized", "f1"]}  # fmt: skip
+    golds = (["The"], ["The", "Bob"], ["Bob"])
+    rows = [{"text": f"t {n}", "names": ["The", "Bob"], "answers": {"text": golds[n % 3]}} for n in range(12)]
+    found = own(spec, rows)
+    assert {e.right_answers for e in found.values()} == {("Bob",)} and len(found) == 16
+
+
+def test_a_template_with_a_target_of_its_own_is_checked(own, tmp_path):
+    own(FREE | {"target": "{text}", "templates": [{"prompt": "{text} ??", "target": "{txet}"}]},
+        [{"text": f"t {n}", "answers": {"text": [f"a {n}"]}} for n in range(30)])  # fmt: skip
+    (found,) = checked(tmp_path / "hub", [str(tmp_path / "mine.yaml")])
+    assert len(found.faults) == 2 and "no field 'txet'" in found.faults[0]
+
+
 def test_rows_whose_own_options_are_alike_are_left_out(own):
     rows = [{"text": f"t {n}", "a": "x", "b": ("y", "x ")[n == 3], "label": n % 2} for n in range(12)]
     found = own(SPEC | {"options": ["{a}", "{b}"]}, rows)
@@ -390,10 +407,21 @@ def test_tasks_of_any_text(hub, tmp_path):
         ("true_case:rte", "task 'rte' has several texts: name one, such as rte:premise"),
         ("true_case:rte:premise", "task 'rte': true_case finds nothing to restore in its field 'premise'"),
         ("true_case:nonesuch", "unknown suite 'nonesuch'"),
+        ("true_case:almanac", "'almanac' is a suite, not a task of the registry"),
+        ("true_case:superglue", "'superglue' is a suite, not a task of the registry"),
         ("rte:own.txt", "'rte' is not a task of any text"),
     ):
         with pytest.raises((ValueError, OSError), match=message):
             load_suite(source, data_root=hub)
+    place = tmp_path / "me@home.net"
+    write(place / "own.jsonl", [{"prompt": text} for text in texts])
+    (place / "a@b.txt").write_text("\n".join(texts))
+    for made in ("true_case", "fix_punct"):
+        for text in ("own.jsonl:prompt", "a@b.txt"):
+            assert load_suite(f"{made}:{place / text}").name == f"{made}:{text}"
+    (tmp_path / "hindi.txt").write_text("\n".join(f"यह हिन्दी है, संख्या {n}।" for n in range(12)))
+    prompts = {e.prompt for e in load_suite(f"fix_punct:{tmp_path / 'hindi.txt'}").examples}
+    assert all(prompt.startswith("यह हिन्दी है संख्या ") for prompt in prompts)  # vowel signs are no punctuation
     (tmp_path / "few.txt").write_text("One Text.\nAnother Text.")
     with pytest.raises(ValueError, match="too few texts to draw splits from .2 of use for true_case, at least 10"):
         load_suite(f"true_case:{tmp_path / 'few.txt'}")
@@ -510,6 +538,12 @@ def test_check_names_a_fault_in_one_line(tmp_path, capsys, spoil, message):
     assert len(lines) == 1 and re.search(message, lines[0])
 
 
+def test_strangers_beside_the_folders_of_a_root_called_data(tmp_path):
+    write(tmp_path / "data/own.jsonl", [{"text": "a"}])
+    write(tmp_path / "data/data/own.jsonl", [{"text": "a"}])
+    assert strangers(tmp_path / "data") == ["data/own.jsonl", "own.jsonl"]
+
+
 def test_check_finds_missing_parts_splits_and_files(tmp_path, capsys):
     write_task(tmp_path, "boolq", parquet=True)
     (tmp_path / "aps/super_glue/boolq/data/train-00001-of-00002.parquet").unlink()
@@ -540,6 +574,26 @@ def test_a_mirror_of_a_folder_gives_the_same_examples(hub, tmp_path, capsys):
     assert capsys.readouterr().out.count("there already") == 16
     assert before == {path: (to / path).stat().st_mtime_ns for path in files}
     assert main(["mirror", "rte", "--to", str(hub), "--data-root", str(hub)]) == 2
+
+
+def test_a_mirror_of_a_task_file_and_of_rows_that_have_nan(own, tmp_path, capsys):
+    """Its folder has an "@" in its name; NaN is no JSON, so that the mirror could not be read."""
+    place = tmp_path / "me@home"
+    place.mkdir()
+    own(SPEC, [{"text": f"t {n}", "label": n % 2, "more": {"list": [float("nan"), 1.5]}} for n in range(20)])
+    for split in SPEC["splits"]:
+        path = tmp_path / "hub/own/set" / f"{split}.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        path.unlink()
+        write(path.with_suffix(".parquet"), rows)
+    (tmp_path / "mine.yaml").rename(place / "mine.yaml")
+    given = [str(place / "mine.yaml"), "--data-root"]
+    assert main(["mirror", *given, str(tmp_path / "hub"), "--to", str(tmp_path / "to")]) == 0
+    assert main(["check", *given, str(tmp_path / "to")]) == 0
+    assert "1 tasks, 0 faults" in capsys.readouterr().out
+    assert '"list": [null, 1.5]' in gzip.decompress((tmp_path / "to/own/set/test.jsonl.gz").read_bytes()).decode()
+    assert main(["mirror", "rte@tset", "--to", str(tmp_path / "to")]) == 2
+    assert "unknown split 'tset' after '@'" in capsys.readouterr().err
 
 
 def test_a_mirror_goes_on_and_a_changed_file_is_refused_before_anything_is_trained(hub, tmp_path):

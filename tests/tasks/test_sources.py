@@ -54,6 +54,9 @@ def test_an_incomplete_or_doubled_set_of_parts_is_refused(tmp_path):
         path.unlink()
     parts(folder, 2)
     parts(folder, 2, suffix="-b")
+    parts(folder, 1, split="many", total=10**15)  # no list of so many
+    with pytest.raises(ValueError, match="the parts 0 to 999999999999999 of one set"):
+        hub_rows("own/set", "", "many", data_root=tmp_path)
     with pytest.raises(ValueError, match="the parts 0 to 1 of one set, each once"):
         hub_rows("own/set", "", "train", data_root=tmp_path)
     with pytest.raises(

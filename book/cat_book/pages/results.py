@@ -15,7 +15,7 @@ import torch
 from cat_book.drawing import figures
 from cat_book.drawing.tables import Table
 from cat_core.analysis.claims import ClaimRow
-from cat_core.analysis.comparison import Comparison
+from cat_core.analysis.comparison import Comparison, common_metric
 from cat_core.analysis.guards import Guard, blind, guards
 from cat_core.curves import Ledger, ledger
 from cat_core.studies.cell_metrics import deciding
@@ -109,9 +109,13 @@ class Results:
 
     @cached_property
     def frame(self):
-        """The outcome table (pandas); what is not trained is trained first, and says how far it is."""
+        """The outcome table (pandas); what is not trained is trained first, and says how far it is.
+
+        Before that, OutcomeError for tasks whose metrics have nothing in common that methods could be compared by.
+        """
         if self.cell:
             return self.cell.outcomes()
+        common_metric(*zip(*((e.metric, e.tokenize) for e in self.suite.examples if e.split != "train")))
         return self.experiment.outcomes(self.edition, print)
 
     def comparison(self, methods: Sequence[str], resamples: int, decisive: bool = False) -> Comparison:
