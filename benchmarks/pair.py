@@ -21,6 +21,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -298,9 +299,9 @@ def scoring_rows(case: Case, texts: Texts, device: str, dtype: torch.dtype, roun
             raise ValueError(f"{name} has other log-probabilities than {PLAIN['scoring']}: {off:.1e} nats apart")
     fed = sum(len(item.prompt) for item in items) + sum(len(option) - 1 for _, option in pairs)
     asked = len(items) + sum(len(option) - 1 for _, option in pairs)
-    rows = {
-        name: {"models": 1, "tokens": fed} | memory_of(step, model, fed, case, device) for name, step in steps.items()
-    }
+    longest = max(pairs, key=lambda pair: len(pair[0]) + len(pair[1]))
+    seen = steps | {PLAIN["scoring"]: lambda: scored_alone(model, *longest)}  # one by one, the longest has the peak
+    rows = {name: {"models": 1, "tokens": fed} | memory_of(seen[name], model, fed, case, device) for name in steps}
     steps["floor"] = products(case, [(fed, asked)], device, dtype, backward=False)
     return compared("scoring", case, rows, steps, rounds, device)
 
@@ -312,6 +313,7 @@ def writing_rows(case: Case, texts: Texts, device: str, dtype: torch.dtype, roun
     runner.stop_ids = dict.fromkeys(runner.stop_ids, frozenset({never}))  # random weights end by chance alone
     prompts = [item.prompt for item in runner.items(texts.open_questions)]
     queries = [left_padded([row], runner.pad, device) for row in prompts]
+    longest = left_padded([max(prompts, key=len)], runner.pad, device)
     batch = left_padded(prompts, runner.pad, device)
     steps = {
         PLAIN["writing"]: lambda: [generate(model, query, never, runner.pad, case.new_tokens)[0] for query in queries],
@@ -324,6 +326,8 @@ def writing_rows(case: Case, texts: Texts, device: str, dtype: torch.dtype, roun
         alike = sum(tokens == wanted for (tokens, _), wanted in zip(step(), expected, strict=True))
         if alike < (0.9 if dtype == torch.float32 else 0.3) * len(prompts):
             raise ValueError(f"{name} has {alike} of {len(prompts)} answers in common with {PLAIN['writing']}")
+        if name == PLAIN["writing"]:  # one by one, the longest has the peak
+            step = partial(generate, model, longest, never, runner.pad, case.new_tokens)
         rows[name] = {"models": 1, "tokens": fed, "alike": alike} | memory_of(step, model, fed, case, device)
     groups = [(sum(map(len, prompts)), len(prompts))] + [(len(prompts), len(prompts))] * (case.new_tokens - 1)
     steps["floor"] = products(case, groups, device, dtype, backward=False)
