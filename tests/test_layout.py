@@ -20,7 +20,7 @@ ROOMS = {
     "tasks": ("core",),
     "analysis": ("core", "tasks"),
     "rules": ("core",),
-    "training": ("core", "tasks", "analysis", "rules"),
+    "training": ("shapes", "core", "tasks", "analysis", "rules"),
     "engines": ("core", "tasks", "training"),
     "studies": ("core", "tasks", "analysis", "rules", "training"),
     "drawing": ("core", "analysis"),

@@ -29,6 +29,7 @@ from cat_core.queries import PREDICTIONS, CascadeResult, Request, check_requests
 from cat_core.router import rate_threshold
 from cat_core.tasks.example import text_problem
 from cat_core.tasks.schema import brief, nearest
+from cat_core.tasks.shell import exit_status
 from cat_core.tasks.sources import example_rows
 from cat_core.text import TEMPLATES, TextFormat
 from cat_core.training import model_store
@@ -269,15 +270,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Command line; exit status 0, 2 (an error, in one line) or 130 (stopped)."""
     given = _parser().parse_args(arguments)
-    try:
-        print(run(given), flush=True)
-    except (ValueError, OSError, EngineError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nStopped. The same command goes on from here.", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status(lambda: print(run(given), flush=True), EngineError)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@
 `encoder_decoders` families that read the prompt in an encoder
 `passes`           what a pass of tokens through a shape costs
 `measured`         costs counted over a model's own passes, where there is no formula
-`caches`           padding and caches, whose rows can be chosen whatever they keep
+`caches`           padding, where to cut rows so that little is computed, and caches, whose rows can be chosen
 `trial`            whether a family without a formula answers in a batch as it does alone
 `families`         model type -> family, and `shape_of`, which all FLOPs start from
 
-May import: torch, transformers and the standard library. The core alone imports from here; `cat_core.flops` is the
-door. A family goes in with its test against PyTorch's counter.
+May import: torch, transformers, numpy and the standard library. The core imports from here (`cat_core.flops` is the
+door of costs), and training the cuts. A family goes in with its test against PyTorch's counter.
 """

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
 from torch import Tensor, arange, cat, device
 from torch.nn.functional import pad
 from transformers import DynamicCache
@@ -14,17 +15,41 @@ BANNED = -1e4
 
 PASS_TOKENS = {"cpu": 32, "else": 2048}
 """What reading the weights once more costs, as so many tokens of padding would; a GPU needs many to be busy."""
+MOST_RUNS = 16
+MAX_CUTS = 128  # places where rows may be cut: the search takes their number squared
 
 
 def runs(lengths: Sequence[int], place: device) -> list[slice]:
-    """Consecutive rows to read in one pass: others begin where padding would cost more than another pass."""
-    spare = PASS_TOKENS["cpu" if place.type == "cpu" else "else"]
-    starts, width, tokens = [0], 0, 0
-    for row, length in enumerate(lengths):
-        width, tokens = max(width, length), tokens + length
-        if width * (row + 1 - starts[-1]) - tokens > spare:
-            starts, width, tokens = [*starts, row], length, length
-    return [slice(*edges) for edges in pairwise([*starts, len(lengths)])]
+    """Consecutive left-padded rows to read in one pass: what leaves the least to compute, passes counted."""
+    last = np.full(len(lengths), max(lengths))
+    overhead = PASS_TOKENS["cpu" if place.type == "cpu" else "else"]
+    return [slice(*ends) for ends in pairwise(cheapest_cuts(last - lengths, last, MOST_RUNS, overhead))]
+
+
+def cheapest_cuts(first: np.ndarray, last: np.ndarray, groups: int, overhead: int) -> list[int]:
+    """Where to cut rows, which fill columns [first, last), into at most `groups` runs of rows: 0, ..., their number.
+
+    A run costs its rows times the columns that it fills, and `overhead`.
+    """
+    edges = np.append(np.arange(0, len(first), -(-len(first) // MAX_CUTS)), len(first))  # where a cut may lie
+    first, last = np.minimum.reduceat(first, edges[:-1]), np.maximum.reduceat(last, edges[:-1])
+    size = len(first)
+    starts, ends = np.ogrid[:size, :size]
+    inside = starts <= ends
+    left = np.minimum.accumulate(np.where(inside, first, last.max()), axis=1)
+    right = np.maximum.accumulate(np.where(inside, last, 0), axis=1)
+    rows = edges[ends + 1] - edges[starts]
+    cost = np.where(inside, (right - left) * rows + overhead, np.inf)  # [i, j]: of the run i, ..., j
+    best, froms = [np.array([0.0, *[np.inf] * size])], []  # best[k][n]: of the first n rows in k runs
+    for _ in range(min(groups, size)):
+        of_last = best[-1][:-1, None] + cost
+        froms.append(of_last.argmin(0))
+        best.append(np.array([np.inf, *of_last.min(0)]))
+    count = int(np.argmin([found[-1] for found in best]))
+    cuts = [size]
+    for k in range(count, 0, -1):
+        cuts.append(int(froms[k - 1][cuts[-1] - 1]))
+    return edges[cuts[::-1]].tolist()
 
 
 def right_padded(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,6 @@
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import wrap
@@ -18,6 +17,7 @@ from cat_core.tasks.example import _chosen_split
 from cat_core.tasks.mirror import mirror
 from cat_core.tasks.registry import find_task, mixtures, place_of, task_names
 from cat_core.tasks.rendering import Renderer
+from cat_core.tasks.shell import exit_status
 from cat_core.tasks.sources import folder_of, has_rows, hub_rows
 
 
@@ -118,18 +118,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_argument("--data-root", default="", metavar="DIR",
                              help="folder in Hub layout to read from; default: CAT_DATA_ROOT")  # fmt: skip
     options = parser.parse_args(arguments)
-    try:
-        root = folder_of(getattr(options, "data_root", ""))
-        if options.command == "check":
-            return _check(root, _expanded(options.tasks))
-        if options.command == "mirror":
-            mirror(_expanded(options.tasks), Path(options.to), data_root=root, say=lambda line: print(line, flush=True))
-        else:
-            print(card(options.task, root) if options.command == "show" else table(root))
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nStopped. The same command goes on from here.", file=sys.stderr)
-        return 130
+    return exit_status(lambda: _run(options), ImportError)
+
+
+def _run(options: argparse.Namespace) -> int:
+    root = folder_of(getattr(options, "data_root", ""))
+    if options.command == "check":
+        return _check(root, _expanded(options.tasks))
+    if options.command == "mirror":
+        mirror(_expanded(options.tasks), Path(options.to), data_root=root, say=lambda line: print(line, flush=True))
+    else:
+        print(card(options.task, root) if options.command == "show" else table(root))
     return 0

@@ -10,6 +10,6 @@ loaded models on the task's own texts. `pairs` lists open models that go togethe
 a small model out of a large one. `signals` asks models about held-out tokens; `provenance` says on what a run was made,
 `code` by which code.
 
-May import: the core, tasks, analysis (the outcome table) and rules. A change here retrains models: their names hold a
-digest of the code that makes them (`code.code_digests`).
+May import: the core, of shapes the cuts, tasks, analysis (the outcome table) and rules. A change here retrains models:
+their names hold a digest of the code that makes them (`code.code_digests`).
 """

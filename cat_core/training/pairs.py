@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from cat_core.files import PROJECT
 from cat_core.flops import request_flops
 from cat_core.tasks.schema import NAME, FileModel, SchemaError, matching, nearest, read_file
+from cat_core.tasks.shell import exit_status
 from cat_core.training import model_store
 from cat_core.training.depth import cut_config, cut_sentence, parse_cut
 from cat_core.training.fetch import Wheel, fetch
@@ -212,16 +212,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     getting = commands.add_parser("fetch", help="fetch the models of pairs, or models of the Hub, once")
     getting.add_argument("names", nargs="+", metavar="NAME", help="a pair, or a model of the Hub: owner/name")
     options = parser.parse_args(arguments)
-    try:
-        pairs = read_pairs()
-        if options.command == "fetch":
-            fetched(pairs, options.names, partial(print, flush=True))
-        else:
-            print(description(pairs, options.pair) if options.command == "show" else table(pairs))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nStopped. The same command goes on from here.", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    pairs = read_pairs()
+    if options.command == "fetch":
+        fetched(pairs, options.names, partial(print, flush=True))
+    else:
+        print(description(pairs, options.pair) if options.command == "show" else table(pairs))

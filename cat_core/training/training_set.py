@@ -15,13 +15,13 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from cat_core.queries import aligned
+from cat_core.shapes.caches import cheapest_cuts
 from cat_core.text import TextFormat
 
 IGNORE = -100  # the label of what is no target, as in transformers
 # What one more pass for a length group is taken to cost, as so many tokens of padding would: the weights are read and
 # their gradients added once more, and a GPU needs many tokens to be busy.
 GROUP_TOKENS = {"cpu": 48, "else": 2048}
-MAX_CUTS = 128  # places where a batch may be cut: the search takes their number squared
 
 
 class TrainingSet(Dataset):
@@ -100,7 +100,7 @@ def length_groups(mask: torch.Tensor, groups: int) -> list[tuple[torch.Tensor, s
     if groups > 1:
         filled = mask.take_along_dim(rows.unsqueeze(-1), dim=-2).bool().view(-1, size, columns).any(0).cpu().numpy()
         first, last = filled.argmax(-1), columns - filled[:, ::-1].argmax(-1)
-        cuts = _cheapest_cuts(first, last, groups, group_tokens(mask.device))
+        cuts = cheapest_cuts(first, last, groups, group_tokens(mask.device))
     if len(cuts) == 2:  # all rows, in their own order
         return [(torch.arange(size, device=mask.device).expand(mask.shape[:-1]), slice(0, columns))]
     return [(rows[..., a:b], slice(int(first[a:b].min()), int(last[a:b].max()))) for a, b in pairwise(cuts)]
@@ -109,32 +109,6 @@ def length_groups(mask: torch.Tensor, groups: int) -> list[tuple[torch.Tensor, s
 def group_tokens(device: torch.device) -> int:
     """`GROUP_TOKENS` of a device."""
     return GROUP_TOKENS["cpu" if device.type == "cpu" else "else"]
-
-
-def _cheapest_cuts(first: np.ndarray, last: np.ndarray, groups: int, overhead: int) -> list[int]:
-    """Where to cut rows, which fill columns [first, last), into at most `groups` runs of rows: 0, ..., their number.
-
-    A run costs its rows times the columns that it fills, and `overhead`.
-    """
-    edges = np.append(np.arange(0, len(first), -(-len(first) // MAX_CUTS)), len(first))  # where a cut may lie
-    first, last = np.minimum.reduceat(first, edges[:-1]), np.maximum.reduceat(last, edges[:-1])
-    size = len(first)
-    starts, ends = np.ogrid[:size, :size]
-    inside = starts <= ends
-    left = np.minimum.accumulate(np.where(inside, first, last.max()), axis=1)
-    right = np.maximum.accumulate(np.where(inside, last, 0), axis=1)
-    rows = edges[ends + 1] - edges[starts]
-    cost = np.where(inside, (right - left) * rows + overhead, np.inf)  # [i, j]: of the run i, ..., j
-    best, froms = [np.array([0.0, *[np.inf] * size])], []  # best[k][n]: of the first n rows in k runs
-    for _ in range(min(groups, size)):
-        of_last = best[-1][:-1, None] + cost
-        froms.append(of_last.argmin(0))
-        best.append(np.array([np.inf, *of_last.min(0)]))
-    count = int(np.argmin([found[-1] for found in best]))
-    cuts = [size]
-    for k in range(count, 0, -1):
-        cuts.append(int(froms[k - 1][cuts[-1] - 1]))
-    return edges[cuts[::-1]].tolist()
 
 
 def joined(parts: Sequence[torch.Tensor], rows: Sequence[torch.Tensor], columns: int) -> torch.Tensor:

@@ -20,6 +20,7 @@ from transformers import TrainingArguments
 
 from cat_core.loss import cascade_aware_loss, gatekeeper_loss
 from cat_core.methods import METHODS
+from cat_core.shapes import caches
 from cat_core.tasks.synthetic import MiniSuperGlue, MiniWmt, mini_superglue, mini_wmt
 from cat_core.training import training_set as training_set_module
 from cat_core.training.models import ModelSize, build_model
@@ -156,7 +157,7 @@ def test_length_groups_are_those_that_leave_the_least_to_compute(lengths, groups
     mask = collate([{"prompt": [5] * p, "target": [6] * t, "index": 0} for p, t in lengths], 0)["attention_mask"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(training_set_module.GROUP_TOKENS, "cpu", overhead)
-        patch.setattr(training_set_module, "MAX_CUTS", places)
+        patch.setattr(caches, "MAX_CUTS", places)
         found = length_groups(mask, groups)
     ordered, costs = mask[mask.sum(1).argsort(stable=True)], []
     every = math.ceil(len(lengths) / places)  # cuts lie at multiples of it, so that they are few
