@@ -153,9 +153,9 @@ def run(benchmark: str, description: str, repeats: int, arguments: list[str] | N
     start, about, rows = now(), manifest(given), []
     for case in (case for case in cases(given.size) if re.search(given.cases, str(case))):
         rows += compare(case, given.device, given.dtype, given.repeats)
+        write(given.out, about, start, {"rows": rows})  # after each case: a later one may be stopped
         say(case)
     print(markdown(table, rows))
-    write(given.out, about, start, {"rows": rows})
     return rows
 
 
