@@ -113,8 +113,9 @@ def run(cells: Sequence[Cell], jobs: int = 1, say: Say | None = None) -> None:
         running, done = {}, set()
         while todo or running:
             ready = [part for part in todo.values() if done.issuperset(part.needs)]
-            for part in ready[: jobs - len(running)]:
-                running[pool.submit(_do, todo.pop(part.name), root, say)] = part.name
+            with _ctrl_c_later():  # the first of these starts the workers
+                for part in ready[: jobs - len(running)]:
+                    running[pool.submit(_do, todo.pop(part.name), root, say)] = part.name
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 future.result()
                 done.add(running.pop(future))
@@ -192,6 +193,18 @@ def _do(part: Part, root: Path, say: Say | None) -> None:
 
 
 _cell = lru_cache(open_cell)
+
+
+@contextlib.contextmanager
+def _ctrl_c_later():
+    """Ctrl-C waits for the end of the block, and processes that it starts never see one, not even as Python begins."""
+    mask = getattr(signal, "pthread_sigmask", None)  # Windows has none
+    before = mask(signal.SIG_BLOCK, {signal.SIGINT}) if mask else None
+    try:
+        yield
+    finally:
+        if mask:
+            mask(signal.SIG_SETMASK, before)
 
 
 def _begin(threads: int) -> None:

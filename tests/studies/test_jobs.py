@@ -153,10 +153,14 @@ def test_a_killed_worker_is_named_as_such(root, tmp_path):
 
 @pytest.mark.slow
 def test_ctrl_c_ends_all_processes_with_one_line(root):
+    """As the workers begin, which takes seconds of imports: Python itself reports an interrupt there."""
     process = command("--cell", "wmt", start_new_session=True)
-    while not list(artifacts.root().glob("model-*/")) and process.poll() is None:
-        time.sleep(0.05)
-    workers = workers_of(process.pid)
+    while len(workers := workers_of(process.pid)) < 3 and process.poll() is None:  # with multiprocessing's tracker
+        time.sleep(0.01)
+    time.sleep(0.2)
+    for worker in workers:  # of all that Ctrl-C reaches these are the first to see it
+        os.kill(int(worker), signal.SIGINT)
+    time.sleep(0.3)
     os.killpg(process.pid, signal.SIGINT)
     said, _ = process.communicate(timeout=180)
     assert process.returncode == 130 and said.splitlines()[-1] == "interrupted: the same command goes on from here"
