@@ -72,15 +72,14 @@ def payback(extra: float, saved: float) -> float | Undefined:
 
 
 def training_examples(cell: Cell) -> int:
-    """How many training examples a cell has: exactly for a built-in suite, else at most, as many as were drawn."""
-    config = cell.config
-    if config["suite"] not in KINDS:
-        if not {"steps", "batch_size"} <= config.keys():
-            config = vars(experiment_of(cell))  # what the cell leaves open follows the start of its models
-        return config["steps"] * config["batch_size"]
-    if config.get("train_limit") or config.get("mixing_cap"):  # mixing and limits have to be done to be counted
-        return len(experiment_of(cell).data.load().split("train"))
-    return KINDS[config["suite"]][0](**config.get("suite_options", {})).train
+    """How many training examples a cell reads: exactly for a built-in suite, else at most, as many as were drawn."""
+    experiment = experiment_of(cell)
+    seen = experiment.steps * experiment.batch_size
+    if experiment.suite not in KINDS:
+        return seen
+    if experiment.train_suite or experiment.train_limit or experiment.mixing_cap:  # these have to be done to be counted
+        return min(seen, len(experiment.training_data.load().split("train")))
+    return min(seen, KINDS[experiment.suite][0](**experiment.suite_options or {}).train)
 
 
 def item_lengths(cell: Cell, c: Comparison) -> list[tuple[int, int]]:

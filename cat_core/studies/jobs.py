@@ -65,10 +65,12 @@ def parts(cell: Cell) -> list[Part]:
     teachers = {s: (name,) for s, name in large.items()}
     if experiment.out_of_fold:
         teachers = {s: [add("large", (s, half), (), digests["large", s], half) for half in (0, 1)] for s in large}
+    healed = [add("heal", (), (), experiment.healed.digest())] if experiment.healed else []
     asked, small = {}, {}
     for group in experiment.groups():
         first = [("xent", seed) for method, seed in group if METHODS[method].second_stage]
-        before = [small[model] for model in first if model in small]  # where Xent is not asked for, the part trains it
+        # where Xent is not asked for, the part trains it
+        before = healed + [small[model] for model in first if model in small]
         for method, seed in group:
             if METHODS[method].compares and (teacher := experiment.large_seed(seed)) not in asked:
                 config, kept = configs[method, seed], configs[method, seed].settings
@@ -152,6 +154,10 @@ def _train_large(cell: Cell, progress, seed: int, half: int | None) -> None:
     train_or_load(config if half is None else replace(config, data=replace(config.data, without_half=half)), progress)
 
 
+def _heal(cell: Cell, progress) -> None:
+    train_or_load(experiment_of(cell).healed, progress)
+
+
 def _ask_teacher(cell: Cell, progress, method: str, seed: int) -> None:
     config = experiment_of(cell).small_config(method, seed)
     teacher_of(config, training_set_of(config), progress)
@@ -177,7 +183,10 @@ def _record(cell: Cell, progress) -> None:
         progress(f"recorded in {cell.folder}; {record['work']['cpu_seconds'] / 3600:.2f} core-hours")
 
 
-ACTIONS = {"large": _train_large, "teacher": _ask_teacher, "small": _train_small, "answers": _answer, "record": _record}
+ACTIONS = {
+    **{"large": _train_large, "heal": _heal, "teacher": _ask_teacher, "small": _train_small, "answers": _answer},
+    "record": _record,
+}
 
 
 # ---------------------------------------------------------------- processes

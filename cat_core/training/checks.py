@@ -88,7 +88,7 @@ def surprise(config: TrainConfig) -> dict | None:
 
     def make(_) -> dict:
         tokenizer = tokenizer_of(before)
-        held_out, _ = held_out_of(before, tokenizer, "calibration", SAMPLED)
+        held_out, _ = held_out_of(before, tokenizer, "calibration", first=SAMPLED)
         model = load_model(before.model).to(resolve_device(before.device))
         signals = token_signals(model, held_out)
         return {"nats": -float(signals.label_logprob.mean()), "uniform": math.log(len(tokenizer))}

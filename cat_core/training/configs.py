@@ -27,6 +27,7 @@ from cat_core.training.gguf_files import gguf_path
 from cat_core.training.models import ModelSize, llama_config, load_config
 from cat_core.training.train import TrainSettings
 
+HEALING_SEED = 2**32 - 1  # of S before its methods: these then meet the examples in another order
 TRAINING_MODULES = ("cat_core.training.train", "cat_core.training.side_by_side", "cat_core.training.models")
 
 
@@ -122,6 +123,11 @@ class TrainConfig:
     def size(self) -> ModelSize:
         """The size that `model` describes."""
         return parse_size(self.model, self.context)
+
+    @property
+    def begins(self) -> TrainConfig:
+        """The first of the stages that lead to this model."""
+        return self.initial.begins if self.initial else self
 
     def identity(self) -> dict:
         """What the trained weights depend on, as JSON values: data by content, never by place."""

@@ -9,10 +9,9 @@ import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
-from functools import cached_property, lru_cache
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
-from typing import get_args, get_type_hints
 
 import numpy as np
 import pandas as pd
@@ -32,13 +31,22 @@ from cat_core.tasks.schema import brief, nearest
 from cat_core.text import check_text_settings
 from cat_core.training import artifacts, joint
 from cat_core.training.checks import check_models, check_texts
-from cat_core.training.configs import DataConfig, TrainConfig, describes_size, parse_size, resolve_device
-from cat_core.training.depth import is_cut, named_cut, parse_cut
+from cat_core.training.configs import HEALING_SEED, DataConfig, TrainConfig, describes_size, parse_size, resolve_device
+from cat_core.training.depth import named_cut
 from cat_core.training.models import load_model, load_tokenizer
 from cat_core.training.obtain import Progress, check_pair, held_out_of, name_of, text_of, train_or_load, train_together
+from cat_core.training.options import (
+    check_apart,
+    check_cut,
+    check_sizes,
+    check_type,
+    check_untrained,
+    option,
+    type_hints,
+)  # fmt: skip
 from cat_core.training.plan import announce
 from cat_core.training.signals import TokenSignals, token_signals
-from cat_core.training.starts import FIELDS, check_sizes, check_untrained, resolve_precision, start_of
+from cat_core.training.starts import FIELDS, resolve_precision, start_of
 from cat_core.training.train import TrainSettings
 
 ANSWERING_MODULES = ("cat_core.cascade", "cat_core.training.models")
@@ -46,14 +54,6 @@ RULE_MODULES = ("cat_core.rules.posthoc", "cat_core.training.joint", "cat_core.t
 SIGNAL_MODULES = ("cat_core.training.signals", "cat_core.training.models")
 SECOND_STAGE = 4  # Gatekeeper: a quarter of the steps again, at a tenth of the peak learning rate (our choice)
 EVALUATED = ("calibration", "test")
-
-
-def option(help: str, default=MISSING, page: bool = True):
-    """A field of `Experiment`, explained once: pages, the command line and `data/README.md` are checked against it.
-
-    page: whether pages may have it as a parameter; the others are set in the files of studies alone.
-    """
-    return field(default=default, metadata={"help": help, "page": page})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +69,7 @@ class Experiment:
     """
 
     suite: str = option("built-in, of the registry, several joined by +, or a JSONL file")
+    train_suite: str = option("learnt from in its place, such as a mixture it is part of; empty: the suite itself", "")
     suite_options: dict | None = option('fields of a built-in suite to change, such as {"train": 2000}', None)
     data_root: str = option("folder in Hub layout; empty: CAT_DATA_ROOT, else the Hub", DataConfig.data_root)
     train_limit: int = option("at most so many training examples of each task; 0: all", 0)
@@ -97,6 +98,9 @@ class Experiment:
     methods: tuple[str, ...] = option("training methods of S", ("xent", "dist", "cat-xent", "cat-dist", "random-dist"))
     seeds: tuple[int, ...] = option("training seeds of S; two or more for a verdict", (0,))
     large_seeds: tuple[int, ...] = option("training seeds of L, dealt to the seeds of S in turn", (0,))
+    healing_steps: int = option(
+        "steps of S on labels alone before every method begins with it: a cut has lost much", 0
+    )
     steps: int | None = option("optimiser steps of S; None: by kind of start, from scratch or loaded")
     large_steps: int | None = option("optimiser steps of L; 0: L as it was loaded, None: by kind of start")
     batch_size: int | None = option("examples in a step of S; None: by kind of start", None)
@@ -124,8 +128,8 @@ class Experiment:
     teacher: str = option("what is kept of L: hidden, topk or argmax", TrainSettings.teacher, page=False)
     teacher_k: int = option("tokens that topk keeps", TrainSettings.teacher_k, page=False)
     answer_precision: str = option("fp32, or bf16: faster, and answers change with the batch", "fp32", page=False)
-    train_layers: int = option("upper layers of S that are trained; 0: all of S", 0, page=False)
-    large_train_layers: int = option("the same for L", 0, page=False)
+    train_layers: int = option("the same for S", 0, page=False)
+    large_train_layers: int = option("upper layers of L that are trained; 0: all of L", 0)
     lora_rank: int = option(
         "rank of the changes that are trained in place of the weights of S (LoRA); 0: all", 0, page=False
     )
@@ -153,11 +157,11 @@ class Experiment:
         return cls.of(**{name: namespace[name] for name in names if name in namespace})
 
     def __post_init__(self):
-        for name, hint in _type_hints(type(self)).items():
-            _check_type(name, getattr(self, name), hint)
+        for name, hint in type_hints(type(self)).items():
+            check_type(name, getattr(self, name), hint)
         for name in ("methods", "seeds", "large_seeds", "stop"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        _check_cut(self.small, self.large)
+        check_cut(self.small, self.large)
         if describes_size(self.small) != describes_size(self.large):
             raise ValueError(
                 f"small {brief(self.small)} and large {brief(self.large)}: build both from scratch or name both, "
@@ -204,10 +208,18 @@ class Experiment:
 
     @cached_property
     def data(self) -> DataConfig:
-        """What is learnt from and tested on; a limit of 0 is none."""
+        """What is tested on, and learnt from unless `train_suite` is; a limit of 0 is none."""
         limits = {split: getattr(self, f"{split}_limit") for split in ("train", *EVALUATED)}
         limits = {split: limit for split, limit in limits.items() if limit}
         return self._alike(DataConfig, options=dict(self.suite_options or {}), limits=limits)
+
+    @cached_property
+    def training_data(self) -> DataConfig:
+        """What is learnt from: of `train_suite`, the same models whichever part of it is tested."""
+        if not self.train_suite:
+            return self.data
+        limits = {"train": self.train_limit} if self.train_limit else {}
+        return self._alike(DataConfig, suite=self.train_suite, options={}, limits=limits)
 
     @cached_property
     def small_settings(self) -> TrainSettings:
@@ -238,16 +250,26 @@ class Experiment:
         """How the large model of that seed is trained."""
         settings = replace(self.large_settings, seed=seed)
         own = {"model": self.large, "settings": settings, "teacher": None, "out_of_fold": False}
-        return self._alike(TrainConfig, data=self.data, **own)
+        return self._alike(TrainConfig, data=self.training_data, **own)
+
+    @cached_property
+    def healed(self) -> TrainConfig | None:
+        """S after `healing_steps`, as every method and seed begins with it; None: as it was loaded, or at random."""
+        if not self.healing_steps:
+            return None
+        settings = replace(self.small_settings, method="xent", steps=self.healing_steps, seed=HEALING_SEED)
+        own = {"model": named_cut(self.small, self.large), "settings": settings, "teacher": None, "out_of_fold": False}
+        return self._alike(TrainConfig, data=self.training_data, **own)
 
     def small_config(self, method: str, seed: int) -> TrainConfig:
         """How the small model of that method and seed is trained.
 
         Xent has a teacher, too: it changes nothing in the loss, but the token ledger is logged for every method.
-        A second stage goes on from S by Xent for a quarter of the steps at a tenth of the learning rate.
+        It goes on from the `healed` S where there is one, and a second stage from S by Xent, for a quarter of the steps
+        at a tenth of the learning rate.
         """
         settings = replace(self.small_settings, method=method, seed=seed)
-        initial = None
+        initial = self.healed
         if not self.steps:  # as it was loaded
             settings = TrainSettings(method=method, steps=0, seed=seed)
         if METHODS[method].second_stage:
@@ -256,16 +278,17 @@ class Experiment:
             initial = self.small_config("xent", seed)
         teacher = self.large_config(self.large_seed(seed))
         own = {"model": named_cut(self.small, self.large), "settings": settings, "teacher": teacher, "initial": initial}
-        return self._alike(TrainConfig, data=self.data, **own)
+        return self._alike(TrainConfig, data=self.training_data, **own)
 
     def train(self, progress: Progress = None) -> None:
         """Train every model that is not there yet, the small ones of a seed side by side where they can be.
 
         What will be trained is said beforehand, and refused where memory or disk cannot hold it (`plan`).
         """
-        announce(list(self.configs().values()), progress)
-        for seed in self.large_seeds:
-            train_or_load(self.large_config(seed), progress)
+        first = [self.healed] if self.healed else []
+        announce([*first, *self.configs().values()], progress)
+        for config in (*first, *map(self.large_config, self.large_seeds)):
+            train_or_load(config, progress)
         for group in self.groups():
             self.train_group(group, progress)
 
@@ -376,7 +399,7 @@ class Experiment:
 
         def make(folder: Path) -> None:
             model, tokenizer = load_model(str(trained)).eval(), load_tokenizer(str(trained))
-            held_out, kept = held_out_of(config, tokenizer, split)
+            held_out, kept = held_out_of(config, tokenizer, split, self.data)
             signals = token_signals(model.to(resolve_device(self.device)), held_out)
             replace(signals, example=kept[signals.example]).save(folder)
 
@@ -390,11 +413,13 @@ class Experiment:
         """
         suite = self.data.load()
         examples = {e.item_id: e for e in self._evaluated()}
+        check_apart(self, list(examples.values()))
         pair = self.small_config("xent", self.seeds[0]), self.large_config(self.large_seeds[0])
         check_pair(*pair)
         if not describes_size(self.large):
-            check_texts(*pair)
-            check_models(*pair)
+            tested = [replace(config, data=self.data) for config in pair]
+            check_texts(*tested)
+            check_models(*tested)
         self.train(progress)
         rows = []
         for (method, seed), config in self.configs().items():
@@ -432,28 +457,3 @@ class Experiment:
         """Training logs of the small models by (method, seed): loss, keep_rate and the token ledger by step."""
         small = {key: config for key, config in self.configs().items() if key[0] != "large"}
         return {key: artifacts.result(train_or_load(config, progress))["log"] for key, config in small.items()}
-
-
-def _check_cut(small: str, large: str) -> None:
-    """ValueError for a cut that cannot be read, or has nothing to be cut from."""
-    parse_cut(small)
-    if is_cut(large):
-        raise ValueError(f"large {brief(large)}: only S can be cut; give L by the name or folder of a model")
-    if is_cut(small) and describes_size(large):
-        raise ValueError(f"small {brief(small)}: large {brief(large)} is built from scratch and cannot be cut; name it")
-
-
-_type_hints = lru_cache(get_type_hints)  # evaluated anew, they are most of what making an experiment takes
-
-
-def _check_type(name: str, value: object, hint: type) -> None:
-    """ValueError unless a value has the type of its field (a list will do for a tuple), and a number is >= 0."""
-    types = {float: (int, float), tuple[str, ...]: (list, tuple), tuple[int, ...]: (list, tuple)}.get(hint)
-    types = types or get_args(hint) or (hint,)
-    types = (int, *types) if float in types and int not in types else types
-    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-        wanted = " or ".join("null" if kind is type(None) else kind.__name__ for kind in types)
-        hint = " (in YAML write 1.0e-3, as 1e-3 is text)" if float in types and isinstance(value, str) else ""
-        raise ValueError(f"{name} is {brief(value)}; expected {wanted}{hint}")
-    if int in types and value is not None and not 0 <= value < float("inf"):
-        raise ValueError(f"{name} is {brief(value)}; expected a number >= 0")

@@ -19,14 +19,15 @@ from cat_core.architectures import check_one_kind
 from cat_core.methods import METHODS
 from cat_core.text import TextFormat
 from cat_core.training import artifacts, joint, models
-from cat_core.training.configs import TRAINING_MODULES, TrainConfig, halves, resolve_device
+from cat_core.training.configs import HEALING_SEED, TRAINING_MODULES, DataConfig, TrainConfig, halves, resolve_device
 from cat_core.training.frozen import FrozenStates, run_frozen
 from cat_core.training.side_by_side import train_side_by_side
 from cat_core.training.teacher import TeacherCache, run_teacher
 from cat_core.training.train import Progress, train
-from cat_core.training.training_set import TrainingSet
+from cat_core.training.training_set import DataOrder, TrainingSet
 from cat_core.training.tuning import frozen_layers
 
+FEW = 4  # so many seeds at least read less than the whole training set together
 ROOM = 3  # what a prompt needs at least: BOS, one token, and EOS where an encoder reads it
 
 
@@ -48,11 +49,15 @@ def text_of(config: TrainConfig, tokenizer=None, stop: Sequence[str] = ()) -> Te
     """How the models of a configuration read and write texts."""
     shown, tokenizer = config.data.shown(), tokenizer or tokenizer_of(config)
     return TextFormat(tokenizer, template=config.template, stop=stop, shots=shown, encoder=config.encoder)
+
+
 def name_of(config: TrainConfig) -> str:
     """A model by its part in the cascade, its method and seed, as progress lines have it: only L has no teacher."""
     seed, half = config.settings.seed, config.data.without_half
     if config.teacher is not None:
         return f"small model, {config.settings.method}, seed {seed}"
+    if seed == HEALING_SEED:
+        return "small model, before its methods"
     return f"large model, seed {seed}" + ("" if half is None else f", without half {half} of the examples")
 
 
@@ -88,11 +93,6 @@ def train_or_load(config: TrainConfig, progress: Progress = None) -> Path:
     return artifacts.obtain("model", config.identity(), config.modules, make)
 
 
-def called(config: TrainConfig) -> str:
-    """A model in progress lines: "L seed 0" where nothing teaches it, else the method of S with its seed."""
-    return f"{'L' if config.teacher is None else config.settings.method} seed {config.settings.seed}"
-
-
 def train_together(configs: Sequence[TrainConfig], progress: Progress = None) -> None:
     """Train small models of one size and schedule side by side; each becomes the artifact that `train_or_load` finds.
 
@@ -113,7 +113,7 @@ def train_together(configs: Sequence[TrainConfig], progress: Progress = None) ->
     def make(folder: Path) -> dict:
         tokenizer = tokenizer_of(first)
         training_set = training_set_of(first, tokenizer)
-        keys = [None if c.teacher is None else (c.teacher.digest(), c.out_of_fold) for c in todo]
+        keys = [c.teacher and (c.teacher.digest(), c.out_of_fold, seen_of(c, training_set)) for c in todo]
         taught = {key: c for key, c in zip(keys, todo) if key is not None}
         known = {key: teacher_of(c, training_set, progress) for key, c in taught.items()}
         small = [untrained(c, tokenizer, progress) for c in todo]
@@ -137,14 +137,15 @@ def training_set_of(config: TrainConfig, tokenizer=None, split: str = "train") -
 
 
 def held_out_of(
-    config: TrainConfig, tokenizer, split: str, first: int | None = None
+    config: TrainConfig, tokenizer, split: str, data: DataConfig | None = None, first: int | None = None
 ) -> tuple[TrainingSet, np.ndarray]:
-    """Token ids of a held-out split, or its `first` examples, and the numbers of its examples [rows], int64.
+    """Token ids of a held-out split of `data` (None: what is learnt from), or of its `first` examples, and the numbers
+    of its examples [rows], int64.
 
     Examples whose target leaves fewer than `ROOM` tokens of the context for the prompt are left out: the model cannot
     read them. Raises ValueError where none is left, and as `TrainingSet`.
     """
-    examples = config.data.load().split(split)[:first]
+    examples = (data or config.data).load().split(split)[:first]
     text = text_of(config, tokenizer)
     targets = text.targets([e.prompt for e in examples], [e.target for e in examples])
     lengths = np.array([len(target) for target in targets])
@@ -197,31 +198,35 @@ def _finish(model, tokenizer, log: list[dict], together: int, folder: Path) -> d
 
 def teacher_cache(
     config: TrainConfig, training_set: TrainingSet, progress: Progress = None, *, mode: str = "hidden", k: int = 50,
-    temperature: float = 1.0,
+    temperature: float = 1.0, examples: Sequence[int] | None = None,
 ) -> TeacherCache:  # fmt: skip
-    """What L of this configuration says on the training set, computed once and shared by every method and seed."""
+    """What L of this configuration says on the training set, or on these `examples`, computed once for all who ask."""
     about = {"teacher": config.digest(), "data": training_set.fingerprint}
     precision = "fp32" if config.from_scratch else config.settings.precision  # a loaded L: as it was trained
 
     def make(folder: Path) -> None:
         model = models.load_model(str(train_or_load(config, progress))).to(resolve_device(config.device))
         kept = {"mode": mode, "k": k, "temperature": temperature, "about": about, "precision": precision}
-        run_teacher(model, training_set, folder, **kept, progress=progress)
+        run_teacher(model, training_set, folder, **kept, progress=progress, examples=examples)
 
     identity = {"model": config.digest(), "tokens": training_set.fingerprint, "mode": mode}
     identity |= {"precision": precision} if precision != "fp32" else {}
+    identity |= {} if examples is None else {"examples": list(examples)}
     if mode == "topk":
         identity |= {"k": k, "temperature": temperature}
     return TeacherCache.load(artifacts.obtain("teacher", identity, TRAINING_MODULES, make), verify=False, **about)
 
 
 def frozen_of(config: TrainConfig, model, training_set: TrainingSet, progress: Progress) -> FrozenStates | None:
-    """What the frozen layers say of the training set, computed once for all methods and seeds; None: none is frozen."""
+    """What the frozen layers say of the training set, computed once for all methods and seeds.
+
+    None where no layer is frozen, or no example is seen twice: then they run as the training comes to it.
+    """
     settings = config.settings
     layers = frozen_layers(model, settings.train_layers)
-    if not layers or not settings.steps:
+    if not layers or settings.steps * settings.batch_size <= len(training_set):
         return None
-    base = config.initial or config  # a second stage has the frozen layers of the first
+    base = config.begins  # a later stage has the frozen layers of the first
     loaded = {"model": base.identity()["model"], "on": base.identity()["on"], "tokens": training_set.fingerprint}
     identity = loaded | {"layers": layers, "precision": settings.precision}
     device = resolve_device(config.device)
@@ -232,10 +237,18 @@ def frozen_of(config: TrainConfig, model, training_set: TrainingSet, progress: P
     return FrozenStates.load(artifacts.obtain("frozen", identity, ("cat_core.training.frozen",), make), layers)
 
 
+def seen_of(config: TrainConfig, training_set: TrainingSet) -> tuple[int, ...] | None:
+    """Numbers of the examples that a training reads where they are few; None: all, which other seeds share."""
+    settings, count = config.settings, len(training_set)
+    total = settings.steps * settings.batch_size
+    return None if total * FEW > count else tuple(sorted(DataOrder(count, total, settings.seed)))
+
+
 def teacher_of(config: TrainConfig, training_set: TrainingSet, progress: Progress) -> TeacherCache:
-    """L's outputs that teach the small model of a configuration."""
+    """L's outputs that teach the small model of a configuration, on all that this reads."""
     settings = config.settings
     options = {"mode": settings.teacher, "k": settings.teacher_k, "temperature": settings.temperature}
+    options["examples"] = seen_of(config, training_set)
     if not config.out_of_fold:
         return teacher_cache(config.teacher, training_set, progress, **options)
     data = config.teacher.data

@@ -109,7 +109,7 @@ def _probe(config: TrainConfig, timed: bool) -> Stage:
     examples = training_set_of(config, tokenizer)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        model = untrained(config.initial or config, tokenizer).to(device)  # a second stage: as its first one begins
+        model = untrained(config.begins, tokenizer).to(device)  # a later stage: as the first one begins
         weights = sum(p.numel() * p.element_size() for p in model.parameters())
         trained = 4 * trained_parameters(model, settings)
         frozen = 0

@@ -61,41 +61,6 @@ def check_rate(name: str, rate: float, loaded: bool, lora_rank: int = 0) -> None
         )
 
 
-def check_sizes(experiment) -> None:
-    """ValueError, by their own names, for what `TrainSettings` would refuse of L by the name of S, and rates."""
-    if experiment.answer_precision not in PRECISIONS[1:]:
-        raise ValueError(f"unknown answer_precision {brief(experiment.answer_precision)}; expected fp32 or bf16")
-    for name in ("context", "batch_size", "large_batch_size"):
-        if getattr(experiment, name) < 1:
-            raise ValueError(f"{name} is {brief(getattr(experiment, name))}; expected a whole number >= 1")
-    for name in ("train_layers", "large_train_layers", "lora_rank", "large_lora_rank", "gradient_checkpointing"):
-        if getattr(experiment, name) and not experiment.loaded:
-            raise ValueError(
-                f"{name} is {getattr(experiment, name)}: for loaded models only, and these start from scratch"
-            )
-    check_rate("learning_rate", experiment.learning_rate, experiment.loaded, experiment.lora_rank)
-    check_rate("large_learning_rate", experiment.large_learning_rate, experiment.loaded, experiment.large_lora_rank)
-
-
-def check_untrained(experiment) -> None:
-    """ValueError where steps of 0 leave nothing to compare, or weights at random."""
-    for name, seeds in (("steps", "seeds"), ("large_steps", "large_seeds")):
-        if getattr(experiment, name):
-            continue
-        if not experiment.loaded:
-            raise ValueError(f"{name} is 0: a model built from scratch has to be trained; expected at least 1")
-        if len(getattr(experiment, seeds)) > 1:
-            raise ValueError(
-                f"{name} is 0 and {seeds} {list(getattr(experiment, seeds))}: a model as it was loaded has no training "
-                "seed; give one"
-            )
-    if not experiment.steps and experiment.methods != ("xent",):
-        raise ValueError(
-            f"steps is 0 and methods {list(experiment.methods)}: S as it was loaded is the same by every method; give "
-            "methods ['xent']"
-        )
-
-
 def resolve_precision(precision: str, loaded: bool, device: torch.device) -> str:
     """ "fp32" or "bf16": auto is bf16 for loaded models where the hardware multiplies it fast, else fp32."""
     if precision not in PRECISIONS:

@@ -21,7 +21,7 @@ import math
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -268,13 +268,14 @@ def fingerprint(model, tokenizer, training_set) -> dict[str, str]:
 def run_teacher(
     model, training_set, folder: str | Path, *, mode: str = "hidden", k: int = 50, temperature: float = 1.0,
     about: dict[str, str] | None = None, batch_tokens: int = 16_384, progress: Callable[[str], None] | None = None,
-    precision: str = "fp32",
+    precision: str = "fp32", examples: Sequence[int] | None = None,
 ) -> TeacherCache:  # fmt: skip
     """One pass of L over the training set, resumable: batches that are done are not run again.
 
     model: a language model; training_set: `training_set.TrainingSet`; mode: of `MODES`; k, temperature: of mode topk;
     about: what the cache is of, such as `fingerprint`, to be checked when it is loaded; batch_tokens: padded tokens
-    of a batch; precision: "fp32", or "bf16" for the body of a model whose head is plain linear (the head, which decides
+    of a batch; examples: the only ones that L is asked about (None: all), the others have no tokens in the cache;
+    precision: "fp32", or "bf16" for the body of a model whose head is plain linear (the head, which decides
     what is right, stays in its own precision). Raises ValueError for unknown modes, and for a folder with the
     unfinished cache of another run.
     """
@@ -285,9 +286,11 @@ def run_teacher(
     check_prompts(model, training_set)
     model.eval()
     head = model.get_output_embeddings()
-    lengths = [(len(p), len(t), 1) for p, t in training_set.pairs]
-    plan = plan_batches(lengths, batch_tokens)
-    counts = torch.tensor([t for _, t, _ in lengths])
+    asked = torch.arange(len(training_set)) if examples is None else torch.tensor(sorted(set(examples)))
+    lengths = [(len(p), len(t), 1) for p, t in (training_set.pairs[i] for i in asked)]
+    plan = [asked[members].tolist() for members in plan_batches(lengths, batch_tokens)]
+    counts = torch.zeros(len(training_set), dtype=torch.int64)
+    counts[asked] = torch.tensor([t for _, t, _ in lengths])
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
     total, columns = int(offsets[-1]), head.weight.shape[0]
     k = min(k, columns)
