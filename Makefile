@@ -7,6 +7,7 @@
 .PHONY: help book study test lint venv clean distclean
 
 EDITION ?= quick
+PAIR ?=
 STUDY ?= reference
 JOBS ?= 1
 TORCH_INDEX ?=
@@ -38,6 +39,7 @@ export PYTHONNOUSERSITE := 1
 help:
 	@echo "make book                  run edition 'quick' and build the book (prints its path and the time taken)"
 	@echo "make book EDITION=NAME     another edition: a parameter file book/params/NAME.yml"
+	@echo "make book PAIR=NAME        with another pair of models (python -m cat_core.pairs lists them); none: from scratch"
 	@echo "make study STUDY=NAME      train what study data/studies/NAME.yaml lacks, record it (hours; goes on where it was);"
 	@echo "                           JOBS=2: by two processes"
 	@echo "make test                  the whole test suite; PYTEST_ARGS='-m \"not slow\"' for the quick part"
@@ -51,7 +53,7 @@ help:
 
 book:
 	@$(call bootstrap,book)
-	@$(VENV_PYTHON) -m cat_core.runs book --edition "$(EDITION)"
+	@$(VENV_PYTHON) -m cat_core.runs book --edition "$(EDITION)" $(if $(PAIR),--pair "$(PAIR)")
 
 study:
 	@$(call bootstrap,book)

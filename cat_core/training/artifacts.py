@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from cat_core.files import PROJECT, file_sha256, seal, write_text
 from cat_core.training.code import code_digests
@@ -78,6 +78,16 @@ def find(kind: str, config: dict, modules: tuple[str, ...]) -> Path | None:
     """The folder of a finished artifact, None if it is not there (its bytes are checked when it is obtained)."""
     folder = root() / f"{kind}-{digest(config, modules)}"
     return folder if folder.is_dir() else None
+
+
+def is_being_made(kind: str, config: dict, modules: tuple[str, ...]) -> bool:
+    """Whether another process is at work on it just now."""
+    root().mkdir(parents=True, exist_ok=True)
+    try:
+        FileLock(root() / f"{kind}-{digest(config, modules)}.lock").acquire(timeout=0).lock.release()
+    except Timeout:
+        return True
+    return False
 
 
 def result(folder: Path) -> dict:

@@ -29,12 +29,12 @@ from cat_core.rules.posthoc import learned_confidences
 from cat_core.tasks.example import score
 from cat_core.tasks.schema import brief, nearest
 from cat_core.text import check_text_settings
-from cat_core.training import artifacts, joint
+from cat_core.training import artifacts, joint, obtain
 from cat_core.training.checks import check_models, check_texts
 from cat_core.training.configs import HEALING_SEED, DataConfig, TrainConfig, describes_size, parse_size, resolve_device
 from cat_core.training.depth import named_cut
 from cat_core.training.models import load_model, load_tokenizer
-from cat_core.training.obtain import Progress, check_pair, held_out_of, name_of, text_of, train_or_load, train_together
+from cat_core.training.obtain import Progress, name_of, train_or_load
 from cat_core.training.options import (
     check_apart,
     check_cut,
@@ -287,7 +287,7 @@ class Experiment:
         """
         first = [self.healed] if self.healed else []
         announce([*first, *self.configs().values()], progress)
-        for config in (*first, *map(self.large_config, self.large_seeds)):
+        for config in obtain.shared_out([*first, *map(self.large_config, self.large_seeds)]):
             train_or_load(config, progress)
         for group in self.groups():
             self.train_group(group, progress)
@@ -309,8 +309,8 @@ class Experiment:
         """Train the small models of one of the `groups`: side by side where they can be, else one by one."""
         configs = [self.small_config(*key) for key in group]
         if describes_size(self.small) and not any(METHODS[m].router for m, _ in group):
-            train_together(configs, progress)
-        for config in configs:
+            obtain.train_together(configs, progress)
+        for config in obtain.shared_out(configs):
             train_or_load(config, progress)
 
     def large_seed(self, seed: int) -> int:
@@ -391,7 +391,7 @@ class Experiment:
         about = {"small": small.digest(), "large": large.digest()}
         options = {"device": resolve_device(self.device), "fingerprint": about, **self._runner_options()}
         tokenizer = load_tokenizer(folders[0])
-        return CascadeRunner(*models, tokenizer, text=text_of(small, tokenizer, self.stop), **options)
+        return CascadeRunner(*models, tokenizer, text=obtain.text_of(small, tokenizer, self.stop), **options)
 
     def token_signals(self, config: TrainConfig, split: str = "test", progress: Progress = None) -> TokenSignals:
         """What a model says of the target tokens of a split (teacher forcing); `example` counts all of the split."""
@@ -399,7 +399,7 @@ class Experiment:
 
         def make(folder: Path) -> None:
             model, tokenizer = load_model(str(trained)).eval(), load_tokenizer(str(trained))
-            held_out, kept = held_out_of(config, tokenizer, split, self.data)
+            held_out, kept = obtain.held_out_of(config, tokenizer, split, self.data)
             signals = token_signals(model.to(resolve_device(self.device)), held_out)
             replace(signals, example=kept[signals.example]).save(folder)
 
@@ -415,7 +415,7 @@ class Experiment:
         examples = {e.item_id: e for e in self._evaluated()}
         check_apart(self, list(examples.values()))
         pair = self.small_config("xent", self.seeds[0]), self.large_config(self.large_seeds[0])
-        check_pair(*pair)
+        obtain.check_pair(*pair)
         if not describes_size(self.large):
             tested = [replace(config, data=self.data) for config in pair]
             check_texts(*tested)

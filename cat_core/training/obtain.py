@@ -7,7 +7,7 @@ most the steps since the last checkpoint.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -91,6 +91,17 @@ def train_or_load(config: TrainConfig, progress: Progress = None) -> Path:
         return _finish(model, tokenizer, log, 1, folder)
 
     return artifacts.obtain("model", config.identity(), config.modules, make)
+
+
+def shared_out(configs: Sequence[TrainConfig]) -> Iterator[TrainConfig]:
+    """The configurations in turn, those that another process is making last: who want the same share the work."""
+    later = []
+    for config in configs:
+        if artifacts.is_being_made("model", config.identity(), config.modules):
+            later.append(config)
+        else:
+            yield config
+    yield from later
 
 
 def train_together(configs: Sequence[TrainConfig], progress: Progress = None) -> None:

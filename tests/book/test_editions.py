@@ -1,6 +1,8 @@
 """Parameter files: what is refused, with which words, and what pages are given."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from cat_book.build.editions import (
@@ -17,6 +19,8 @@ from small_book import EDITION, KERNEL, code, make_project, write_notebook
 
 from cat_core.tasks.schema import SchemaError
 from cat_core.training.provenance import find_root
+
+PROJECT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -45,7 +49,7 @@ def test_pages_get_defaults_own_values_and_the_driver_s_two(root):
     assert second.given == {"steps": 3, "rate": 0.5, "edition": "quick"}
     assert second.effective["seeds"] == [1, 2]
     assert (first.core_seconds, second.core_seconds) == (0, 5)
-    assert edition.needs == {"core_seconds": 10, "memory_gib": 0.5, "disk_gib": 0.1}
+    assert edition.needs == {"core_seconds": 10, "memory_gib": 0.5, "disk_gib": 0.1, "download_mb": 0}
     assert first.declared["steps"].help == "how many" and first.declared["steps"].default == 10
 
 
@@ -273,3 +277,74 @@ def test_of_a_value_that_fits_no_page_only_the_wanted_page_s_line_is_shown(root)
     ], "the variant would hold it"
     mixed = refusals(root, EDITION.replace("rate: 0.5", "rate: fast"), ["steps=abc"], wanted=["01"])
     assert len(mixed) == 2 and "'rate' is 'fast'" in mixed[0] and mixed[1] == both[0]
+
+
+PAIRED = EDITION.replace("defaults:", "pair: smollm2-cut\ndefaults:", 1)
+
+
+@pytest.fixture
+def paired(root, monkeypatch, tmp_path):
+    """A project whose pages take models, and whose edition names a pair; `fetched` puts it where it belongs."""
+    monkeypatch.setenv("CAT_MODELS", str(tmp_path / "models"))
+    (root / "data").mkdir(exist_ok=True)
+    shutil.copy(PROJECT / "data" / "pairs.yaml", root / "data")
+    cell = code('small: str = "hidden 4"\nlarge: str = "hidden 8"\nsteps: int = 5  # how many', "parameters")
+    write_notebook(root / "book" / "01_first.ipynb", cell)
+    text = PAIRED + "without_pair:\n  defaults: {steps: 9}\n  pages: {01_first: {small: hidden 2}}\n"
+    rewrite(root, text)
+    return root
+
+
+def fetched(tmp_path):
+    folder = tmp_path / "models" / "HuggingFaceTB--SmolLM2-135M-Instruct"
+    folder.mkdir(parents=True)
+    (folder / "origin.json").write_text("{}")
+
+
+def test_pages_take_the_pair_of_the_edition_where_it_is_there(paired, tmp_path):
+    fetched(tmp_path)
+    page = load_edition(paired, "quick").pages["01_first"]
+    assert page.effective["large"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert page.effective["small"].startswith("cut 6 of ") and page.effective["steps"] == 3 and not page.remark
+
+
+def test_without_the_pair_pages_take_what_the_file_has_in_its_place_and_say_so(paired):
+    edition = load_edition(paired, "quick")
+    page, other = edition.pages.values()
+    assert edition.name == "quick"
+    assert page.effective | {"steps": 9, "small": "hidden 2", "large": "hidden 8"} == page.effective
+    assert "Instead of the pair `smollm2-cut` this page trains one from scratch" in page.remark
+    assert "could not be fetched" in page.remark and other.effective["steps"] == 9
+
+
+def test_another_pair_or_none_is_a_variant(paired, tmp_path):
+    fetched(tmp_path)
+    none = load_edition(paired, "quick", ["pair=none"])
+    assert none.name == "quick+none" and none.pages["01_first"].effective["small"] == "hidden 2"
+    assert "so it was asked for" in none.pages["01_first"].remark
+    assert load_edition(paired, "quick", ["pair=smollm2-cut"]).name == "quick"
+    both = load_edition(paired, "quick", ["pair=none", "steps=4"])
+    assert both.pages["01_first"].effective["steps"] == 4 and both.name not in ("quick+none", "quick")
+    assert load_edition(paired, "quick", ["pair=none"], "mine").name == "quick+mine"
+
+
+@pytest.mark.parametrize(
+    "change, overrides, line",
+    [
+        (("pair: smollm2-cut", "pair: smolm2-cut"), (), "unknown pair 'smolm2-cut'; did you mean 'smollm2-cut'?"),
+        (None, ("pair=non",), "unknown pair 'non'; did you mean 'none'?"),
+        (("{steps: 9}", "{step: 9}"), (), "without_pair: defaults: unknown key 'step'"),
+        (("{small: hidden 2}", "{smal: hidden 2}"), (), "without_pair: 01_first: unknown key 'smal'"),
+        (("pages: {01_first", "pages: {01_frist"), (), "without_pair: pages: unknown key '01_frist'"),
+    ],
+)
+def test_what_is_wrong_with_pairs_is_one_line(paired, change, overrides, line):
+    path = paired / "book" / "params" / "quick.yml"
+    if change:
+        text = path.read_text()
+        head, _, tail = text.rpartition(change[0])
+        rewrite(paired, head + change[1] + tail)
+    with pytest.raises(SchemaError) as caught:
+        load_edition(paired, "quick", overrides)
+    (said,) = str(caught.value).splitlines()
+    assert line in said

@@ -1,6 +1,8 @@
 """What a training begins with and learns from: healing before the methods, another suite, L's word on what is read."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -140,3 +142,27 @@ def test_healing_is_a_part_of_a_study_by_itself(tmp_path, monkeypatch):
     for part in parts:
         if part.action == "small":
             assert heal.name in part.needs
+
+
+HELD = """
+import sys, time
+from filelock import FileLock
+with FileLock(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(300)
+"""
+
+
+def test_what_another_process_is_making_comes_last():
+    e = Experiment.of(**TINY, methods=["xent", "cat-xent", "dist"])
+    configs = [e.small_config(method, 0) for method in e.methods]
+    assert list(obtain.shared_out(configs)) == configs
+    lock = artifacts.root() / f"model-{configs[0].digest()}.lock"
+    other = subprocess.Popen([sys.executable, "-c", HELD, str(lock)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "held\n"
+        assert list(obtain.shared_out(configs)) == [configs[1], configs[2], configs[0]]
+    finally:
+        other.kill()
+        other.wait()
+    assert list(obtain.shared_out(configs)) == configs

@@ -8,6 +8,8 @@ An edition is one file, `book/params/<edition>.yml`:
       core_seconds: 900             # all pages together, on the machine of the reference results
       memory_gib: 4                 # with all pages running side by side
       disk_gib: 1                   # models, tables, executed copies, HTML
+      download_mb: 93               # to fetch the pair, once
+    pair: smollm2-cut               # of data/pairs.yaml: `small` and `large` of every page that declares them
     defaults:                       # goes to every page that declares the parameter
       seeds: [1, 2]
     pages:                          # pages that are not named here run as well, with the defaults
@@ -16,6 +18,9 @@ An edition is one file, `book/params/<edition>.yml`:
         parameters: {steps: 400}    # wins over `defaults`
       02_cat_loss:
         left_out: it trains models  # not run in this edition; the built page says so, with this reason
+    without_pair:                   # where the pair cannot be fetched, these win over the above; the pages say so
+      defaults: {large: "hidden 96, layers 2, heads 4", small: "hidden 8, layers 2, heads 2"}
+      pages: {05_wmt22: {steps: 600}}
 
 Pages and their order come from `book/_toc.yml`. What a page can be given is what its cell tagged
 `parameters` declares, one literal a line: `steps: int = 400  # help`. A page that declares `edition` or
@@ -23,7 +28,8 @@ Pages and their order come from `book/_toc.yml`. What a page can be given is wha
 which is every kernel's working directory).
 
 A variant is an edition with some values changed on the command line. It lives in its own folder,
-`papermill_runs/<edition>+<name>/`, and never touches the edition's.
+`papermill_runs/<edition>+<name>/`, and never touches the edition's. "pair=NAME" among the values takes another pair
+(`PAIR=none`: what the file has where there is none).
 """
 
 import ast
@@ -43,6 +49,7 @@ from cat_core.tasks.schema import NAME, FileModel, SchemaError, brief, check, ma
 from cat_core.training.provenance import RUNS
 
 ARTIFACTS = "artifacts"  # papermill_runs/artifacts: trained models, shared by pages and editions
+PAIR, NO_PAIR = "pair", "none"
 RESERVED = ("edition", "output_dir")  # set by the driver, never by a file or the command line
 Amount = Annotated[float, Field(ge=0)]
 
@@ -57,6 +64,7 @@ class Needs(FileModel):
     core_seconds: Amount
     memory_gib: Amount
     disk_gib: Amount
+    download_mb: Amount = 0.0
 
 
 class PageFile(FileModel):
@@ -67,12 +75,21 @@ class PageFile(FileModel):
     left_out: matching(r"(?s).*\S.*", "the reason in words") = ""
 
 
+class WithoutPair(FileModel):
+    """Parameters where the pair of an edition is not to be had."""
+
+    defaults: dict = {}
+    pages: dict[str, dict] = {}
+
+
 class EditionFile(FileModel):
     """An edition as written; `pages` are read one by one as `PageFile`."""
 
     edition: object = None
     description: str | None = None
     needs: Needs
+    pair: matching(NAME, "the name of a pair of data/pairs.yaml") | None = None
+    without_pair: WithoutPair = WithoutPair()
     defaults: dict | None = None
     pages: dict | None = None
 
@@ -96,7 +113,7 @@ class Parameter:
 class Page:
     """A notebook of the book: parameters `declared`, values `given`, values `effective`.
 
-    left_out: why the edition does not run it; "" if it does.
+    left_out: why the edition does not run it; "" if it does. remark: what its reader has to know of this run, or "".
     """
 
     name: str
@@ -105,6 +122,7 @@ class Page:
     core_seconds: float = 0.0
     given: dict = field(default_factory=dict)
     left_out: str = ""
+    remark: str = ""
 
     @property
     def effective(self):
@@ -270,10 +288,10 @@ def _unfit(given, known, where):
 def load_edition(root, base, overrides=(), name=None, wanted=()):
     """Read and check book/params/<base>.yml against all pages.
 
-    overrides: texts "name=value" that win over the file, for all pages that declare the name; name: of the
-    variant they make (default: a digest of them); wanted: beginnings of the names of the pages that are to run, where
-    not all are. Raises EditionError listing every problem found, one a line; of values that do not fit a page, those
-    of the wanted pages where there are such.
+    overrides: texts "name=value" that win over the file, for all pages that declare the name, and "pair=NAME"; name: of
+    the variant they make (default: the pair, if it is all, else a digest of them); wanted: beginnings of the names of
+    the pages that are to run, where not all are. Raises EditionError listing every problem found, one a line; of values
+    that do not fit a page, those of the wanted pages where there are such.
     """
     path = root / "book" / "params" / f"{base}.yml"
     if not NAME.fullmatch(base) or not path.is_file():
@@ -293,37 +311,78 @@ def load_edition(root, base, overrides=(), name=None, wanted=()):
     if file.edition != base:
         problems.append(f"{label}: 'edition' is {brief(file.edition)}, expected '{base}' as in the file's name")
     everything = sorted({name for parameters in declared.values() for name in parameters})
-    defaults, entries = file.defaults or {}, file.pages or {}
+    defaults, entries, without = file.defaults or {}, file.pages or {}, file.without_pair
     problems += _unfit(defaults, everything, f"{label}: defaults") + _unfit(entries, paths, f"{label}: pages")
-    changed = _parse_overrides(overrides, everything, problems)
+    problems += _unfit(without.defaults, everything, f"{label}: without_pair: defaults")
+    problems += _unfit(without.pages, paths, f"{label}: without_pair: pages")
+    changed = _parse_overrides(overrides, [*everything, PAIR], problems)
+    other = changed.pop(PAIR, file.pair)
+    pair = models_of(root, other)
     folder = base
-    if changed or name:
+    if changed or name or other != file.pair:
         if name is not None and not NAME.fullmatch(name):
             problems.append(f"--name {brief(name)}: use letters, digits, '_', '-' and '.' only")
-        folder = f"{base}+{name or hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]}"
+        content = json.dumps(changed | ({PAIR: other} if other != file.pair else {}), sort_keys=True)
+        usual = hashlib.sha256(content.encode()).hexdigest()[:8] if changed else other
+        folder = f"{base}+{name or usual}"
     pages, unfit = {}, {}
     for page, notebook in paths.items():
         entry = check(PageFile, entries.get(page) or {}, [label, page], problems)
-        own = entry.parameters or {}
-        problems += _unfit(own, declared[page], f"{label}: {page}: parameters")
+        own, remark = defaults | (pair or {}) | (entry.parameters or {}), ""
+        problems += _unfit(entry.parameters or {}, declared[page], f"{label}: {page}: parameters")
+        if pair is None:
+            instead = without.pages.get(page, {})
+            problems += _unfit(instead, declared[page], f"{label}: without_pair: {page}")
+            instead = {key: value for key, value in (without.defaults | instead).items() if key in declared[page]}
+            own |= instead
+            if instead and not own.get("recorded"):
+                remark = f"Instead of the pair `{file.pair}` this page trains one from scratch: {_why(other)}."
         given = {}
         for key, parameter in declared[page].items():
             try:
                 if key in changed:
                     given[key] = parse_text(changed[key], parameter.sample)
-                elif key in own or key in defaults:
-                    given[key] = checked(own.get(key, defaults.get(key)), parameter.sample)
+                elif key in own:
+                    given[key] = checked(own[key], parameter.sample)
             except ValueError as error:
                 place = unfit.setdefault(page, []) if key in changed else problems
                 place.append(f"{'-p' if key in changed else label}: {page}: '{key}' {error}")
         own_folder = zip(RESERVED, (folder, f"{RUNS}/{folder}"))
         given |= {key: value for key, value in own_folder if key in declared[page]}
-        pages[page] = Page(page, notebook, declared[page], entry.core_seconds, given, entry.left_out)
+        pages[page] = Page(page, notebook, declared[page], entry.core_seconds, given, entry.left_out, remark)
     asked = [line for page, lines in unfit.items() if page.startswith(tuple(wanted)) for line in lines]
     problems += asked or [line for lines in unfit.values() for line in lines]
     if problems:
         raise EditionError("\n".join(dict.fromkeys(problems)))
     return Edition(folder, base, file.description or "", file.needs.model_dump(), pages, tuple(sorted(overrides)))
+
+
+def pair_of(root, base):
+    """The pair that an edition's file names, and the MB that it takes to fetch; (None, 0) where it names none."""
+    try:
+        content = read_yaml(root / "book" / "params" / f"{base}.yml")
+        return content.get(PAIR), content["needs"].get("download_mb", 0)
+    except (SchemaError, OSError, LookupError, TypeError, AttributeError):
+        return None, 0  # whoever loads the edition hears why
+
+
+def models_of(root, pair):
+    """`small` and `large` of a pair of data/pairs.yaml; None where it has to be fetched first, {} of no pair."""
+    if pair is None:
+        return {}
+    if pair == NO_PAIR:
+        return None
+    from cat_core.training.pairs import is_fetched, read_pairs  # with torch, which takes seconds
+
+    pairs = read_pairs(root / "data" / "pairs.yaml")
+    if pair not in pairs.pairs:
+        raise EditionError(f"unknown pair {brief(pair)}{nearest(pair, [NO_PAIR, *pairs.pairs])}")
+    found = pairs.pairs[pair]
+    return {"small": found.small, "large": found.large} if is_fetched(found) else None
+
+
+def _why(pair):
+    return "so it was asked for" if pair == NO_PAIR else f"`{pair}` was not there, and could not be fetched"
 
 
 def _parse_overrides(overrides, everything, problems):

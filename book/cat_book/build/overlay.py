@@ -70,11 +70,11 @@ def without_missing_results(text, run):
     return GLUED_FROM.sub(lambda match: match[0] if match[1] in run else "—", text)
 
 
-def overlay(root, copies, notes, borrowed=()):
+def overlay(root, copies, notes, remarks=()):
     """Relative path -> bytes of everything the build reads.
 
     That is book/ without its code and parameters, with executed `copies` (page -> path) in place of sources and `notes`
-    (page -> line) added, and those of `borrowed` (likewise) to pages that were run elsewhere; in Markdown, results of
+    (page -> line) added to pages without, `remarks` (likewise) to pages that were run; in Markdown, results of
     notebooks without a copy give way to a dash or a line.
     """
     book = root / "book"
@@ -87,9 +87,9 @@ def overlay(root, copies, notes, borrowed=()):
             continue
         if path in pages:
             source = copies.get(path.stem, path)
-            elsewhere = path.stem in borrowed
-            note = borrowed[path.stem] if elsewhere else notes.get(path.stem)
-            files[relative.as_posix()] = clean_notebook(read_notebook(source), note, elsewhere)
+            remarked = path.stem in remarks
+            note = remarks[path.stem] if remarked else notes.get(path.stem)
+            files[relative.as_posix()] = clean_notebook(read_notebook(source), note, remarked)
         elif path.suffix == ".md":
             text = without_missing_results(path.read_text(encoding="utf-8"), set(copies))
             files[relative.as_posix()] = text.encode()

@@ -21,7 +21,16 @@ from pathlib import Path
 
 from cat_book.build import overlay
 from cat_book.build.driver import choose_pages, locked, minutes, run
-from cat_book.build.editions import ARTIFACTS, EditionError, edition_names, load_edition
+from cat_book.build.editions import (
+    ARTIFACTS,
+    NO_PAIR,
+    PAIR,
+    EditionError,
+    edition_names,
+    load_edition,
+    models_of,
+    pair_of,
+)  # fmt: skip
 from cat_book.build.fingerprints import page_digest, shared_digests
 from cat_book.build.manifest import has_run, page_state, read_manifest
 from cat_core.tasks.schema import SchemaError, nearest
@@ -46,7 +55,7 @@ def build(root, edition, given):
     """
     folder = Path(given.out).resolve() if given.out else root / "_build"
     manifest, shared = read_manifest(root, edition.name), shared_digests(root)
-    copies, notes, borrowed, missing, stale = {}, {}, {}, [], []
+    copies, notes, borrowed, remarks, missing, stale = {}, {}, {}, {}, [], []
     base = edition.base if edition.name != edition.base else None
     runs_of_base = read_manifest(root, base) if base else None
     for name, page in edition.pages.items():
@@ -60,6 +69,7 @@ def build(root, edition, given):
             notes[name] = f"This page has not been run in edition `{edition.name}`: its results are missing."
         else:
             copies[name] = root / RUNS / edition.name / f"{name}.ipynb"
+            remarks |= {name: page.remark} if page.remark else {}
             if page_state(root, edition.name, manifest, name, page_digest(root, page, shared)) != "up to date":
                 stale.append(name)
     if missing and not (given.allow_missing or (base and manifest["pages"])):
@@ -77,11 +87,33 @@ def build(root, edition, given):
         print(f"warning: built from runs that are out of date: {', '.join(stale)}", flush=True)
     with locked(folder / "build.lock", f"{folder}"):
         started = time.monotonic()
-        index, built = overlay.build(root, folder, overlay.overlay(root, copies, notes, borrowed), force=given.force)
+        sources = overlay.overlay(root, copies, notes, borrowed | remarks)
+        index, built = overlay.build(root, folder, sources, force=given.force)
     for name, size in overlay.large_pages(root, index.parent) if built else ():
         print(f"note: {name} has {size // 1024} KB of HTML besides its pictures", flush=True)
     status = f"built in {minutes(time.monotonic() - started)}" if built else "unchanged"
     print(f"HTML of edition '{edition.name}' {status}: {index}", flush=True)
+
+
+def fetch_pair(root, base, pair):
+    """Have the models of a pair (None: that of the edition) before its pages run; without one, the edition says so.
+
+    Raises EditionError where a pair that was asked for by name cannot be fetched.
+    """
+    own, megabytes = pair_of(root, base)
+    name = pair or own
+    if name in (None, NO_PAIR) or models_of(root, name):
+        return
+    size = f" (about {megabytes:g} MB)" if name == own and megabytes else ""
+    print(f"Pair '{name}' is fetched first, once{size}.", flush=True)
+    from cat_core.training.pairs import fetched, read_pairs
+
+    try:
+        fetched(read_pairs(root / "data" / "pairs.yaml"), [name], lambda line: print(line, flush=True))
+    except (ValueError, OSError) as error:
+        if pair:
+            raise EditionError(str(error)) from None
+        print(f"warning: {error}: the pages train a pair from scratch in its place", flush=True)
 
 
 def say_guards(root, edition, pages):
@@ -169,6 +201,8 @@ def _parser():
         add("--edition", default="quick", help="parameter file book/params/EDITION.yml")
         add("--force", **flag, help="even if nothing has changed")
         if name != "build":
+            text = "of `python -m cat_core.pairs`, in place of the edition's; none: what is trained without one"
+            add("--pair", help=f"{text}; makes a variant")
             add("--jobs", type=int, help="pages side by side (default: the number of cores)")
         if name != "run":
             add("--strict", **flag, help="refuse pages whose run is out of date")
@@ -202,7 +236,9 @@ def main(arguments=None):
         elif given.command == "build":
             build(root, stored_edition(root, given.edition), given)
         else:
-            edition = load_edition(root, given.edition, given.parameters, given.name, given.page)
+            fetch_pair(root, given.edition, given.pair)
+            chosen = [*given.parameters, *([f"{PAIR}={given.pair}"] if given.pair else [])]
+            edition = load_edition(root, given.edition, chosen, given.name, given.page)
             failed = run(root, edition, given.page, given.jobs, given.force)
             say_guards(root, edition, choose_pages(edition, given.page))
             if given.command == "run" and not failed:

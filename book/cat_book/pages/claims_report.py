@@ -16,7 +16,7 @@ from cat_core.analysis.verdicts import CLAIMS, VERDICT_RULES, Entry, Verdict, by
 from cat_core.tasks.example import BUILT_IN
 from cat_core.tasks.registry import mixtures, task_names
 
-SUPERGLUE = ("mini-superglue", "superglue", "boolq", "cb", "copa", "multirc", "multirc-questions",
+SUPERGLUE = ("mini-superglue", "almanac-questions", "superglue", "boolq", "cb", "copa", "multirc", "multirc-questions",
              "record", "rte", "wic", "wsc")  # fmt: skip
 
 

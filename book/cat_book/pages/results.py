@@ -105,7 +105,7 @@ class Results:
     @property
     def n_train(self) -> int:
         """Training examples; of a recorded cell without its data at most, as many as were drawn."""
-        return len(self.suite.split("train")) if self.suite else training_examples(self.cell)
+        return len(self.experiment.training_data.load().split("train")) if self.suite else training_examples(self.cell)
 
     @cached_property
     def frame(self):
