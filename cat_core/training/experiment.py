@@ -69,8 +69,9 @@ class Experiment:
     """
 
     suite: str = option("built-in, of the registry, several joined by +, or a JSONL file")
-    train_suite: str = option("learnt from in its place, such as a mixture it is part of; empty: the suite itself", "")
     suite_options: dict | None = option('fields of a built-in suite to change, such as {"train": 2000}', None)
+    train_suite: str = option("learnt from in place of the suite, such as a mixture that holds it; empty: the same", "")
+    train_options: dict | None = option("fields of a built-in train_suite to change", None)
     data_root: str = option("folder in Hub layout; empty: CAT_DATA_ROOT, else the Hub", DataConfig.data_root)
     train_limit: int = option("at most so many training examples of each task; 0: all", 0)
     calibration_limit: int = option("the same for calibration items", 0)
@@ -219,7 +220,7 @@ class Experiment:
         if not self.train_suite:
             return self.data
         limits = {"train": self.train_limit} if self.train_limit else {}
-        return self._alike(DataConfig, suite=self.train_suite, options={}, limits=limits)
+        return self._alike(DataConfig, suite=self.train_suite, options=dict(self.train_options or {}), limits=limits)
 
     @cached_property
     def small_settings(self) -> TrainSettings:

@@ -36,6 +36,8 @@ def check_sizes(experiment) -> None:
             raise ValueError(
                 f"{name} is {getattr(experiment, name)}: for loaded models only, and these start from scratch"
             )
+    if experiment.train_options and not experiment.train_suite:
+        raise ValueError("train_options are those of train_suite, which is not given: the suite has suite_options")
     check_rate("learning_rate", experiment.learning_rate, experiment.loaded, experiment.lora_rank)
     check_rate("large_learning_rate", experiment.large_learning_rate, experiment.loaded, experiment.large_lora_rank)
 

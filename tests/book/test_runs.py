@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -23,6 +24,7 @@ from filelock import FileLock
 from small_book import (
     EDITION,
     FIRST,
+    ROOT,
     alive,
     code,
     command,
@@ -219,6 +221,33 @@ def test_an_edition_itself_is_not_built_in_parts_unasked(tmp_path, monkeypatch, 
     finished(root, "quick", "01_first")
     handed, said, status = built(root, monkeypatch, capsys)
     assert status == 2 and not handed and "not run in edition 'quick': 02_second; run them with" in said
+
+
+def paired(tmp_path, monkeypatch):
+    """A project whose first page takes the models of the edition's pair, on a machine that can fetch nothing."""
+    text = EDITION.replace("defaults:", "pair: smollm2-cut\nwithout_pair: {defaults: {large: hidden 8}}\ndefaults:")
+    first = (FIRST[0], code('large: str = "none"  # L', "parameters"), code("print('L is', large)"))
+    root = make_project(tmp_path, text.replace("disk_gib: 0.1", "disk_gib: 0.1, download_mb: 93"), first)
+    (root / "data").mkdir(exist_ok=True)
+    shutil.copy(ROOT / "data" / "pairs.yaml", root / "data")
+    for name, value in {"HF_HUB_OFFLINE": "1", "PIP_NO_INDEX": "1", "CAT_MODELS": str(tmp_path / "models")}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    return root
+
+
+@pytest.mark.slow
+def test_a_pair_that_cannot_be_fetched_gives_way_and_the_page_says_so(tmp_path, monkeypatch):
+    root = paired(tmp_path, monkeypatch)
+    said = runs(root, "run", "--page", "01")
+    assert "Pair 'smollm2-cut' is fetched first, once (about 93 MB)." in said
+    assert "the pages train a pair from scratch in its place" in said
+    assert printed(root, "01_first") == "L is hidden 8\n"
+    said = runs(root, "book", "--pair", "smollm2-base-cut", status=2)  # asked for by name: nothing takes its place
+    assert said.splitlines()[-1].startswith("error: ") and "SmolLM2-135M" in said.splitlines()[-1]
+    runs(root, "build", "--allow-missing")
+    html = (root / "_build" / "html" / "01_first.html").read_text()
+    assert "Instead of the pair" in html and "could not be fetched" in html
 
 
 def test_a_run_names_the_pages_with_guards_and_how_to_see_it(tmp_path):
