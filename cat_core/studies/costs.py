@@ -73,13 +73,15 @@ def payback(extra: float, saved: float) -> float | Undefined:
 
 def training_examples(cell: Cell) -> int:
     """How many training examples a cell reads: exactly for a built-in suite, else at most, as many as were drawn."""
-    experiment = experiment_of(cell)
-    seen = experiment.steps * experiment.batch_size
-    if experiment.suite not in KINDS:
+    config = cell.config
+    if not {"steps", "batch_size"} <= config.keys():
+        config = vars(experiment_of(cell))  # what the cell leaves open follows the start of its models
+    seen = config["steps"] * config["batch_size"]
+    if config["suite"] not in KINDS:
         return seen
-    if experiment.train_suite or experiment.train_limit or experiment.mixing_cap:  # these have to be done to be counted
-        return min(seen, len(experiment.training_data.load().split("train")))
-    return min(seen, KINDS[experiment.suite][0](**experiment.suite_options or {}).train)
+    if any(config.get(name) for name in ("train_suite", "train_limit", "mixing_cap")):  # to be done to be counted
+        return min(seen, len(experiment_of(cell).training_data.load().split("train")))
+    return min(seen, KINDS[config["suite"]][0](**config.get("suite_options") or {}).train)
 
 
 def item_lengths(cell: Cell, c: Comparison) -> list[tuple[int, int]]:

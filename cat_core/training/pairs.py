@@ -144,9 +144,10 @@ def table(pairs: Pairs) -> str:
     for name, pair in pairs.pairs.items():
         small, large = pairs.side(pair.small), pairs.side(pair.large)
         ratio, memory = cost_ratio(small, large), sum(side.memory("answering in float32") for side in (small, large))
+        names = {whole(pair.small), pair.large}
         cells = name, pair.small, pair.large, f"{_millions(small.parameters)} / {_millions(large.parameters)}"
         cells += "unknown" if ratio is None else f"{ratio:.3f}", f"{memory:.1f}", large.facts.template
-        lines.append((*cells, large.facts.licence, "yes" if is_fetched(pair) else "no"))
+        lines.append((*cells, large.facts.licence, "yes" if all(map(_fetched, names)) else "no"))
     widths = [max(map(len, column)) for column in zip(*lines)]
     rows = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
     note = f"c: FLOPs of S over those of L ({PROMPT} + {ANSWER} tokens); GB: both models in float32, answering."
@@ -192,11 +193,6 @@ def fetched(pairs: Pairs, names: Sequence[str], say: Callable = print) -> list[P
         folders.append(fetch(name, **given, say=say))
         say(f"{name}: {folders[-1]}")
     return folders
-
-
-def is_fetched(pair: PairFacts) -> bool:
-    """Whether both models of a pair are there."""
-    return all(map(_fetched, {whole(pair.small), pair.large}))
 
 
 def _fetched(name: str) -> bool:

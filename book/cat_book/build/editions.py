@@ -46,6 +46,7 @@ from papermill import inspect_notebook
 from pydantic import Field
 
 from cat_core.tasks.schema import NAME, FileModel, SchemaError, brief, check, matching, nearest, read_yaml
+from cat_core.training import model_store
 from cat_core.training.provenance import RUNS
 
 ARTIFACTS = "artifacts"  # papermill_runs/artifacts: trained models, shared by pages and editions
@@ -372,13 +373,15 @@ def models_of(root, pair):
         return {}
     if pair == NO_PAIR:
         return None
-    from cat_core.training.pairs import is_fetched, read_pairs  # with torch, which takes seconds
-
-    pairs = read_pairs(root / "data" / "pairs.yaml")
-    if pair not in pairs.pairs:
-        raise EditionError(f"unknown pair {brief(pair)}{nearest(pair, [NO_PAIR, *pairs.pairs])}")
-    found = pairs.pairs[pair]
-    return {"small": found.small, "large": found.large} if is_fetched(found) else None
+    try:
+        pairs = read_yaml(root / "data" / "pairs.yaml")["pairs"]
+        found = pairs.get(pair) and {side: pairs[pair][side] for side in ("small", "large")}
+        names = {name.rpartition(" of ")[2] for name in (found or {}).values()}  # of a cut, the model that is cut
+    except (LookupError, TypeError, AttributeError):
+        raise EditionError("data/pairs.yaml: not readable as pairs; `python -m cat_core.pairs` says why") from None
+    if not found:
+        raise EditionError(f"unknown pair {brief(pair)}{nearest(pair, [NO_PAIR, *pairs])}")
+    return found if all(model_store.local(name) != name for name in names) else None
 
 
 def _why(pair):

@@ -15,6 +15,7 @@ own kernel whose working directory is the project's root, so that relative paths
 import argparse
 import contextlib
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -106,14 +107,12 @@ def fetch_pair(root, base, pair):
         return
     size = f" (about {megabytes:g} MB)" if name == own and megabytes else ""
     print(f"Pair '{name}' is fetched first, once{size}.", flush=True)
-    from cat_core.training.pairs import fetched, read_pairs
-
-    try:
-        fetched(read_pairs(root / "data" / "pairs.yaml"), [name], lambda line: print(line, flush=True))
-    except (ValueError, OSError) as error:
+    # a process of its own: what it takes in memory is free again before the pages begin
+    command = [sys.executable, "-m", "cat_core.pairs", "fetch", name]
+    if subprocess.run(command, cwd=root).returncode:
         if pair:
-            raise EditionError(str(error)) from None
-        print(f"warning: {error}: the pages train a pair from scratch in its place", flush=True)
+            raise EditionError(f"without the models of pair '{pair}' nothing was run")
+        print(f"warning: without pair '{name}' the pages train one from scratch in its place", flush=True)
 
 
 def say_guards(root, edition, pages):
