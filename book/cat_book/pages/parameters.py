@@ -28,6 +28,9 @@ BASE = {"suite": "mini-superglue", "small": "hidden 8, layers 1, heads 2", "larg
 BASE |= {"steps": 1, "large_steps": 1, "learning_rate": 1e-3, "large_learning_rate": 1e-3}
 """A sound experiment, in which each given field is tried by itself; what is not here has a default."""
 
+TOGETHER = (("small", "large", "context", "large_train_layers"), ("train_suite", "train_options"))
+"""Fields that are judged with one another."""
+
 POSITIVE = (lambda x: x >= 1, "a whole number >= 1")
 SHARE = (lambda x: 0 < x <= 1, "a share above 0 and at most 1")
 RATE = (lambda x: 0 < x <= 1, "a learning rate above 0 and at most 1")
@@ -144,9 +147,10 @@ def _by_papermill(name: str, kind: str, value: object) -> str:
 def _of_experiment(given: Mapping[str, object], named: set[str]) -> list[str]:
     """What `Experiment` refuses: of each field by itself, else of all together. named: fields complained of already."""
     names = [f.name for f in fields(Experiment) if f.metadata["page"] and f.name in given]
-    groups = [("small", "large", "context"), *((name,) for name in names if name not in ("small", "large", "context"))]
+    judged = {name for group in TOGETHER for name in group}
+    groups = [*TOGETHER, *((name,) for name in names if name not in judged)]
     problems = []
-    for group in groups:  # the two models are judged together
+    for group in groups:
         if not named & set(group):
             problems += _refused(BASE | {name: given[name] for name in group if name in names})
     if problems or named:
