@@ -288,8 +288,8 @@ def paired(root, monkeypatch, tmp_path):
     monkeypatch.setenv("CAT_MODELS", str(tmp_path / "models"))
     (root / "data").mkdir(exist_ok=True)
     shutil.copy(PROJECT / "data" / "pairs.yaml", root / "data")
-    cell = code('small: str = "hidden 4"\nlarge: str = "hidden 8"\nsteps: int = 5  # how many', "parameters")
-    write_notebook(root / "book" / "01_first.ipynb", cell)
+    lines = ('suite: str = "x"', 'small: str = "hidden 4"', 'large: str = "hidden 8"', "steps: int = 5  # how many")
+    write_notebook(root / "book" / "01_first.ipynb", code("\n".join(lines), "parameters"))
     text = PAIRED + "without_pair:\n  defaults: {steps: 9}\n  pages: {01_first: {small: hidden 2}}\n"
     rewrite(root, text)
     return root
@@ -314,7 +314,7 @@ def test_without_the_pair_pages_take_what_the_file_has_in_its_place_and_say_so(p
     assert edition.name == "quick"
     assert page.effective | {"steps": 9, "small": "hidden 2", "large": "hidden 8"} == page.effective
     assert "Instead of the pair `smollm2-cut` this page trains one from scratch" in page.remark
-    assert "could not be fetched" in page.remark and other.effective["steps"] == 9
+    assert "could not be fetched" in page.remark and other.effective["steps"] == 3 and not other.remark
 
 
 def test_another_pair_or_none_is_a_variant(paired, tmp_path):

@@ -5,7 +5,14 @@ import time
 
 import papermill
 import pytest
-from cat_book.build.editions import declared_parameters, notebook_paths, read_notebook, tags
+from cat_book.build.editions import (
+    declared_parameters,
+    edition_names,
+    load_edition,
+    notebook_paths,
+    read_notebook,
+    tags,
+)
 from cat_book.pages import parameters
 from IPython.core.interactiveshell import InteractiveShell
 from papermill.exceptions import PapermillExecutionError
@@ -40,6 +47,21 @@ def test_every_page_checks_its_parameters_first_and_its_own_values_are_sound(pag
     assert check(page) == []
     known = {**parameters.declared(cells_of(page))}
     assert set(known) == set(declared_parameters(PAGES[page]))
+
+
+@pytest.mark.parametrize("pair", ["with its pair", "without"])
+@pytest.mark.parametrize("name", edition_names(ROOT))
+def test_what_an_edition_gives_a_page_is_sound(name, pair, tmp_path, monkeypatch):
+    monkeypatch.setenv("CAT_MODELS", str(tmp_path))
+    if pair == "with its pair":
+        (folder := tmp_path / "HuggingFaceTB--SmolLM2-135M-Instruct").mkdir()
+        (folder / "origin.json").write_text("{}")
+    pages = load_edition(ROOT, name).run_pages
+    for page in pages.values():
+        given = {key: value for key, value in page.given.items() if key != "edition"}
+        assert check(page.name, **given) == [], page.name
+    if name == "quick":
+        assert bool(pages["04_superglue"].remark) == (pair == "without")
 
 
 @pytest.mark.parametrize("page", sorted(PAGES))
@@ -103,6 +125,19 @@ def test_the_last_of_papermills_cells_counts():
     for source in (*cells, "own = 1"):
         shell.run_cell(source, store_history=True).raise_error()
     parameters.check(shell.user_ns, "04_superglue")
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"train_options": {"train": 10}}, "train_options are those of train_suite, which is not given"),
+        ({"large_train_layers": 2}, "large_train_layers is 2: for loaded models only, and these start from scratch"),
+        ({"healing_steps": -1}, "healing_steps is -1; expected a number >= 0"),
+    ],
+)
+def test_fields_that_need_others_are_judged_with_them(given, said):
+    (line,) = check("04_superglue", **given)
+    assert said in line
 
 
 def test_models_of_two_kinds_are_found_out_together():

@@ -226,7 +226,8 @@ def test_an_edition_itself_is_not_built_in_parts_unasked(tmp_path, monkeypatch, 
 def paired(tmp_path, monkeypatch):
     """A project whose first page takes the models of the edition's pair, on a machine that can fetch nothing."""
     text = EDITION.replace("defaults:", "pair: smollm2-cut\nwithout_pair: {defaults: {large: hidden 8}}\ndefaults:")
-    first = (FIRST[0], code('large: str = "none"  # L', "parameters"), code("print('L is', large)"))
+    cell = code('suite: str = ""  # data\nlarge: str = "none"  # L', "parameters")
+    first = (FIRST[0], cell, code("print('L is', large)"))
     root = make_project(tmp_path, text.replace("disk_gib: 0.1", "disk_gib: 0.1, download_mb: 93"), first)
     (root / "data").mkdir(exist_ok=True)
     shutil.copy(ROOT / "data" / "pairs.yaml", root / "data")

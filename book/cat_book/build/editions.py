@@ -9,7 +9,7 @@ An edition is one file, `book/params/<edition>.yml`:
       memory_gib: 4                 # with all pages running side by side
       disk_gib: 1                   # models, tables, executed copies, HTML
       download_mb: 93               # to fetch the pair, once
-    pair: smollm2-cut               # of data/pairs.yaml: `small` and `large` of every page that declares them
+    pair: smollm2-cut               # of data/pairs.yaml: `small` and `large` of the pages that take a `suite`
     defaults:                       # goes to every page that declares the parameter
       seeds: [1, 2]
     pages:                          # pages that are not named here run as well, with the defaults
@@ -329,9 +329,10 @@ def load_edition(root, base, overrides=(), name=None, wanted=()):
     pages, unfit = {}, {}
     for page, notebook in paths.items():
         entry = check(PageFile, entries.get(page) or {}, [label, page], problems)
-        own, remark = defaults | (pair or {}) | (entry.parameters or {}), ""
+        trains = "suite" in declared[page]
+        own, remark = defaults | (pair or {} if trains else {}) | (entry.parameters or {}), ""
         problems += _unfit(entry.parameters or {}, declared[page], f"{label}: {page}: parameters")
-        if pair is None:
+        if pair is None and trains:
             instead = without.pages.get(page, {})
             problems += _unfit(instead, declared[page], f"{label}: without_pair: {page}")
             instead = {key: value for key, value in (without.defaults | instead).items() if key in declared[page]}
