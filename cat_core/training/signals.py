@@ -14,9 +14,11 @@ from cat_core.confidence import chosen_logprob
 from cat_core.curves import expected_calibration_error
 from cat_core.loss import is_right
 from cat_core.queries import plan_batches
+from cat_core.training.models import has_plain_head
 from cat_core.training.training_set import IGNORE, collate
 
 ECE_BINS = 15
+CHUNK = 2**24  # logits that are looked at together: real vocabularies times all tokens of a batch would fill gigabytes
 
 
 @dataclass(frozen=True)
@@ -48,21 +50,31 @@ def token_signals(model, examples, batch_tokens: int = 16_384) -> TokenSignals:
     """`TokenSignals` of a model on a `training_set.TrainingSet` of any split, in batches of at most so many tokens."""
     check_prompts(model, examples)
     model.eval()
+    head, plain = model.get_output_embeddings(), has_plain_head(model)
+    rows = max(1, CHUNK // head.weight.shape[0])
     parts: list[list[torch.Tensor]] = [[] for _ in range(len(examples))]
     for members in plan_batches([(len(p), len(t), 1) for p, t in examples.pairs], batch_tokens):
         batch = collate([examples[i] for i in members], examples.pad)
         inputs = {k: batch[k].to(model.device) for k in MODEL_INPUTS}
         labels = batch["labels"][:, batch["target_start"] :]
         is_target = labels != IGNORE
-        logits = target_outputs(model, inputs, batch["target_start"]).logits[is_target.to(model.device)].float()
-        target = labels[is_target].to(logits.device)
-        right, p = is_right(logits, target).float(), logits.softmax(-1)
-        measures = torch.stack([right, chosen_logprob(logits, target), torch.special.entr(p).sum(-1), p.amax(-1)])
+        found = target_outputs(model, inputs, batch["target_start"], states=plain, logits=not plain)
+        kept = (found.states if plain else found.logits)[is_target.to(model.device)]
+        target = labels[is_target].to(kept.device)
+        chunks = zip(kept.split(rows), target.split(rows))
+        measures = torch.cat([_measures(head(x) if plain else x, y) for x, y in chunks], dim=1)
         for member, columns in zip(members, measures.cpu().split(is_target.sum(1).tolist(), dim=1)):
             parts[member] = columns
     right, label_logprob, entropy, top = torch.cat(parts, dim=1).numpy()
     example = np.repeat(np.arange(len(parts)), [part.shape[1] for part in parts])
     return TokenSignals(right.astype(bool), label_logprob, entropy, top, example)
+
+
+def _measures(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """[4, tokens] right, log-probability of the label, entropy and highest probability, of logits [tokens, V]."""
+    logits = logits.float()
+    right, p = is_right(logits, target).float(), logits.softmax(-1)
+    return torch.stack([right, chosen_logprob(logits, target), torch.special.entr(p).sum(-1), p.amax(-1)])
 
 
 def summary(small: TokenSignals, large: TokenSignals) -> dict:

@@ -3,18 +3,36 @@
 import numpy as np
 import pytest
 import torch
+from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from cat_core.tasks.synthetic import MiniWmt, mini_wmt
+from cat_core.training import signals as signals_module
 from cat_core.training.models import ModelSize, build_model, train_tokenizer
 from cat_core.training.signals import TokenSignals, summary, token_signals
 from cat_core.training.training_set import TrainingSet
 
 
-def test_signals_are_those_of_each_example_alone(tmp_path):
+def llama(tokenizer):
+    return build_model(ModelSize(hidden=16, layers=1, heads=2, context=48), tokenizer, 3)
+
+
+def capped(tokenizer):
+    """Its logits are no linear layer of its states: they are capped."""
+    torch.manual_seed(3)
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ids = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": 0, "eos_token_id": tokenizer.eos_token_id}
+    size |= {"num_key_value_heads": 2, "head_dim": 8, "final_logit_softcapping": 0.5}
+    return Gemma2ForCausalLM(Gemma2Config(vocab_size=len(tokenizer), **size, **ids))
+
+
+@pytest.mark.parametrize("build", [llama, capped])
+@pytest.mark.parametrize("chunk", [1, 5_000, signals_module.CHUNK])
+def test_signals_are_those_of_each_example_alone(build, chunk, tmp_path, monkeypatch):
+    monkeypatch.setattr(signals_module, "CHUNK", chunk)
     examples = [e for e in mini_wmt(MiniWmt(train=40, calibration=5, test=5)) if e.split == "train"]
     tokenizer = train_tokenizer([t for e in examples for t in (e.prompt, e.target)], 400)
     held_out = TrainingSet(examples, tokenizer, 48)
-    model = build_model(ModelSize(hidden=16, layers=1, heads=2, context=48), tokenizer, 3).eval()
+    model = build(tokenizer).eval()
     found = token_signals(model, held_out, batch_tokens=300)
     expected = []
     for index, (prompt, target) in enumerate(held_out.pairs):
