@@ -15,6 +15,7 @@ from cat_core.studies.record import experiment_of
 from cat_core.studies.study import Cell
 from cat_core.tasks.suite import KINDS
 from cat_core.training.configs import shape_config
+from cat_core.training.obtain import FEW
 
 
 @dataclass(frozen=True)
@@ -72,16 +73,18 @@ def payback(extra: float, saved: float) -> float | Undefined:
 
 
 def training_examples(cell: Cell) -> int:
-    """How many training examples a cell reads: exactly for a built-in suite, else at most, as many as were drawn."""
+    """How many examples L is asked about in training: exactly of a built-in suite, else at most, as were drawn."""
     config = cell.config
     if not {"steps", "batch_size"} <= config.keys():
         config = vars(experiment_of(cell))  # what the cell leaves open follows the start of its models
-    seen = config["steps"] * config["batch_size"]
+    read = config["steps"] * config["batch_size"]
     if config["suite"] not in KINDS:
-        return seen
+        return read
     if any(config.get(name) for name in ("train_suite", "train_limit", "mixing_cap")):  # to be done to be counted
-        return min(seen, len(experiment_of(cell).training_data.load().split("train")))
-    return min(seen, KINDS[config["suite"]][0](**config.get("suite_options") or {}).train)
+        count = len(experiment_of(cell).training_data.load().split("train"))
+    else:
+        count = KINDS[config["suite"]][0](**config.get("suite_options") or {}).train
+    return read if read * FEW <= count else count
 
 
 def item_lengths(cell: Cell, c: Comparison) -> list[tuple[int, int]]:

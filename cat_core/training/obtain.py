@@ -73,7 +73,8 @@ def train_or_load(config: TrainConfig, progress: Progress = None) -> Path:
     def make(folder: Path) -> dict:
         tokenizer = tokenizer_of(config)
         training_set = training_set_of(config, tokenizer)
-        teacher = None if config.teacher is None else teacher_of(config, training_set, progress)
+        asks = config.teacher is not None and config.settings.steps
+        teacher = teacher_of(config, training_set, progress) if asks else None
         model = untrained(config, tokenizer, progress)
         checkpoints = folder / "checkpoints"
         given = (model, training_set, config.settings, checkpoints, teacher, progress)

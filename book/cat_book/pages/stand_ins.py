@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from html import escape
+import re
 
-from IPython.display import HTML
+from IPython.display import Markdown
 
 from cat_core.tasks.suite import Suite
 from cat_core.training.configs import describes_size
@@ -38,11 +38,15 @@ DATA = {
 """Of built-in suites by the beginning of their names."""
 
 
-def about(experiment: Experiment, suite: Suite | None) -> HTML:
+def about(experiment: Experiment, suite: Suite | None) -> Markdown:
     """Two paragraphs: the data, and the models. suite: the tested data; None where they are not at hand."""
-    return HTML("".join(f"<p><strong>{name}.</strong> {escape(text)}</p>" for name, text in (
-        ("The data", data_text(experiment, suite)), ("The models", models_text(experiment)),
-    )))  # fmt: skip
+    parts = {"The data": data_text(experiment, suite), "The models": models_text(experiment)}
+    return Markdown("\n\n".join(f"**{name}.** {_plain(text)}" for name, text in parts.items()))
+
+
+def _plain(text: str) -> str:
+    """A text in which Markdown finds nothing: names of files and models are anybody's."""
+    return re.sub(r"([\\`*_{}\[\]<>()#+!|$~&-])", r"\\\1", text)
 
 
 def data_text(experiment: Experiment, suite: Suite | None) -> str:
