@@ -288,7 +288,7 @@ class Experiment:
         """
         first = [self.healed] if self.healed else []
         announce([*first, *self.configs().values()], progress)
-        for config in obtain.shared_out([*first, *map(self.large_config, self.large_seeds)]):
+        for config in obtain.shared_out([*first, *map(self.large_config, self.large_seeds)], progress):
             train_or_load(config, progress)
         for group in self.groups():
             self.train_group(group, progress)
@@ -311,7 +311,7 @@ class Experiment:
         configs = [self.small_config(*key) for key in group]
         if describes_size(self.small) and not any(METHODS[m].router for m, _ in group):
             obtain.train_together(configs, progress)
-        for config in obtain.shared_out(configs):
+        for config in obtain.shared_out(configs, progress):
             train_or_load(config, progress)
 
     def large_seed(self, seed: int) -> int:

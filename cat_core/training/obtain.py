@@ -94,7 +94,7 @@ def train_or_load(config: TrainConfig, progress: Progress = None) -> Path:
     return artifacts.obtain("model", config.identity(), config.modules, make)
 
 
-def shared_out(configs: Sequence[TrainConfig]) -> Iterator[TrainConfig]:
+def shared_out(configs: Sequence[TrainConfig], progress: Progress = None) -> Iterator[TrainConfig]:
     """The configurations in turn, those that another process is making last: who want the same share the work."""
     later = []
     for config in configs:
@@ -102,7 +102,10 @@ def shared_out(configs: Sequence[TrainConfig]) -> Iterator[TrainConfig]:
             later.append(config)
         else:
             yield config
-    yield from later
+    for config in later:
+        if progress is not None and artifacts.is_being_made("model", config.identity(), config.modules):
+            progress(f"{name_of(config)}: another process is training it")
+        yield config
 
 
 def train_together(configs: Sequence[TrainConfig], progress: Progress = None) -> None:

@@ -20,7 +20,8 @@ def test_a_pair_from_scratch_on_invented_words():
 
 def test_a_loaded_pair_on_a_part_of_what_it_learns():
     e = Experiment.of(
-        suite="almanac-questions", train_suite="almanac", train_options={"train": 3400, "calibration": 34, "test": 34}, large="owner/name", steps=9,
+        suite="almanac-questions", train_suite="almanac", large="owner/name", steps=9,
+        train_options={"train": 3400, "calibration": 34, "test": 34},
         suite_options={"train": 1400, "calibration": 14, "test": 14}, small="cut 6 of large", large_steps=7,
         large_train_layers=2, healing_steps=5,
     )  # fmt: skip

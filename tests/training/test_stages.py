@@ -161,7 +161,9 @@ def test_what_another_process_is_making_comes_last():
     other = subprocess.Popen([sys.executable, "-c", HELD, str(lock)], stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout.readline() == "held\n"
-        assert list(obtain.shared_out(configs)) == [configs[1], configs[2], configs[0]]
+        said = []
+        assert list(obtain.shared_out(configs, said.append)) == [configs[1], configs[2], configs[0]]
+        assert said == ["small model, xent, seed 0: another process is training it"]
     finally:
         other.kill()
         other.wait()
