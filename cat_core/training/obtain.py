@@ -6,6 +6,9 @@ most the steps since the last checkpoint.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -27,6 +30,7 @@ from cat_core.training.train import Progress, train
 from cat_core.training.training_set import DataOrder, TrainingSet
 from cat_core.training.tuning import frozen_layers
 
+TEACHER_TOKENS = {"cpu": 4_096, "else": 16_384}  # of a batch that L is asked about: a CPU is busy with fewer
 FEW = 4  # so many seeds at least read less than the whole training set together
 ROOM = 3  # what a prompt needs at least: BOS, one token, and EOS where an encoder reads it
 
@@ -91,7 +95,22 @@ def train_or_load(config: TrainConfig, progress: Progress = None) -> Path:
         shutil.rmtree(checkpoints, ignore_errors=True)  # not there where nothing was trained
         return _finish(model, tokenizer, log, 1, folder)
 
-    return artifacts.obtain("model", config.identity(), config.modules, make)
+    return _obtained(config, "model", config.identity(), config.modules, make)
+
+
+def _obtained(config: TrainConfig, *artifact) -> Path:
+    """`artifacts.obtain`; what making something of a loaded model has taken in memory is given back to the system.
+
+    A Trainer is in circles of references, and glibc keeps what was freed below what is in use: a gigabyte a model.
+    """
+    *known, make = artifact
+    made = []
+    folder = artifacts.obtain(*known, lambda folder: made.append(folder) or make(folder))
+    if made and not config.from_scratch:
+        gc.collect()
+        with contextlib.suppress(OSError, AttributeError):  # not glibc
+            ctypes.CDLL(None).malloc_trim(0)
+    return folder
 
 
 def shared_out(configs: Sequence[TrainConfig], progress: Progress = None) -> Iterator[TrainConfig]:
@@ -222,6 +241,7 @@ def teacher_cache(
     def make(folder: Path) -> None:
         model = models.load_model(str(train_or_load(config, progress))).to(resolve_device(config.device))
         kept = {"mode": mode, "k": k, "temperature": temperature, "about": about, "precision": precision}
+        kept["batch_tokens"] = TEACHER_TOKENS["cpu" if model.device.type == "cpu" else "else"]
         run_teacher(model, training_set, folder, **kept, progress=progress, examples=examples)
 
     identity = {"model": config.digest(), "tokens": training_set.fingerprint, "mode": mode}
@@ -229,7 +249,7 @@ def teacher_cache(
     identity |= {} if examples is None else {"examples": list(examples)}
     if mode == "topk":
         identity |= {"k": k, "temperature": temperature}
-    return TeacherCache.load(artifacts.obtain("teacher", identity, TRAINING_MODULES, make), verify=False, **about)
+    return TeacherCache.load(_obtained(config, "teacher", identity, TRAINING_MODULES, make), verify=False, **about)
 
 
 def frozen_of(config: TrainConfig, model, training_set: TrainingSet, progress: Progress) -> FrozenStates | None:

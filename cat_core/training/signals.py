@@ -46,7 +46,7 @@ class TokenSignals:
 
 
 @torch.no_grad()
-def token_signals(model, examples, batch_tokens: int = 16_384) -> TokenSignals:
+def token_signals(model, examples, batch_tokens: int = 4_096) -> TokenSignals:
     """`TokenSignals` of a model on a `training_set.TrainingSet` of any split, in batches of at most so many tokens."""
     check_prompts(model, examples)
     model.eval()
