@@ -70,7 +70,8 @@ def loss_rises(logs: Logs, normalize: str = "tokens") -> Guard | None:
     """A small model's loss ends where it began or above: it has learnt nothing, or forgotten what it knew.
 
     Each end is the mean of a tenth of the log; at least 2 logged steps. A masked loss that is divided by all target
-    tokens grows as the mask lets more of them in, so it has to have risen for each kept token as well.
+    tokens grows as the mask lets more of them in, so it has to have risen for each kept token as well; and as those
+    that come in are hard ones, S must not be right on more tokens than it was.
     """
     risen = []
     for (method, seed), log in logs.items():
@@ -83,7 +84,9 @@ def loss_rises(logs: Logs, normalize: str = "tokens") -> Guard | None:
         rose = not last < first * (SLACK if METHODS[method].second_stage else 1)  # what is no number has not fallen
         if masked and (kept > 0).all():
             begin, end = _ends(losses / kept)
-            rose = rose and not end < begin
+            right = [row["both"] + row["only_small"] for row in log if "loss" in row and "both" in row]
+            first_right, last_right = _ends(np.array(right or [0.0]))
+            rose = rose and not end < begin and not last_right > first_right
         if rose:
             risen.append(f"{name(method)} seed {seed} ({first:.3g} to {last:.3g})")
     if not risen:

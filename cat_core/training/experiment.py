@@ -37,7 +37,7 @@ from cat_core.training.models import load_model, load_tokenizer
 from cat_core.training.obtain import Progress, name_of, train_or_load
 from cat_core.training.options import (
     check_apart,
-    check_cut,
+    check_models_named,
     check_sizes,
     check_type,
     check_untrained,
@@ -102,6 +102,7 @@ class Experiment:
     healing_steps: int = option(
         "steps of S on labels alone before every method begins with it: a cut has lost much", 0
     )
+    healing_rate: float | None = option("peak for S in these steps; None: that of the methods", None)
     steps: int | None = option("optimiser steps of S; None: by kind of start, from scratch or loaded")
     large_steps: int | None = option("optimiser steps of L; 0: L as it was loaded, None: by kind of start")
     batch_size: int | None = option("examples in a step of S; None: by kind of start", None)
@@ -162,12 +163,7 @@ class Experiment:
             check_type(name, getattr(self, name), hint)
         for name in ("methods", "seeds", "large_seeds", "stop"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        check_cut(self.small, self.large)
-        if describes_size(self.small) != describes_size(self.large):
-            raise ValueError(
-                f"small {brief(self.small)} and large {brief(self.large)}: build both from scratch or name both, "
-                "as they must share one tokenizer"
-            )
+        check_models_named(self.small, self.large)
         resolve_device(self.device)
         start = start_of(self.suite, self.loaded, self.lora_rank, self.large_lora_rank)
         for name in FIELDS:
@@ -258,7 +254,8 @@ class Experiment:
         """S after `healing_steps`, as every method and seed begins with it; None: as it was loaded, or at random."""
         if not self.healing_steps:
             return None
-        settings = replace(self.small_settings, method="xent", steps=self.healing_steps, seed=HEALING_SEED)
+        rate = self.healing_rate or self.learning_rate
+        settings = replace(self.small_settings, steps=self.healing_steps, learning_rate=rate, seed=HEALING_SEED)
         own = {"model": named_cut(self.small, self.large), "settings": settings, "teacher": None, "out_of_fold": False}
         return self._alike(TrainConfig, data=self.training_data, **own)
 

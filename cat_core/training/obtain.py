@@ -80,6 +80,8 @@ def train_or_load(config: TrainConfig, progress: Progress = None) -> Path:
         asks = config.teacher is not None and config.settings.steps
         teacher = teacher_of(config, training_set, progress) if asks else None
         model = untrained(config, tokenizer, progress)
+        if not config.from_scratch:
+            give_back()  # a cut is loaded whole
         checkpoints = folder / "checkpoints"
         given = (model, training_set, config.settings, checkpoints, teacher, progress)
         options = {
@@ -99,18 +101,23 @@ def train_or_load(config: TrainConfig, progress: Progress = None) -> Path:
 
 
 def _obtained(config: TrainConfig, *artifact) -> Path:
-    """`artifacts.obtain`; what making something of a loaded model has taken in memory is given back to the system.
-
-    A Trainer is in circles of references, and glibc keeps what was freed below what is in use: a gigabyte a model.
-    """
+    """`artifacts.obtain`; of a loaded model, what making it has taken is given back."""
     *known, make = artifact
     made = []
     folder = artifacts.obtain(*known, lambda folder: made.append(folder) or make(folder))
     if made and not config.from_scratch:
-        gc.collect()
-        with contextlib.suppress(OSError, AttributeError):  # not glibc
-            ctypes.CDLL(None).malloc_trim(0)
+        give_back()
     return folder
+
+
+def give_back() -> None:
+    """Let the system have the memory of models that are not needed any more.
+
+    A Trainer is in circles of references, and glibc keeps what was freed below what is in use: a gigabyte a model.
+    """
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def shared_out(configs: Sequence[TrainConfig], progress: Progress = None) -> Iterator[TrainConfig]:

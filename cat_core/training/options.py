@@ -39,6 +39,7 @@ def check_sizes(experiment) -> None:
     if experiment.train_options and not experiment.train_suite:
         raise ValueError("train_options are those of train_suite, which is not given: the suite has suite_options")
     check_rate("learning_rate", experiment.learning_rate, experiment.loaded, experiment.lora_rank)
+    check_rate("healing_rate", experiment.healing_rate or 0, experiment.loaded, experiment.lora_rank)
     check_rate("large_learning_rate", experiment.large_learning_rate, experiment.loaded, experiment.large_lora_rank)
 
 
@@ -61,13 +62,18 @@ def check_untrained(experiment) -> None:
         )
 
 
-def check_cut(small: str, large: str) -> None:
-    """ValueError for a cut that cannot be read, or has nothing to be cut from."""
+def check_models_named(small: str, large: str) -> None:
+    """ValueError for a cut that cannot be read or has nothing to be cut from, and for one model named and one built."""
     parse_cut(small)
     if is_cut(large):
         raise ValueError(f"large {brief(large)}: only S can be cut; give L by the name or folder of a model")
     if is_cut(small) and describes_size(large):
         raise ValueError(f"small {brief(small)}: large {brief(large)} is built from scratch and cannot be cut; name it")
+    if describes_size(small) != describes_size(large):
+        raise ValueError(
+            f"small {brief(small)} and large {brief(large)}: build both from scratch or name both, as they must share "
+            "one tokenizer"
+        )
 
 
 def check_apart(experiment, evaluated: Sequence) -> None:

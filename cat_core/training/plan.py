@@ -20,7 +20,7 @@ from cat_core.training import artifacts
 from cat_core.training.configs import TrainConfig, resolve_device
 from cat_core.training.frozen import needed_bytes
 from cat_core.training.models import has_plain_head
-from cat_core.training.obtain import name_of, tokenizer_of, training_set_of, untrained
+from cat_core.training.obtain import give_back, name_of, tokenizer_of, training_set_of, untrained
 from cat_core.training.train import training_loss
 from cat_core.training.training_set import IGNORE, TrainingSet, collate, group_tokens, length_groups
 from cat_core.training.tuning import frozen_layers, partly_trained, trained_parameters
@@ -92,6 +92,8 @@ def check(found: Sequence[Stage], memory: int | None = None, disk: int | None = 
 def announce(configs: Sequence[TrainConfig], progress: Callable[[str], None] | None) -> list[Stage]:
     """Check, and say line by line what will be trained; nothing is said where there is nothing to train."""
     found = stages(configs, timed=progress is not None)
+    if any(not config.from_scratch for config in configs):
+        give_back()  # what was loaded to see what it takes
     check(found)
     if progress is not None and found:
         for stage in found:

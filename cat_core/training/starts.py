@@ -55,9 +55,10 @@ def start_of(suite: str, loaded: bool, lora_rank: int = 0, large_lora_rank: int 
 def check_rate(name: str, rate: float, loaded: bool, lora_rank: int = 0) -> None:
     """Raise ValueError for a peak rate that would destroy loaded weights; name: of the parameter, for the message."""
     if loaded and not lora_rank and rate > LOADED_LIMIT:
+        usual = getattr(LOADED, name, LOADED.learning_rate)
         raise ValueError(
             f"{name} is {rate:g}: above {LOADED_LIMIT:g} loaded weights are destroyed, not fine-tuned; leave it out "
-            f"({getattr(LOADED, name):g} is the default for a loaded model), or train from scratch"
+            f"({usual:g} is the default for a loaded model), or train from scratch"
         )
 
 

@@ -80,6 +80,11 @@ def test_a_masked_loss_may_rise_with_its_keep_rate():
     assert guards.loss_rises({("dist", 0): grows}).forbids, "without a mask all tokens are kept"
     assert guards.loss_rises({("cat-dist", 0): log([1.0, 3.0], [0.5, 0.9])}).forbids
     assert guards.loss_rises({("cat-dist", 0): log([0.0, 0.1], [0.0, 0.9])}).forbids
+    for method, right, raised in (("cat-dist", 0.7, False), ("cat-dist", 0.5, True), ("dist", 0.7, True)):
+        rows = log([1.0, 3.0], [0.5, 0.9])  # as the mask lets hard tokens in; S learns, or it does not
+        for row, share in zip(rows, (0.5, right)):
+            row |= {"both": share - 0.1, "only_small": 0.1}
+        assert bool(guards.loss_rises({(method, 0): rows})) == raised
 
 
 def test_a_second_stage_begins_at_the_end_of_the_first():

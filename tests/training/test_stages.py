@@ -47,6 +47,8 @@ def test_every_method_and_seed_begins_with_the_healed_s():
     for (method, _), config in configs.items():
         assert config.begins == e.healed
         assert (config.initial == e.healed) != METHODS[method].second_stage
+    assert e.healed.settings.learning_rate == e.learning_rate
+    assert replace(e, healing_rate=0.5).healed.settings.learning_rate == 0.5
     assert e.healed.settings.seed not in (3, 4)  # the order in which it reads is another one
     plain = Experiment.of(**TINY, methods=["xent"], seeds=[3, 4])
     assert plain.healed is None and plain.small_config("xent", 3) == replace(configs["xent", 3], initial=None)

@@ -37,7 +37,7 @@ RATE = (lambda x: 0 < x <= 1, "a learning rate above 0 and at most 1")
 METHOD = f"a training method: {', '.join(METHODS)}"
 RANGES: dict[str, tuple[Callable[[object], bool], str]] = {
     **dict.fromkeys(("budget", "keep_rate"), SHARE),
-    **dict.fromkeys(("learning_rate", "large_learning_rate"), RATE),
+    **dict.fromkeys(("learning_rate", "large_learning_rate", "healing_rate"), RATE),
     **dict.fromkeys(
         ("resamples", "brief_steps", "sentences", "batch", "prompt_tokens", "new_tokens", "long_prompt", "long_answer",
          "queries", "tokens", "hidden", "teacher_hidden", "vocab_size", "context"), POSITIVE,
