@@ -43,7 +43,7 @@ from cat_core.training.options import (
     check_untrained,
     option,
     type_hints,
-)  # fmt: skip
+)
 from cat_core.training.plan import announce
 from cat_core.training.signals import TokenSignals, token_signals
 from cat_core.training.starts import FIELDS, resolve_precision, start_of

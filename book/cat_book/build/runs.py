@@ -31,7 +31,7 @@ from cat_book.build.editions import (
     load_edition,
     models_of,
     pair_of,
-)  # fmt: skip
+)
 from cat_book.build.fingerprints import page_digest, shared_digests
 from cat_book.build.manifest import has_run, page_state, read_manifest
 from cat_core.tasks.schema import SchemaError, nearest
