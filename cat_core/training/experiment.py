@@ -336,7 +336,7 @@ class Experiment:
             shutil.rmtree(store)
 
         identity = {"model": config.digest(), "data": self.data.load().fingerprint, **options, **self._answer_identity}
-        folder = artifacts.obtain("answers", identity, ANSWERING_MODULES, make)
+        folder = obtain.obtained(config, "answers", identity, ANSWERING_MODULES, make)
         return json.loads((folder / "answers.json").read_text(encoding="utf-8"))
 
     def learned_confidences(self, method: str, seed: int, progress: Progress = None) -> dict[str, list[float]]:
@@ -402,7 +402,7 @@ class Experiment:
             replace(signals, example=kept[signals.example]).save(folder)
 
         identity = {"model": config.digest(), "data": self.data.load().fingerprint, "split": split}
-        return TokenSignals.load(artifacts.obtain("signals", identity, SIGNAL_MODULES, make))
+        return TokenSignals.load(obtain.obtained(config, "signals", identity, SIGNAL_MODULES, make))
 
     def outcomes(self, edition: str = "", progress: Progress = None, learned_rules: Sequence[str] = ()):
         """Train what is not trained, let every model answer, and return the outcome table (pandas; see `outcomes`).

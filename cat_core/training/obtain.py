@@ -97,10 +97,10 @@ def train_or_load(config: TrainConfig, progress: Progress = None) -> Path:
         shutil.rmtree(checkpoints, ignore_errors=True)  # not there where nothing was trained
         return _finish(model, tokenizer, log, 1, folder)
 
-    return _obtained(config, "model", config.identity(), config.modules, make)
+    return obtained(config, "model", config.identity(), config.modules, make)
 
 
-def _obtained(config: TrainConfig, *artifact) -> Path:
+def obtained(config: TrainConfig, *artifact) -> Path:
     """`artifacts.obtain`; of a loaded model, what making it has taken is given back."""
     *known, make = artifact
     made = []
@@ -256,7 +256,7 @@ def teacher_cache(
     identity |= {} if examples is None else {"examples": list(examples)}
     if mode == "topk":
         identity |= {"k": k, "temperature": temperature}
-    return TeacherCache.load(_obtained(config, "teacher", identity, TRAINING_MODULES, make), verify=False, **about)
+    return TeacherCache.load(obtained(config, "teacher", identity, TRAINING_MODULES, make), verify=False, **about)
 
 
 def frozen_of(config: TrainConfig, model, training_set: TrainingSet, progress: Progress) -> FrozenStates | None:
