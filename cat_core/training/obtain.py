@@ -30,7 +30,6 @@ from cat_core.training.train import Progress, train
 from cat_core.training.training_set import DataOrder, TrainingSet
 from cat_core.training.tuning import frozen_layers
 
-TEACHER_TOKENS = {"cpu": 4_096, "else": 16_384}  # of a batch that L is asked about: a CPU is busy with fewer
 FEW = 4  # so many seeds at least read less than the whole training set together
 ROOM = 3  # what a prompt needs at least: BOS, one token, and EOS where an encoder reads it
 
@@ -248,7 +247,6 @@ def teacher_cache(
     def make(folder: Path) -> None:
         model = models.load_model(str(train_or_load(config, progress))).to(resolve_device(config.device))
         kept = {"mode": mode, "k": k, "temperature": temperature, "about": about, "precision": precision}
-        kept["batch_tokens"] = TEACHER_TOKENS["cpu" if model.device.type == "cpu" else "else"]
         run_teacher(model, training_set, folder, **kept, progress=progress, examples=examples)
 
     identity = {"model": config.digest(), "tokens": training_set.fingerprint, "mode": mode}

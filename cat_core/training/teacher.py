@@ -40,6 +40,7 @@ from cat_core.training.training_set import collate
 MODES = ("hidden", "topk", "argmax")
 FOLDER, RECORD = "teacher", "about.json"
 BLOCK = 2**24  # bytes written at once
+BATCH_TOKENS = {"cpu": 4_096, "else": 16_384}  # a CPU is busy with fewer, and its memory is what pages share
 STORED = {"bfloat16": "uint16"}
 """Number types that numpy lacks, and those that hold their bits."""
 
@@ -267,14 +268,14 @@ def fingerprint(model, tokenizer, training_set) -> dict[str, str]:
 @torch.no_grad()
 def run_teacher(
     model, training_set, folder: str | Path, *, mode: str = "hidden", k: int = 50, temperature: float = 1.0,
-    about: dict[str, str] | None = None, batch_tokens: int = 16_384, progress: Callable[[str], None] | None = None,
-    precision: str = "fp32", examples: Sequence[int] | None = None,
+    about: dict[str, str] | None = None, batch_tokens: int | None = None,
+    progress: Callable[[str], None] | None = None, precision: str = "fp32", examples: Sequence[int] | None = None,
 ) -> TeacherCache:  # fmt: skip
     """One pass of L over the training set, resumable: batches that are done are not run again.
 
     model: a language model; training_set: `training_set.TrainingSet`; mode: of `MODES`; k, temperature: of mode topk;
     about: what the cache is of, such as `fingerprint`, to be checked when it is loaded; batch_tokens: padded tokens
-    of a batch; examples: the only ones that L is asked about (None: all), the others have no tokens in the cache;
+    of a batch (None: `BATCH_TOKENS`); examples: those that L is asked about (None: all), others have no tokens in it;
     precision: "fp32", or "bf16" for the body of a model whose head is plain linear (the head, which decides
     what is right, stays in its own precision). Raises ValueError for unknown modes, and for a folder with the
     unfinished cache of another run.
@@ -284,6 +285,7 @@ def run_teacher(
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise ValueError(f"k is {k!r}; expected a whole number >= 1")
     check_prompts(model, training_set)
+    batch_tokens = batch_tokens or BATCH_TOKENS["cpu" if model.device.type == "cpu" else "else"]
     model.eval()
     head = model.get_output_embeddings()
     asked = torch.arange(len(training_set)) if examples is None else torch.tensor(sorted(set(examples)))
