@@ -88,6 +88,13 @@ def copy_project(root):
     shutil.copy(ROOT / "_config.yml", root)
 
 
+def put_pair(models):
+    """Leave in a folder of models what makes pair smollm2-cut one that was fetched; it can be named, not loaded."""
+    folder = models / "HuggingFaceTB--SmolLM2-135M-Instruct"
+    folder.mkdir(parents=True)
+    (folder / "origin.json").write_text("{}")
+
+
 def environment():
     """That of this process, with nothing that would bring another cat_core in."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

@@ -15,7 +15,7 @@ from cat_core.studies.record import experiment_of
 from cat_core.studies.study import Cell
 from cat_core.tasks.suite import KINDS
 from cat_core.training.configs import shape_config
-from cat_core.training.obtain import FEW
+from cat_core.training.obtain import are_few
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def training_examples(cell: Cell) -> int:
         count = len(experiment_of(cell).training_data.load().split("train"))
     else:
         count = KINDS[config["suite"]][0](**config.get("suite_options") or {}).train
-    return read if read * FEW <= count else count
+    return read if are_few(read, count) else count
 
 
 def item_lengths(cell: Cell, c: Comparison) -> list[tuple[int, int]]:

@@ -38,9 +38,9 @@ from cat_core.training.obtain import Progress, name_of, train_or_load
 from cat_core.training.options import (
     check_apart,
     check_models_named,
-    check_sizes,
     check_type,
     check_untrained,
+    check_values,
     option,
     type_hints,
 )
@@ -169,7 +169,7 @@ class Experiment:
         for name in FIELDS:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, getattr(start, name))
-        check_sizes(self)
+        check_values(self)
         _ = self.small_settings, self.large_settings  # what these refuse is refused here
         for method in self.methods:
             if not isinstance(method, str) or method not in METHODS:

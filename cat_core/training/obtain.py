@@ -281,7 +281,12 @@ def seen_of(config: TrainConfig, training_set: TrainingSet) -> tuple[int, ...] |
     """Numbers of the examples that a training reads where they are few; None: all, which other seeds share."""
     settings, count = config.settings, len(training_set)
     total = settings.steps * settings.batch_size
-    return None if total * FEW > count else tuple(sorted(DataOrder(count, total, settings.seed)))
+    return tuple(sorted(DataOrder(count, total, settings.seed))) if are_few(total, count) else None
+
+
+def are_few(read: int, count: int) -> bool:
+    """Whether so little is read of a training set that L is asked about this alone, and not about all for all seeds."""
+    return read * FEW <= count
 
 
 def teacher_of(config: TrainConfig, training_set: TrainingSet, progress: Progress) -> TeacherCache:

@@ -24,8 +24,8 @@ def option(help: str, default=MISSING, page: bool = True):
     return field(default=default, metadata={"help": help, "page": page})
 
 
-def check_sizes(experiment) -> None:
-    """ValueError, by their own names, for what `TrainSettings` would refuse of L by the name of S, and rates."""
+def check_values(experiment) -> None:
+    """ValueError for values out of range, by their own names where `TrainSettings` has those of S alone."""
     if experiment.answer_precision not in PRECISIONS[1:]:
         raise ValueError(f"unknown answer_precision {brief(experiment.answer_precision)}; expected fp32 or bf16")
     for name in ("context", "batch_size", "large_batch_size"):

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 from cat_book.build.editions import (
@@ -15,12 +14,10 @@ from cat_book.build.editions import (
     toc_files,
 )
 from cat_book.build.fingerprints import data_fingerprints, page_digest, shared_digests
-from small_book import EDITION, KERNEL, code, make_project, write_notebook
+from small_book import EDITION, KERNEL, ROOT, code, make_project, put_pair, write_notebook
 
 from cat_core.tasks.schema import SchemaError
 from cat_core.training.provenance import find_root
-
-PROJECT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -284,10 +281,10 @@ PAIRED = EDITION.replace("defaults:", "pair: smollm2-cut\ndefaults:", 1)
 
 @pytest.fixture
 def paired(root, monkeypatch, tmp_path):
-    """A project whose pages take models, and whose edition names a pair; `fetched` puts it where it belongs."""
+    """A project whose pages take models, and whose edition names a pair; `put_pair` puts it where it belongs."""
     monkeypatch.setenv("CAT_MODELS", str(tmp_path / "models"))
     (root / "data").mkdir(exist_ok=True)
-    shutil.copy(PROJECT / "data" / "pairs.yaml", root / "data")
+    shutil.copy(ROOT / "data" / "pairs.yaml", root / "data")
     lines = ('suite: str = "x"', 'small: str = "hidden 4"', 'large: str = "hidden 8"', "steps: int = 5  # how many")
     write_notebook(root / "book" / "01_first.ipynb", code("\n".join(lines), "parameters"))
     text = PAIRED + "without_pair:\n  defaults: {steps: 9}\n  pages: {01_first: {small: hidden 2}}\n"
@@ -295,14 +292,8 @@ def paired(root, monkeypatch, tmp_path):
     return root
 
 
-def fetched(tmp_path):
-    folder = tmp_path / "models" / "HuggingFaceTB--SmolLM2-135M-Instruct"
-    folder.mkdir(parents=True)
-    (folder / "origin.json").write_text("{}")
-
-
 def test_pages_take_the_pair_of_the_edition_where_it_is_there(paired, tmp_path):
-    fetched(tmp_path)
+    put_pair(tmp_path / "models")
     page = load_edition(paired, "quick").pages["01_first"]
     assert page.effective["large"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert page.effective["small"].startswith("cut 6 of ") and page.effective["steps"] == 3 and not page.remark
@@ -311,16 +302,16 @@ def test_pages_take_the_pair_of_the_edition_where_it_is_there(paired, tmp_path):
 def test_without_the_pair_pages_take_what_the_file_has_in_its_place_and_say_so(paired):
     edition = load_edition(paired, "quick")
     page, other = edition.pages.values()
-    assert edition.name == "quick"
+    assert edition.name == "quick" and edition.missing == "smollm2-cut"
     assert page.effective | {"steps": 9, "small": "hidden 2", "large": "hidden 8"} == page.effective
     assert "Instead of the pair `smollm2-cut` this page trains one from scratch" in page.remark
     assert "could not be fetched" in page.remark and other.effective["steps"] == 3 and not other.remark
 
 
 def test_another_pair_or_none_is_a_variant(paired, tmp_path):
-    fetched(tmp_path)
+    put_pair(tmp_path / "models")
     none = load_edition(paired, "quick", ["pair=none"])
-    assert none.name == "quick+none" and none.pages["01_first"].effective["small"] == "hidden 2"
+    assert none.name == "quick+none" and not none.missing and none.pages["01_first"].effective["small"] == "hidden 2"
     assert "so it was asked for" in none.pages["01_first"].remark
     assert load_edition(paired, "quick", ["pair=smollm2-cut"]).name == "quick"
     both = load_edition(paired, "quick", ["pair=none", "steps=4"])

@@ -16,7 +16,7 @@ from cat_book.build.editions import (
 from cat_book.pages import parameters
 from IPython.core.interactiveshell import InteractiveShell
 from papermill.exceptions import PapermillExecutionError
-from small_book import ROOT
+from small_book import ROOT, put_pair
 
 PAGES = notebook_paths(ROOT)
 
@@ -54,8 +54,7 @@ def test_every_page_checks_its_parameters_first_and_its_own_values_are_sound(pag
 def test_what_an_edition_gives_a_page_is_sound(name, pair, tmp_path, monkeypatch):
     monkeypatch.setenv("CAT_MODELS", str(tmp_path))
     if pair == "with its pair":
-        (folder := tmp_path / "HuggingFaceTB--SmolLM2-135M-Instruct").mkdir()
-        (folder / "origin.json").write_text("{}")
+        put_pair(tmp_path)
     pages = load_edition(ROOT, name).run_pages
     for page in pages.values():
         given = {key: value for key, value in page.given.items() if key != "edition"}

@@ -134,7 +134,7 @@ class Worker:
             **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads)),
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "TOKENIZERS_PARALLELISM": "false",
-            "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",  # batches of ever new lengths fill a larger one: half a gigabyte
+            "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",  # batches of ever new lengths fill a larger one
             "JUPYTER_PREFER_ENV_PATH": "1",  # not a kernel of the same name in the home folder
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
             "PYTHONIOENCODING": "utf-8",

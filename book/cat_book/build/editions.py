@@ -132,7 +132,10 @@ class Page:
 
 @dataclass(frozen=True)
 class Edition:
-    """A checked parameter file. `name` is its folder under papermill_runs, `base` the file's name."""
+    """A checked parameter file. `name` is its folder under papermill_runs, `base` the file's name.
+
+    missing: the pair in whose place the pages take something else until it is fetched; "" where there is none.
+    """
 
     name: str
     base: str
@@ -140,6 +143,7 @@ class Edition:
     needs: dict
     pages: dict[str, Page]
     overrides: tuple[str, ...] = ()
+    missing: str = ""
 
     @property
     def run_pages(self):
@@ -356,16 +360,9 @@ def load_edition(root, base, overrides=(), name=None, wanted=()):
     problems += asked or [line for lines in unfit.values() for line in lines]
     if problems:
         raise EditionError("\n".join(dict.fromkeys(problems)))
-    return Edition(folder, base, file.description or "", file.needs.model_dump(), pages, tuple(sorted(overrides)))
-
-
-def pair_of(root, base):
-    """The pair that an edition's file names, and the MB that it takes to fetch; (None, 0) where it names none."""
-    try:
-        content = read_yaml(root / "book" / "params" / f"{base}.yml")
-        return content.get(PAIR), content["needs"].get("download_mb", 0)
-    except (SchemaError, OSError, LookupError, TypeError, AttributeError):
-        return None, 0  # whoever loads the edition hears why
+    missing = "" if pair is not None or other == NO_PAIR else other
+    needs, given = file.needs.model_dump(), tuple(sorted(overrides))
+    return Edition(folder, base, file.description or "", needs, pages, given, missing)
 
 
 def models_of(root, pair):

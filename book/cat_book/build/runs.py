@@ -18,20 +18,12 @@ import json
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from cat_book.build import overlay
 from cat_book.build.driver import choose_pages, locked, minutes, run
-from cat_book.build.editions import (
-    ARTIFACTS,
-    NO_PAIR,
-    PAIR,
-    EditionError,
-    edition_names,
-    load_edition,
-    models_of,
-    pair_of,
-)
+from cat_book.build.editions import ARTIFACTS, PAIR, EditionError, edition_names, load_edition
 from cat_book.build.fingerprints import page_digest, shared_digests
 from cat_book.build.manifest import has_run, page_state, read_manifest
 from cat_core.tasks.schema import SchemaError, nearest
@@ -96,23 +88,20 @@ def build(root, edition, given):
     print(f"HTML of edition '{edition.name}' {status}: {index}", flush=True)
 
 
-def fetch_pair(root, base, pair):
-    """Have the models of a pair (None: that of the edition) before its pages run; without one, the edition says so.
+def fetch_pair(root, edition, asked):
+    """Fetch the pair that an edition misses; False where it cannot be had and the edition has something in its place.
 
-    Raises EditionError where a pair that was asked for by name cannot be fetched.
+    asked: whether somebody asked for this pair by name. Raises EditionError where that one cannot be fetched.
     """
-    own, megabytes = pair_of(root, base)
-    name = pair or own
-    if name in (None, NO_PAIR) or models_of(root, name):
-        return
-    size = f" (about {megabytes:g} MB)" if name == own and megabytes else ""
-    print(f"Pair '{name}' is fetched first, once{size}.", flush=True)
+    size = "" if asked else f" (about {edition.needs['download_mb']:g} MB)"
+    print(f"Pair '{edition.missing}' is fetched first, once{size}.", flush=True)
     # a process of its own: what it takes in memory is free again before the pages begin
-    command = [sys.executable, "-m", "cat_core.pairs", "fetch", name]
-    if subprocess.run(command, cwd=root).returncode:
-        if pair:
-            raise EditionError(f"without the models of pair '{pair}' nothing was run")
-        print(f"warning: without pair '{name}' the pages train one from scratch in its place", flush=True)
+    if not subprocess.run([sys.executable, "-m", "cat_core.pairs", "fetch", edition.missing], cwd=root).returncode:
+        return True
+    if asked:
+        raise EditionError(f"without the models of pair '{edition.missing}' nothing was run")
+    print(f"warning: without pair '{edition.missing}' the pages train one from scratch in its place", flush=True)
+    return False
 
 
 def say_guards(root, edition, pages):
@@ -235,9 +224,11 @@ def main(arguments=None):
         elif given.command == "build":
             build(root, stored_edition(root, given.edition), given)
         else:
-            fetch_pair(root, given.edition, given.pair)
             chosen = [*given.parameters, *([f"{PAIR}={given.pair}"] if given.pair else [])]
-            edition = load_edition(root, given.edition, chosen, given.name, given.page)
+            load = partial(load_edition, root, given.edition, chosen, given.name, given.page)
+            edition = load()
+            if edition.missing and fetch_pair(root, edition, asked=bool(given.pair)):
+                edition = load()
             failed = run(root, edition, given.page, given.jobs, given.force)
             say_guards(root, edition, choose_pages(edition, given.page))
             if given.command == "run" and not failed:
