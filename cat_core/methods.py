@@ -8,19 +8,25 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Method:
     """A training method: its name for readers (`label`), which tokens count (`mask`), whether L's distribution is a
-    target (`distil`), whether it goes on from a small model that Xent has trained (`second_stage`), and whether a
-    router is trained with S (`router`)."""
+    target (`distil`), whether it goes on from a small model that Xent has trained (`second_stage`), whether a router
+    is trained with S (`router`), and whether L's most probable token takes the place of the label (`relabel`)."""
 
     label: str
     mask: str
     distil: bool
     second_stage: bool = False
     router: bool = False
+    relabel: bool = False
 
     @property
     def compares(self) -> bool:
         """Whether the loss needs to know anything of L."""
-        return self.distil or self.router or self.mask not in ("none", "small")
+        return self.distil or self.router or self.relabel or self.mask not in ("none", "small")
+
+    @property
+    def needs_words(self) -> bool:
+        """Whether it is not enough to know which target tokens L gets right."""
+        return self.distil or self.relabel
 
     def label_weight(self, weight: float) -> float:
         """The w of the loss: `weight` where L's distribution is used, else 1 (labels alone)."""
@@ -34,6 +40,8 @@ METHODS = {
     "cat-dist": Method("CAT-Dist", "either", True),
     "random-xent": Method("Random mask, Xent", "random", False),
     "random-dist": Method("Random mask", "random", True),
+    "large-xent": Method("L-right mask, Xent", "large", False),
+    "large-labels": Method("Xent on L's labels", "none", False, relabel=True),
     "large-dist": Method("L-right mask", "large", True),
     "small-dist": Method("S-right mask", "small", True),
     "both-dist": Method("Both-right mask", "both", True),
@@ -41,9 +49,11 @@ METHODS = {
     "gatekeeper": Method("Gatekeeper", "none", False, second_stage=True),
     "edge-joint": Method("EdgeInference, joint", "none", False, router=True),
 }
-"""The four methods of the paper; for each CAT method the control that keeps as many tokens, at random; CAT-Dist with
-other masks; Gatekeeper (arXiv 2502.19335), whose loss is `loss.gatekeeper_loss`; EdgeInference (Kag et al., ICLR 2023)
-as a router trained together with S, whose loss is `rules.edge.joint_loss`."""
+"""The four methods of the paper; for each CAT method the control that keeps as many tokens, at random; filtering of
+labels without a cascade: the tokens that L gets right alone, and L's most probable token in place of the label, after
+the same correct tokens (hard distillation, token by token); CAT-Dist with other masks; Gatekeeper (arXiv 2502.19335),
+whose loss is `loss.gatekeeper_loss`; EdgeInference (Kag et al., ICLR 2023) as a router trained together with S, whose
+loss is `rules.edge.joint_loss`."""
 
 
 def name(method: str) -> str:

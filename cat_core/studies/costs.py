@@ -21,7 +21,8 @@ from cat_core.training.obtain import are_few
 @dataclass(frozen=True)
 class TrainingCost:
     """FLOPs spent before the first query. small: training of S; teacher: what L is run for while S is trained (one
-    pass over the training set; for distillation its output head in every step); large: training of L itself."""
+    pass over the training set; where its own words are needed, its output head in every step); large: training of L
+    itself."""
 
     small: float
     teacher: float
@@ -41,7 +42,8 @@ def training_cost(
     lengths: [m, 2] prompt and target tokens of training sequences, or of others like them: only the mean cost of a
     sequence is used. A step is three forward passes of each of its sequences (`flops.training_flops`: the backward
     counts two), without padding. A method that compares S with L needs one pass of L over the `examples` of the
-    training set, kept for all steps; one that distils also L's output head on the target tokens of every step. A
+    training set, kept for all steps; one that needs L's own words also its output head on the target tokens of every
+    step. A
     second stage goes on from Xent for a quarter of the steps. An upper bound where a mask drops tokens, whose gradient
     at the head the fused loss skips. Raises ValueError for unknown methods and model types, and for empty lengths.
     """
@@ -57,7 +59,7 @@ def training_cost(
     kind = METHODS[method]
     sequences = batch_size * (steps + (max(1, steps // 4) if kind.second_stage else 0))
     teacher = examples * mean(large) if kind.compares else 0.0
-    if kind.distil:
+    if kind.needs_words:
         teacher += sequences * float(np.average(pairs[:, 1], weights=counts)) * shape_of(large).head_flops
     own = large_steps * large_batch_size * mean(large, training_flops)
     return TrainingCost(sequences * mean(small, training_flops), teacher, own)

@@ -98,6 +98,17 @@ class TeacherCache:
         bias = None if self.bias is None else self.bias.to(device)
         return torch.nn.functional.linear(states, self.head.to(device), bias)
 
+    def predicted(self, rows: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """L's most probable token at those rows, int64 [rows] on the device of their `labels`; of several, the label.
+
+        Raises ValueError in mode argmax, which keeps no words.
+        """
+        if self.mode == "argmax":
+            raise ValueError("a teacher cache of mode 'argmax' holds no tokens: make one of mode hidden or topk")
+        device = labels.device
+        highest = self.ids[rows, 0].to(device).long() if self.mode == "topk" else self.logits(rows, device).argmax(-1)
+        return torch.where(self.correct[rows].to(device), labels, highest)
+
     def top(self, rows: torch.Tensor, device: torch.device | str = "cpu") -> TopK:
         """The k most probable tokens of those rows and the tail, in float32; each row sums to 1."""
         probabilities, tail = self.log_probabilities[rows].to(device).float().exp(), self.tail[rows].to(device)

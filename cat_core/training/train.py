@@ -32,6 +32,8 @@ from cat_core.training.tuning import frozen_layers, partly_trained
 
 LEDGER = ("tokens", "kept", "both", "only_small", "only_large", "neither")
 Progress = Callable[[str], None] | None
+EAGER = 256
+"""Longest context, in tokens, up to which attention is eager where that is faster (`eager_attention`)."""
 _NAMES = ("activation_checkpointing", "gradient_checkpointing")  # of one option, in newer and older transformers
 _CHECKPOINTING = next(name for name in _NAMES if name in TrainingArguments.__dataclass_fields__)
 _COMPLETE = "complete.json"  # written after all else of a checkpoint, so a half-written one is never resumed
@@ -82,8 +84,8 @@ class TrainSettings:
         for name, choices in (("precision", ("fp32", "bf16")), ("loss", ("fused", "dense"))):
             if (value := getattr(self, name)) not in choices:
                 raise ValueError(f"unknown {name} {brief(value)}; expected {' or '.join(choices)}")
-        if self.teacher == "argmax" and METHODS[self.method].distil:
-            raise ValueError(f"method {self.method!r} learns from L's distribution: set teacher to hidden or topk")
+        if self.teacher == "argmax" and METHODS[self.method].needs_words:
+            raise ValueError(f"method {self.method!r} learns from L's own words: set teacher to hidden or topk")
         least = {"steps": 0, "batch_size": 1, "gradient_accumulation": 1, "teacher_k": 1, "length_groups": 1}
         least |= {"train_layers": 0, "lora_rank": 0}
         for name, lowest in least.items():
@@ -303,6 +305,8 @@ def training_loss(
     if method.router:
         raise ValueError(f"method {settings.method!r} trains a router with S: use `joint.train_jointly`")
     correct = None if teacher is None else teacher.correct[rows].to(device)
+    if method.relabel:  # who is right about the label is not counted where there is another one
+        target, correct = teacher.predicted(rows, target), None
     common = {
         "label_weight": method.label_weight(settings.label_weight), "temperature": settings.temperature,
         "mask": method.mask, "normalize": settings.normalize, "reduction": reduction, "generator": generator,
@@ -347,13 +351,36 @@ def train(
     if frozen is not None and frozen.layers != frozen_layers(model, settings.train_layers):
         raise ValueError(f"states of {frozen.layers} frozen layers do not go with train_layers {settings.train_layers}")
     end = training_set.pairs[0][1][-1]
-    with partly_trained(model, settings, end) as trained, Shortcut(model, frozen) as shortcut:
+    slow = use_cpu and settings.precision == "bf16" and training_set.longest <= EAGER
+    with (
+        eager_attention(model, slow),
+        partly_trained(model, settings, end) as trained,
+        Shortcut(model, frozen) as shortcut,
+    ):
         trainer = run_trainer(
             kind, trained, training_set, lambda items: collate(items, training_set.pad), settings, folder,
             progress=progress, what=what or f"{settings.method}, seed {settings.seed}", settings=settings,
             checkpoint_every=checkpoint_every, use_cpu=use_cpu, teacher=teacher, shortcut=shortcut if frozen else None,
         )  # fmt: skip
     return [entry for entry in trainer.state.log_history if "loss" in entry]
+
+
+@contextmanager
+def eager_attention(model: PreTrainedModel, wanted: bool):
+    """Within, if `wanted`, attention by plain matrix products in place of torch's fused kernel.
+
+    On a CPU the backward of the fused kernel takes four to six times as long in bfloat16 as these do. Their memory grows
+    with the square of the length, hence `EAGER`.
+    """
+    before = model.config._attn_implementation
+    if not wanted or before != "sdpa":
+        yield
+        return
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
 
 
 def run_trainer(

@@ -60,6 +60,11 @@ class TrainingSet(Dataset):
         return len(self.pairs)
 
     @property
+    def longest(self) -> int:
+        """Tokens of the longest batch that may come: the longest prompt and the longest target, aligned."""
+        return max(len(prompt) for prompt, _ in self.pairs) + max(len(target) for _, target in self.pairs)
+
+    @property
     def fingerprint(self) -> str:
         """sha256 of all token ids."""
         return hashlib.sha256(json.dumps(self.pairs).encode()).hexdigest()

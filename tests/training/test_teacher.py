@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import errno
 import json
 import math
@@ -104,6 +105,18 @@ def test_a_softened_distribution_is_softened_before_it_is_cut(setting, tmp_path)
         cache.distribution(torch.arange(3), 1.0, "cpu")
 
 
+@pytest.mark.parametrize("mode", ["hidden", "topk"])
+def test_the_most_probable_token_is_that_of_l_and_the_label_among_equals(setting, caches, mode):
+    _, training_set, large = setting
+    parts = [alone(large, training_set, i) for i in range(6)]
+    logits, labels = (torch.cat([part[k] for part in parts]) for k in (0, 1))
+    cache = caches[mode]
+    rows = cache.rows(torch.arange(6))
+    assert torch.equal(cache.predicted(rows, labels), logits.argmax(-1))
+    tied = dataclasses.replace(cache, correct=torch.ones_like(cache.correct))  # as if the label were as probable
+    assert torch.equal(tied.predicted(rows, labels), labels)
+
+
 def test_size_of_a_token(setting, caches, tmp_path):
     large = copy.deepcopy(setting[2]).bfloat16()
     assert caches["hidden"].bytes_per_token == 32 * 4 + 1
@@ -202,10 +215,12 @@ def test_what_a_mode_does_not_hold_is_said(caches):
         caches["topk"].logits(torch.arange(2))
     with pytest.raises(ValueError, match="mode 'argmax' holds no distribution"):
         caches["argmax"].distribution(torch.arange(2), 1.0, "cpu")
-    with pytest.raises(
-        ValueError, match="method 'cat-dist' learns from L's distribution: set teacher to hidden or topk"
-    ):
-        TrainSettings(method="cat-dist", teacher="argmax")
+    with pytest.raises(ValueError, match="mode 'argmax' holds no tokens: make one of mode hidden or topk"):
+        caches["argmax"].predicted(torch.arange(2), torch.arange(2))
+    for method in ("cat-dist", "large-labels"):
+        told = f"method '{method}' learns from L's own words: set teacher to hidden or topk"
+        with pytest.raises(ValueError, match=told):
+            TrainSettings(method=method, teacher="argmax")
     with pytest.raises(ValueError, match="unknown teacher 'top'"):
         TrainSettings(teacher="top")
 

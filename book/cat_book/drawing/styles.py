@@ -42,6 +42,8 @@ METHOD_STYLE: dict[str, MethodStyle] = {
     "cat-dist": MethodStyle(name("cat-dist"), "#D55E00", (), "D"),
     "random-xent": MethodStyle(name("random-xent"), "#A6761D", (2.2, 1.2, 0.8, 1.2), "P"),
     "random-dist": MethodStyle(name("random-dist"), "#CC79A7", (7.0, 1.6), "v"),
+    "large-xent": MethodStyle(name("large-xent"), "#802070", (4.0, 1.2, 2.0, 1.2), "d"),
+    "large-labels": MethodStyle(name("large-labels"), "#A05030", (1.8, 1.0, 5.0, 1.0), "8"),
     "large-dist": MethodStyle(name("large-dist"), "#8000E0", (5.5, 1.2, 1.0, 1.2, 1.0, 1.2), ">"),
     "small-dist": MethodStyle(name("small-dist"), "#602000", (2.8, 1.8), "<"),
     "both-dist": MethodStyle(name("both-dist"), "#002080", (8.0, 1.4, 1.0, 1.4), "X"),
