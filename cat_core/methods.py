@@ -23,11 +23,6 @@ class Method:
         """Whether the loss needs to know anything of L."""
         return self.distil or self.router or self.relabel or self.mask not in ("none", "small")
 
-    @property
-    def needs_words(self) -> bool:
-        """Whether it is not enough to know which target tokens L gets right."""
-        return self.distil or self.relabel
-
     def label_weight(self, weight: float) -> float:
         """The w of the loss: `weight` where L's distribution is used, else 1 (labels alone)."""
         return weight if self.distil else 1.0

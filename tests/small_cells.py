@@ -10,7 +10,7 @@ from cat_core.analysis.comparison import Comparison
 from cat_core.analysis.decomposition import rule_grid
 from cat_core.analysis.metrics import CellMetrics, read_metrics, suite_metrics
 from cat_core.analysis.publish import publish
-from cat_core.studies import cell_metrics
+from cat_core.studies import cell_claims, cell_metrics
 from cat_core.studies.study import Cell
 
 DEAL = {0: 3, 1: 7, 2: 3}
@@ -43,7 +43,7 @@ def made(folder, name, frame) -> Made:
     c = cell.comparison()
     learned = [r for r in RULES if r in cell_metrics.LEARNED]
     publish(folder, name, None, CellMetrics(
-        **vars(suite_metrics(c, cell_metrics.baseline_claims(c), 0.3, ("chow_average",))) | {"tasks": {}},
+        **vars(suite_metrics(c, cell_claims.baseline_claims(c, None), 0.3, ("chow_average",))) | {"tasks": {}},
         study="made", cell=name, commit="0123456789ab", device="a machine", resamples=40,
         rule_grid=rule_grid(c, RULES, resamples=40),
         contrasts=contrasts.rule_contrasts(c, ["chow_quantile_0", *learned]),

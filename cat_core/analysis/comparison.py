@@ -23,13 +23,20 @@ from cat_core import curves
 from cat_core.analysis.classes import ClassRun, GroupRun
 from cat_core.analysis.corpus import METRICS as CORPUS
 from cat_core.analysis.corpus import CorpusRun, scale_of, tokenizer_of, tokenizer_options, tokenizers
-from cat_core.analysis.further import by_metric, further_of
+from cat_core.analysis.further import (
+    by_metric,
+    check_tokenizers,
+    common_metric,
+    further_of,
+    has_counts,
+    has_texts,
+)
 from cat_core.analysis.intervals import RANDOM, Intervals
 from cat_core.analysis.outcomes import COST, OutcomeError, Pairing, paired, validate
 from cat_core.analysis.quantities import Undefined, Unit
-from cat_core.analysis.resampling import GRID, Bootstrap, paired_bootstrap
+from cat_core.analysis.resampling import GRID, Bootstrap, area_draws, paired_bootstrap
 from cat_core.ranking import DeferralCurve, Interval, rank
-from cat_core.tasks.scoring import CLASSES, GROUPS, SHARES, TABLE
+from cat_core.tasks.scoring import CLASSES, GROUPS, TABLE
 
 METRIC_LABELS = {name: metric.label for name, metric in TABLE.items()} | {"quality": "Mean quality"}
 """Metrics as readers know them; "quality" is the mean over tasks whose metrics are different shares."""
@@ -109,7 +116,7 @@ class Comparison(InPoints):
         metric = self.metric or common_metric(small["metric"].unique(), ())
         if metric not in METRIC_LABELS:
             raise OutcomeError(f"unknown metric {metric!r}: expected one of {', '.join(METRIC_LABELS)}")
-        if metric in CORPUS and not (_has_texts(frame) or _has_counts(frame, metric)):
+        if metric in CORPUS and not (has_texts(frame) or has_counts(frame, metric)):
             raise OutcomeError(
                 f"{metric} needs the texts or their counts, but the table was written without some: write it again "
                 "with cat_core.analysis.outcomes.drop_text, which keeps the counts"
@@ -200,7 +207,7 @@ class Comparison(InPoints):
         Raises OutcomeError in one line where the rows do not have it.
         """
         if other := self.is_corpus and metric in CORPUS:
-            _check_tokenizers(metric, tokenizers(self.frame))
+            check_tokenizers(metric, tokenizers(self.frame))
         return replace(self, frame=self.frame if other else by_metric(self.frame, metric), metric=metric, right_at=None)
 
     def by_further(self, metrics: Iterable[str] | None = None) -> list[Comparison]:
@@ -215,9 +222,23 @@ class Comparison(InPoints):
 
     def pairing(self, method: str, seed: int, split: str = "test", rule: str = "chow_average") -> Pairing:
         """S's rows of one method and seed with those of the large model it defers to."""
-        large = self._large(seed)
-        return self._once(("pairing", method, seed, split, rule), lambda: paired(
-            self._rows(method, seed, large, split), method, seed, split, rule, large_seed=large))  # fmt: skip
+        large, column = self._large(seed), f"confidence_{rule}"
+
+        def joined():
+            if rule != "chow_average" and column in self.frame:  # all but the confidence is known then
+                known = self.pairing(method, seed, split)
+                values = self._once(("small", method, seed, split), lambda: self._small(known))[column].to_numpy(float)
+                if not np.isnan(values).any():
+                    return replace(known, confidence=values, rule=rule)
+            return paired(self._rows(method, seed, large, split), method, seed, split, rule, large_seed=large)
+
+        return self._once(("pairing", method, seed, split, rule), joined)
+
+    def _small(self, known: Pairing) -> pd.DataFrame:
+        """The rows of S of a pairing, in its order."""
+        rows = self._rows(known.method, known.seed, self._large(known.seed), known.split)
+        mine = (rows["model"] == "small") & (rows["method"] == known.method) & (rows["seed"] == known.seed)
+        return rows[mine & (rows["split"] == known.split)].set_index("item_id").loc[known.item_ids]
 
     def _rows(self, method: str, seed: int, large: int | None, split: str) -> pd.DataFrame:
         """The rows of one small model and of its large one: `paired` searches these faster than the whole table.
@@ -243,8 +264,8 @@ class Comparison(InPoints):
                 return ClassRun(*options, rows.confidence, self.metric, **where)
             if self.metric in GROUPS:
                 return GroupRun(rows.small_quality, rows.large_quality, rows.more["group"], rows.confidence, **where)
-            _check_tokenizers(self.metric, rows.tokenizers)
-            if _has_texts(self.frame):
+            check_tokenizers(self.metric, rows.tokenizers)
+            if has_texts(self.frame):
                 where |= tokenizer_options(self.metric, rows.tokenizers[0])
                 texts = (rows.small_predictions, rows.large_predictions, rows.right_answers)
                 return CorpusRun(*texts, rows.confidence, self.metric, **where)
@@ -357,6 +378,11 @@ class Comparison(InPoints):
         options = {"groups": self.groups, "resamples": resamples or self.resamples, "level": self.level, "grid": grid}
         return paired_bootstrap(runs, pairs=pairs, **options)
 
+    def area_draws(self, method: str, rule: str = "chow_average") -> tuple[np.ndarray, np.ndarray]:
+        """`resampling.area_draws` of a method: what single seeds give, before they are weighted."""
+        key = ("area draws", method, rule)
+        return self._once(key, lambda: area_draws(self.runs(method, rule), self.resamples, self.groups))
+
     def audc(self, method: str, rule: str = "chow_average") -> Interval:
         """Area under the deferral curve over the deferral rate, with its interval."""
         return self.intervals(rule).area[method]
@@ -432,29 +458,3 @@ def _mean_curve(parts, threshold, realisable) -> DeferralCurve:
     """The mean of curves at equal deferral rates."""
     quality = np.mean([c.quality for c in parts], axis=0)
     return DeferralCurve(parts[0].deferral_rate, quality, threshold, realisable, parts[0].signature)
-
-
-def _has_texts(frame: pd.DataFrame) -> bool:
-    return not frame[["prediction", "target"]].isna().any().any()
-
-
-def _has_counts(frame: pd.DataFrame, metric: str) -> bool:
-    return f"{metric}_counts" in frame and not frame[f"{metric}_counts"].isna().any()
-
-
-def _check_tokenizers(metric: str, names: list[str]) -> None:
-    if metric == "bleu" and len(names) > 1:  # chrF has none
-        raise OutcomeError("the tasks have different tokenizers, so no BLEU in common: choose one task")
-
-
-def common_metric(metrics: Iterable[str], tokenize: Iterable[str]) -> str:
-    """The metric of rows with these: shares mix with each other, corpus metrics and BLEU's tokenizers with nothing."""
-    metrics = sorted(set(metrics))
-    if len(metrics) == 1:
-        _check_tokenizers(metrics[0], sorted(set(tokenize)))
-        return metrics[0]
-    if set(metrics) <= {"accuracy", "exact_match", "exact_match_normalized"}:
-        return "accuracy"
-    if set(metrics) <= set(SHARES):
-        return "quality"
-    raise OutcomeError(f"the rows have the metrics {', '.join(metrics)}, which have no common mean: choose one task")

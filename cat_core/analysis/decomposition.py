@@ -33,7 +33,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from cat_core.analysis.comparison import Comparison, with_confidence
-from cat_core.analysis.resampling import Scratch, aligned, draw_blocks, intervals
+from cat_core.analysis.resampling import Scratch, aligned, combined, draw_blocks, intervals
 from cat_core.curves import ROUNDING, audc
 from cat_core.ranking import Interval
 
@@ -138,12 +138,13 @@ def decompose(c: Comparison, method: str, baseline: str, rule: str = "chow_avera
             measures.append((areas, np.stack(best, axis=1), ends[:, :, 0], ends[:, :, 1]))
         return measures
 
-    draws = []
+    once, draws = measured(np.ones((1, n), dtype=np.int32)), []
+    parts = split_difference(*once)
+    estimates = {part: values.mean() for part, values in parts.items()}
+    of_seeds = np.concatenate(list(parts.values())).T  # [k, parts]
     for _, counts, weight in draw_blocks(labels, k, c.resamples, groups=c.groups):
-        parts = split_difference(*measured(counts)).values()
-        draws.append(np.stack([(values * weight).sum(axis=1) for values in parts], axis=1))
-    once = measured(np.ones((1, n), dtype=np.int32))
-    estimates = {part: values.mean() for part, values in split_difference(*once).items()}
+        drawn = np.stack(list(split_difference(*measured(counts)).values()), axis=2)
+        draws.append(combined(drawn, of_seeds, weight))
     without = sum(int(np.isnan(_room_and_share(*row)[1]).sum()) for row in once)
     measures = dict(zip(estimates, intervals(estimates.values(), np.concatenate(draws), c.level)))
     return Decomposition(

@@ -7,6 +7,8 @@ or sentence counts, as for a task of their own (`corpus.with_counts`).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pandas as pd
 
 from cat_core.analysis.outcomes import CHOSEN, QUALITY, OutcomeError
@@ -55,3 +57,29 @@ def by_metric(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     if metric in GROUPS and lacking("group_id"):
         raise OutcomeError(f"metric {metric!r} needs the column group_id in every row: {AGAIN}")
     return frame
+
+
+def check_tokenizers(metric: str, names: list[str]) -> None:
+    if metric == "bleu" and len(names) > 1:  # chrF has none
+        raise OutcomeError("the tasks have different tokenizers, so no BLEU in common: choose one task")
+
+
+def common_metric(metrics: Iterable[str], tokenize: Iterable[str]) -> str:
+    """The metric of rows with these: shares mix with each other, corpus metrics and BLEU's tokenizers with nothing."""
+    metrics = sorted(set(metrics))
+    if len(metrics) == 1:
+        check_tokenizers(metrics[0], sorted(set(tokenize)))
+        return metrics[0]
+    if set(metrics) <= {"accuracy", "exact_match", "exact_match_normalized"}:
+        return "accuracy"
+    if set(metrics) <= set(SHARES):
+        return "quality"
+    raise OutcomeError(f"the rows have the metrics {', '.join(metrics)}, which have no common mean: choose one task")
+
+
+def has_texts(frame: pd.DataFrame) -> bool:
+    return not frame[["prediction", "target"]].isna().any().any()
+
+
+def has_counts(frame: pd.DataFrame, metric: str) -> bool:
+    return f"{metric}_counts" in frame and not frame[f"{metric}_counts"].isna().any()

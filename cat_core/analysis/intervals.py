@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from cat_core.analysis.corpus import scale_of
 from cat_core.analysis.resampling import Bootstrap, CurveBand
 from cat_core.ranking import Interval
 
@@ -51,8 +52,9 @@ class Intervals:
         """Of what `resampling.paired_bootstrap` gave."""
         return cls(
             metric, tuple(tasks), rule, boot.level, boot.resamples, boot.n_items, boot.n_clusters, boot.n_seeds,
-            boot.n_groups, boot.area, {f"{a} - {b}": x for (a, b), x in boot.difference.items()},
-            {m: band_ends(boot.curve[m]) for m in methods},
+            boot.n_groups, {name: possible(x, metric) for name, x in boot.area.items()},
+            {f"{a} - {b}": x for (a, b), x in boot.difference.items()},
+            {m: tuple(possible(x, metric) for x in band_ends(boot.curve[m])) for m in methods},
             {f"{a} - {b}": band_ends(boot.difference_curve[a, b]) for a, b in pairs},
             {f"{a} - {b}": boot.difference_curve[a, b] for a, b in pairs},
         )  # fmt: skip
@@ -65,6 +67,13 @@ class Intervals:
     def to_keep(self, bands: bool = False) -> Intervals:
         """As it is written down: bands with six digits, or none."""
         return replace(self, bands={pair: rounded(band) for pair, band in self.bands.items()} if bands else {})
+
+
+def possible(x: Interval, metric: str) -> Interval:
+    """An interval of a quality, cut to what the metric can be: few models make it wide beyond all bounds."""
+    top = 100 / scale_of(metric)
+    low, high = np.clip([x.low, x.high], -top if metric == "matthews" else 0.0, top)
+    return Interval(x.estimate, float(low), float(high))
 
 
 def rounded(band: CurveBand) -> CurveBand:

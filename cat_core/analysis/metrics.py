@@ -21,6 +21,7 @@ from cat_core.analysis.operating_points import (
     BUDGETS,
     OperatingPoint,
     calibrated,
+    harm,
     headroom,
     iso_quality,
     quality_at_budgets,
@@ -41,7 +42,8 @@ class MethodMetrics:
     """One training method, Chow-Average, test items.
 
     audc and its parts: area under the deferral curve, of random deferral, their difference, of the oracle, normalised;
-    quality_at_budget: by share of L's cost; sequence_ledger: of answers; iso_quality, calibrated: operating points.
+    quality_at_budget: by share of L's cost; sequence_ledger: of answers; iso_quality, calibrated: operating points;
+    harm: share of the items deferred at `calibrated` that deferral makes worse.
     """
 
     small_alone: Quantity = NOT_THERE
@@ -56,6 +58,7 @@ class MethodMetrics:
     iso_quality: OperatingPoint | Undefined = NOT_THERE
     headroom: Quantity = NOT_THERE
     calibrated: OperatingPoint | Undefined = NOT_THERE
+    harm: Quantity = NOT_THERE
 
 
 @dataclass(frozen=True)
@@ -212,7 +215,7 @@ def suite_metrics(
         methods[m] = MethodMetrics(
             c.alone(m), c.audc(m), c.random_audc(m), c.over_random(m), audc(c.oracle(m)), c.normalised_audc(m),
             dict(zip(map(str, BUDGETS), quality_at_budgets(c, m))), c.auroc(m), c.sequence_ledger(m).shares,
-            iso_quality(c, m), headroom(c, m), calibrated(c, m, budget),
+            iso_quality(c, m), headroom(c, m), calibrated(c, m, budget), harm(c, m, budget),
         )  # fmt: skip
     differences = {rule: {f"{a} - {b}": c.difference(a, b, rule) for a, b in c.pairs} for rule in rules or c.rules}
     return SuiteMetrics(

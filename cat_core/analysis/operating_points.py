@@ -8,7 +8,7 @@ calibration rows are drawn anew as well, and with them the threshold. What a rec
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,16 +16,33 @@ import numpy as np
 from cat_core import curves, router
 from cat_core.analysis.comparison import Comparison
 from cat_core.analysis.corpus import exact_scores, fast_scores
+from cat_core.analysis.intervals import possible
 from cat_core.analysis.outcomes import OutcomeError, Pairing
 from cat_core.analysis.quantities import NOT_THERE, Undefined
-from cat_core.analysis.resampling import cluster_numbers, draw_blocks, intervals, iso_thresholds
+from cat_core.analysis.resampling import cluster_numbers, combined, draw_blocks, intervals, iso_thresholds
 from cat_core.ranking import Interval
 from cat_core.tasks.scoring import GROUPS
 
 BUDGETS = (0.10, 0.25, 0.50)
 """Shares of L's cost at which quality is read off."""
 NO_SUM = Undefined("a question counts as a whole, so that its answers do not add up; see the curve")
+CAVEAT = "\u2020"
+CAVEAT_RULE = (
+    f"{CAVEAT} The interval of L alone less S alone reaches 0: L is not shown to be better than S, so its quality is "
+    "had without deferring, and the saving says nothing of the cascade."
+)
+"""The mark beside a saving at the quality of L, and the rule by which it is set (`caveat_mark`)."""
 CALIBRATION = 1  # seed of the draws of calibration rows; those of test rows have 0
+
+
+def caveat_mark(headroom: Interval | Undefined | None) -> str:
+    """ " \u2020" where the interval of L alone less S alone reaches 0, else ""; headroom: that, in any unit."""
+    return f"\u00a0{CAVEAT}" if isinstance(headroom, Interval) and headroom.low <= 0 else ""
+
+
+def caveat_note(rows: Iterable[Sequence[str]]) -> str:
+    """The rule of the caveat, for the note of a table in which it is marked; else ""."""
+    return f" {CAVEAT_RULE}" if any(CAVEAT in text for row in rows for text in row) else ""
 
 
 @dataclass(frozen=True)
@@ -127,6 +144,22 @@ def calibrated(c: Comparison, method: str, budget: float, rule: str = "chow_aver
     return at_thresholds(c, method, {s: t.tau for s, t in chosen.items()}, rule, rate)
 
 
+def harm(c: Comparison, method: str, budget: float, rule: str = "chow_average") -> float | Undefined:
+    """Share of the deferred test items that deferral makes worse (S's answer has the higher quality), mean over seeds.
+
+    Each seed's threshold is that of `calibrated`. Quality of single items, also where the metric is no mean over them.
+    """
+    point = calibrated(c, method, budget, rule)
+    if isinstance(point, Undefined):
+        return point
+    shares = []
+    for seed, tau in point.taus.items():
+        rows = c.pairing(method, seed, "test", rule)
+        if (deferred := router.route(rows.confidence, tau)).any():
+            shares.append(float((rows.small_quality > rows.large_quality)[deferred].mean()))
+    return float(np.mean(shares)) if shares else Undefined("nothing is deferred")
+
+
 def at_thresholds(
     c: Comparison, method: str, taus: Mapping[int, float], rule: str, promised_rate: float
 ) -> OperatingPoint:
@@ -144,16 +177,9 @@ def at_thresholds(
 
 
 def _point(c: Comparison, taus: dict[int, float], promised_rate: float, measures) -> OperatingPoint:
-    *known, saving = measures
-    return OperatingPoint(taus, promised_rate, *known, c.unknown_costs or saving)
-
-
-def saving_difference(c: Comparison, method: str, baseline: str, rule: str = "chow_average") -> Interval | Undefined:
-    """Iso-quality saving (see `iso_quality`) of `method` less that of `baseline`, on the same draws."""
-    if (why := c.unknown_costs) is not None:
-        return why
-    (once, draws), (other, others) = (_iso_draws(c, m, rule) for m in (method, baseline))
-    return intervals(once - other, draws - others, c.level)[3]
+    rate, quality, gap, saving = measures
+    rate = Interval(rate.estimate, max(0.0, rate.low), min(1.0, rate.high))
+    return OperatingPoint(taus, promised_rate, rate, possible(quality, c.metric), gap, c.unknown_costs or saving)
 
 
 def _threshold_draws(
@@ -172,6 +198,8 @@ def _threshold_draws(
             problem = f"{method} of seed {seed} has other test items than {c.methods[0]} of seed {c.seeds[0]}"
             raise OutcomeError(f"{problem}: let all answer the same")
     labels = cluster_numbers(first.cluster_ids)
+    once = np.stack([_summary(columns.sum(axis=0)[None], len(columns), _mean_score(c, method, seed, exact_scores))[0]
+                     for seed, columns in fixed.items()])  # fmt: skip
     for block, counts, w in draw_blocks(labels, len(c.seeds), c.resamples, groups=c.groups):
         counts, parts = counts.astype(np.float64), []
         for seed, (rows, base, more) in kept.items():
@@ -180,10 +208,8 @@ def _threshold_draws(
             else:
                 sums = counts @ base + (counts * (rows.confidence <= drawn[seed][block, None])) @ more
             parts.append(_summary(sums, counts.sum(axis=1), _mean_score(c, method, seed)))
-        draws.append(np.einsum("bs,sbq->bq", w, np.stack(parts)))
-    once = [_summary(columns.sum(axis=0)[None], len(columns), _mean_score(c, method, seed, exact_scores))[0]
-            for seed, columns in fixed.items()]  # fmt: skip
-    return np.mean(once, axis=0), np.concatenate(draws)
+        draws.append(combined(np.stack(parts, axis=1), once, w))
+    return once.mean(axis=0), np.concatenate(draws)
 
 
 def _parts(c: Comparison, method, seed, split, rule) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -2,21 +2,19 @@
 
     python -m cat_core.study metrics reference      writes papermill_runs/studies/reference/metrics/<cell>.json
 
-What is primary was fixed before the cells were run: AUDC over the deferral rate with Chow-Average on test items,
-CAT-Dist against Dist and CAT-Xent against Xent, each also against the random mask. All else is secondary.
+What decides a claim is fixed in `analysis.claims`; all else is secondary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from cat_core.analysis import claims, limits, operating_points
-from cat_core.analysis.claims import ClaimRow
+from cat_core.analysis import limits
 from cat_core.analysis.comparison import Comparison
-from cat_core.analysis.contrasts import Arm, contrasts, rule_contrasts, rule_effects
+from cat_core.analysis.contrasts import rule_contrasts, rule_effects
 from cat_core.analysis.corpus import METRICS
 from cat_core.analysis.decomposition import decompose, rule_grid
 from cat_core.analysis.intervals import Intervals, band_ends, rounded
@@ -25,36 +23,30 @@ from cat_core.analysis.quantities import Undefined
 from cat_core.analysis.resampling import CurveBand
 from cat_core.curves import audc
 from cat_core.flops import first_layer_flops
-from cat_core.methods import RULES, name, rule_name
-from cat_core.ranking import Interval
+from cat_core.methods import RULES
 from cat_core.studies import ablations
+from cat_core.studies.cell_claims import (
+    BASELINE_RULES,
+    GRID_METHODS,
+    cell_claims,
+    claims_beside,
+    deciding,
+    majority,
+    of_tasks,
+    usable_rules,
+)
 from cat_core.studies.study import Cell
 from cat_core.training.configs import shape_config
 
 BUDGET = 0.3
 MAIN = ("xent", "dist", "cat-xent", "cat-dist", "random-xent", "random-dist")
 MASKS = ("cat-dist", "large-dist", "small-dist", "both-dist", "neither-dist", "random-dist")
-GRID_METHODS = ("xent", "dist", "cat-xent", "cat-dist", "edge-joint")
-BASELINE_RULES = ("edge", "chow_quantile_0")
-"""Deferral rules of the paper's baselines."""
 COIN_METHODS = ("dist", "cat-dist")
 EMBED = "post_hoc_embed"
 LEARNED = tuple(name for name, rule in RULES.items() if rule.learned)
 CURIOUS = tuple(name for name, rule in RULES.items() if rule.family)
 """Rules of the grid that nobody proposes by themselves: they show the family, and would inflate the spread of rules."""
 GRID_RESAMPLES = 1_000
-
-
-def usable_rules(c: Comparison, methods: Sequence[str], rules: Iterable[str] = RULES) -> tuple[str, ...]:
-    """Those of `rules` that the table has for every row of S of these methods."""
-    small = c.frame[c.frame["method"].isin(methods)]
-    columns = {rule: f"confidence_{rule}" for rule in rules}
-    return tuple(r for r, column in columns.items() if column in small and not small[column].isna().any())
-
-
-def rule_difference(c: Comparison, a: tuple[str, str], b: tuple[str, str]) -> Interval:
-    """AUDC of (method, rule) `a` less that of `b`, paired."""
-    return c.bootstrap({"a": c.runs(*a), "b": c.runs(*b)}, [("a", "b")], None).difference["a", "b"]
 
 
 def mask_differences(c: Comparison) -> MaskDifferences:
@@ -71,102 +63,6 @@ def mask_differences(c: Comparison) -> MaskDifferences:
     intervals = c.bootstrap(runs, pairs, np.zeros(1))
     alone = {pair: band_ends(band)[0] for pair, band in intervals.difference_curve.items()}
     return MaskDifferences(*({f"{a} - {b}": v[a, b] for a, b in pairs} for v in (intervals.difference, alone)))
-
-
-def baseline_claims(c: Comparison, claim: str = "C7") -> list[ClaimRow]:
-    """C7: CAT-Dist with Chow-Average beats Dist with the rules of the paper's baselines."""
-    rows = []
-    for rule in BASELINE_RULES:
-        if "cat-dist" not in c.methods or "dist" not in c.methods or rule not in usable_rules(c, ("dist",), (rule,)):
-            number = Undefined(f"this table has no rule {rule} for Dist, or no CAT-Dist")
-        else:
-            number = rule_difference(c, ("cat-dist", "chow_average"), ("dist", rule))
-        measure = f"AUDC ({c.label}), {name('cat-dist')} with Chow-Average − {name('dist')} with {rule_name(rule)}"
-        rows.append(claims.claim_row(c, claim, measure, number))
-    return rows
-
-
-def pair_beside(cell: Cell, c: Comparison) -> tuple[Comparison, Comparison]:
-    """`c` of a cell and the comparison of the cell that it stands beside, both on the tasks that decide the latter."""
-    partner = cell.partner()
-    other = deciding(partner, partner.comparison(resamples=c.resamples))
-    return c if set(c.tasks) == set(other.tasks) else of_tasks(c, other.tasks), other
-
-
-def joint_contrasts(c: Comparison, other: Comparison) -> dict[str, Interval | Undefined]:
-    """EdgeInference as it was trained together with S (`c`) against the methods of the cell beside it: AUDC, paired.
-
-    "whole", CAT-Dist with Chow-Average less the joint S with its router, is the sum of "training", both with
-    Chow-Average, and "rule", Chow-Average less its router, both after the joint training. "post hoc": the joint S with
-    its router less Xent's S with the router fitted to it afterwards.
-    """
-    arms = {"cat": Arm(other, "cat-dist"), "plain": Arm(c, "edge-joint"), "joint": Arm(c, "edge-joint", "joint_router")}
-    wanted = {"whole": {"cat": 1, "joint": -1}, "training": {"cat": 1, "plain": -1}, "rule": {"plain": 1, "joint": -1}}
-    if "edge" in usable_rules(other, ("xent",), ("edge",)):
-        arms["post hoc"] = Arm(other, "xent", "edge")
-        wanted["post hoc"] = {"joint": 1, "post hoc": -1}
-    return {"post hoc": Undefined("the cell beside has no rule edge for Xent")} | contrasts(arms, wanted)
-
-
-def joint_claims(c: Comparison, intervals: Mapping[str, Interval | Undefined], claim: str = "C7") -> list[ClaimRow]:
-    """C7 against EdgeInference as it was trained together with S; intervals: `joint_contrasts`.
-
-    Secondary: whether training the router with S beats fitting it to Xent's S afterwards.
-    """
-    joint, rows = f"{name('edge-joint')} with its router", []
-    for role, part, a, b in (
-        ("primary", "whole", f"{name('cat-dist')} with Chow-Average", joint),
-        ("secondary", "post hoc", joint, f"{name('xent')} with EdgeInference"),
-    ):
-        measure = f"AUDC ({c.label}), {a} − {b}"
-        rows.append(claims.claim_row(c, claim, measure, intervals[part], role=role))
-    return rows
-
-
-def saving_claims(c: Comparison, claim: str = "C8") -> list[ClaimRow]:
-    """C8: CAT saves more FLOPs at the quality of L than its unmasked counterpart.
-
-    Each row has the headroom, L alone less S alone, of the method of its pair where the interval's lower end is lower.
-    """
-
-    def points(x: Interval) -> Interval:
-        return Interval(*(c.scale * end for end in (x.estimate, x.low, x.high)))
-
-    rows = []
-    for a, b in claims.PRIMARY:
-        if {a, b} <= set(c.methods):
-            room = min((operating_points.headroom(c, m) for m in (a, b)), key=lambda room: room.low)
-            measure, saving = f"Iso-quality saving, {name(a)} − {name(b)}", operating_points.saving_difference(c, a, b)
-            rows.append(claims.claim_row(c, claim, measure, saving, scale=100.0, headroom=points(room)))
-    return rows
-
-
-def cell_claims(cell: Cell, c: Comparison) -> list[ClaimRow]:
-    """Every claim that the methods of a cell speak to; the one that it was made for first."""
-    rows, part = [], deciding(cell, c)
-    if cell.claim:
-        rows += claims.cascade_claims(part, cell.claim)
-        rows += claims.alone_claims(part) if len(part.tasks) > 1 else []
-    if cell.generative:
-        rows += claims.no_difference_claims(of_tasks(c, cell.generative))
-    if "cat-dist" not in c.methods:
-        return rows
-    mass = 1 - cell.keep_rate("cat-dist")
-    return rows + baseline_claims(part) + saving_claims(part) + claims.bound_claims(part, mass)
-
-
-def deciding(cell: Cell, c: Comparison) -> Comparison:
-    """The comparison on the tasks that decide the cell's claim."""
-    tasks = cell.claim_tasks or [t for t in c.tasks if t not in cell.generative]
-    unknown = [t for t in tasks if t not in c.tasks]
-    if unknown:
-        raise ValueError(f"cell {cell.name!r}: claim_tasks names {', '.join(unknown)}; its tasks: {', '.join(c.tasks)}")
-    return c if set(tasks) == set(c.tasks) else of_tasks(c, tasks)
-
-
-def of_tasks(c: Comparison, tasks: Sequence[str]) -> Comparison:
-    """The same comparison on some of its tasks."""
-    return replace(c, frame=c.frame[c.frame["task"].isin(list(tasks))], right_at=None, metric="")
 
 
 def of_methods(c: Comparison, methods: Sequence[str] = MAIN) -> Comparison:
@@ -249,17 +145,6 @@ def alone_and_differences(part: Comparison) -> TaskMetrics:
     return TaskMetrics(*about, differences=differences, alone=alone)
 
 
-def majority(c: Comparison) -> float | Undefined:
-    """Accuracy of always giving the test answer that is most frequent there; free text has none."""
-    targets = c.frame.loc[(c.frame["model"] == "large") & (c.frame["split"] == "test"), ["item_id", "target"]]
-    targets = targets.drop_duplicates("item_id")["target"]
-    if c.metric != "accuracy":
-        return Undefined("free text has no majority class")
-    if targets.isna().any():
-        return Undefined("the table was written without texts")
-    return float(targets.value_counts(normalize=True).iloc[0])
-
-
 def token_metrics(cell: Cell) -> dict[str, TokenMetrics]:
     """By method, mean over seeds: signals of S on held-out tokens, and the keep-rate."""
     metrics = {}
@@ -288,11 +173,8 @@ def cell_metrics(cell: Cell, resamples: int = 2_000) -> CellMetrics:
     gridded, fewer = of_methods(c, GRID_METHODS), min(resamples, GRID_RESAMPLES)
     rules = usable_rules(c, gridded.methods)
     special = [r for r in dict.fromkeys((*BASELINE_RULES, *LEARNED)) if r in rules]
-    record, rows, joint = cell.record, cell_claims(cell, whole), None
-    if "edge-joint" in c.methods and cell.beside:
-        ours, theirs = pair_beside(cell, c)
-        joint = joint_contrasts(ours, theirs)
-        rows += joint_claims(ours, joint)
+    more, joint = claims_beside(cell, c)
+    record, rows = cell.record, cell_claims(cell, whole) + more
     return CellMetrics(
         **vars(suite_metrics(c, rows, BUDGET, ("chow_average",))) | {"tasks": task_metrics(cell, tasks)},
         joint=joint,

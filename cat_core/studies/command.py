@@ -64,9 +64,11 @@ def main(arguments=None) -> int:
                     print(f"  {cell.name:<28} {_state(cell)}")
             return 0
         study = load_study(options.study)
-        cells = [study.cell(name) for name in options.cell] or list(study.cells.values())
+        cells = [study.cell(name) for name in options.cell] or list(study.whole.values())
         if options.command == "metrics":
             for cell in cells:
+                if cell.part_of:
+                    raise ValueError(f"cell {cell.place} is a part of {cell.part_of}, which has the metrics of both")
                 if cell.record is not None or options.cell:
                     print(write_metrics(cell))
             return 0

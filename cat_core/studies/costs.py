@@ -59,7 +59,7 @@ def training_cost(
     kind = METHODS[method]
     sequences = batch_size * (steps + (max(1, steps // 4) if kind.second_stage else 0))
     teacher = examples * mean(large) if kind.compares else 0.0
-    if kind.needs_words:
+    if kind.distil or kind.relabel:
         teacher += sequences * float(np.average(pairs[:, 1], weights=counts)) * shape_of(large).head_flops
     own = large_steps * large_batch_size * mean(large, training_flops)
     return TrainingCost(sequences * mean(small, training_flops), teacher, own)

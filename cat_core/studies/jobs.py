@@ -25,8 +25,9 @@ import torch
 
 from cat_core.methods import METHODS
 from cat_core.studies.record import experiment_of, run_cell, write_metrics
-from cat_core.studies.study import Cell, open_cell
+from cat_core.studies.study import Cell, JoinedCell, open_cell
 from cat_core.training import artifacts
+from cat_core.training.experiment import EVALUATED
 from cat_core.training.obtain import teacher_of, train_or_load, training_set_of
 
 COSTS = "work.jsonl"
@@ -97,14 +98,23 @@ def run(cells: Sequence[Cell], jobs: int = 1, say: Say | None = None) -> None:
     if jobs < 1:
         raise ValueError(f"{jobs} jobs: expected 1 or more")
     todo: dict[str, Part] = {}
-    for cell in cells:
+    joined = [cell for cell in cells if isinstance(cell, JoinedCell)]
+    single = {part.place: part for cell in cells for part in (cell.parts if cell in joined else (cell,))}
+    for cell in single.values():
         if cell.record is None:
             todo |= {part.name: part for part in parts(cell) if part.name not in todo}
-        elif not cell.metrics_path.is_file():  # it was stopped between its record and its numbers
+        elif not (cell.part_of or cell.metrics_path.is_file()):  # it was stopped between its record and its numbers
             write_metrics(cell)
         elif say is not None:
             say(cell.name, f"is recorded in {cell.folder}")
     root = cells[0].folder.parents[2] if cells else None
+    _share_out(todo, root, jobs, say)
+    for cell in joined:
+        write_metrics(open_cell(cell.place, root))
+
+
+def _share_out(todo: dict[str, Part], root: Path | None, jobs: int, say: Say | None) -> None:
+    """Do these parts, each after those that it needs, in `jobs` processes."""
     if jobs == 1:
         for part in todo.values():
             _do(part, root, say)
@@ -170,6 +180,10 @@ def _train_small(cell: Cell, progress, group: Sequence[tuple[str, int]]) -> None
 def _answer(cell: Cell, progress, method: str, seed: int) -> None:
     experiment = experiment_of(cell)
     config = experiment.configs()[method, seed]
+    if cell.queries == "tokens":
+        for split in EVALUATED:
+            experiment.token_signals(config, split, progress)
+        return
     experiment.answers(config, progress)
     experiment.token_signals(config, progress=progress)
     if method in cell.learned_rules:
@@ -178,7 +192,8 @@ def _answer(cell: Cell, progress, method: str, seed: int) -> None:
 
 def _record(cell: Cell, progress) -> None:
     record = run_cell(cell, progress, costs)
-    write_metrics(cell)
+    if not cell.part_of:
+        write_metrics(cell)
     if progress is not None:
         progress(f"recorded in {cell.folder}; {record['work']['cpu_seconds'] / 3600:.2f} core-hours")
 

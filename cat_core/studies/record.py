@@ -23,6 +23,7 @@ from cat_core.studies.study import Cell, read_record
 from cat_core.training.artifacts import root
 from cat_core.training.configs import resolve_device
 from cat_core.training.experiment import Experiment
+from cat_core.training.next_token import token_outcomes
 from cat_core.training.provenance import device, find_root, git_state, versions
 from cat_core.training.signals import summary
 
@@ -46,7 +47,10 @@ def run_cell(cell: Cell, progress=None, costs: Callable[[Cell], dict] | None = N
     if (entry := cell.record) is not None:
         return entry
     began, experiment = time.time(), experiment_of(cell)
-    frame = experiment.outcomes(cell.study, progress, cell.learned_rules)
+    if cell.queries == "tokens":
+        frame = token_outcomes(experiment, cell.study, progress)
+    else:
+        frame = experiment.outcomes(cell.study, progress, cell.learned_rules)
     training = {"logs": _logs(experiment), "tokens": _tokens(experiment, progress)}
     training["majority"] = _majority(experiment.data.load().split("test"))
     frame = slim(frame if cell.texts else drop_text(frame), cell.learned_rules)

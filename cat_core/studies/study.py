@@ -20,9 +20,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
+import pandas as pd
 from pydantic import Strict
 
 from cat_core.analysis.checksums import read_json
@@ -51,6 +52,8 @@ class CellFile(FileModel, extra="allow"):
     generative: Names = ()
     beside: str = ""
     differs_from: str = ""
+    joins: Names = ()
+    queries: Literal["answers", "tokens"] = "answers"
 
 
 class StudyFile(FileModel):
@@ -75,7 +78,8 @@ class Cell:
     claim: the claim that the cell was made for, such as "C1"; claim_tasks: the tasks that decide it (default: all that
     are not generative); generative: tasks that C4 speaks of; beside: the cell "study/cell" of the same setting, whose
     methods those of this one are compared with; differs_from: the cell "study/cell" of which this one changes one
-    setting; learned_rules: methods whose S gets the learned deferral rules, too.
+    setting; learned_rules: methods whose S gets the learned deferral rules, too; part_of: the cell that joins this one
+    to others, which alone has metrics; queries: what is asked, "answers", or "tokens" (`training.next_token`).
     """
 
     study: object
@@ -89,6 +93,8 @@ class Cell:
     beside: str = ""
     differs_from: str = ""
     learned_rules: tuple[str, ...] = ()
+    part_of: str = ""
+    queries: str = "answers"
 
     @property
     def place(self) -> str:
@@ -243,6 +249,64 @@ class Cell:
             raise ValueError(f"{problem}: run python -m cat_core.study run {self.study} --cell {self.name}")
 
 
+@dataclass(frozen=True)
+class JoinedCell(Cell):
+    """Cells of a study that differ in their seeds alone, read as one: what would take too long is run in parts.
+
+    parts: these cells, each recorded by itself.
+    """
+
+    parts: tuple[Cell, ...] = ()
+
+    @property
+    def record(self) -> dict | None:
+        """The record of the first part, where all are recorded."""
+        records = [part.record for part in self.parts]
+        return None if None in records else records[0]
+
+    def outcomes(self):
+        """The outcome tables of all parts, one below the other."""
+        self._required()
+        return pd.concat([part.outcomes() for part in self.parts], ignore_index=True)
+
+    def large_seed(self, seed: int) -> int:
+        """The seed of the large model that goes with a seed of the small one, as in its part."""
+        whose = [part for part in self.parts if seed in part.seeds]
+        return whose[0].large_seed(seed) if whose else super().large_seed(seed)
+
+    @cached_property
+    def tables(self) -> dict[str, str]:
+        """sha256 of the tables of the parts, and for the cell itself of these."""
+        found = {part.place: part.tables[part.place] for part in self.parts}
+        return {self.place: seal(found), **found}
+
+    @cached_property
+    def training(self) -> dict:
+        """The training files of all parts as one."""
+        files = [part.training for part in self.parts]
+        return files[0] | {key: {k: v for file in files for k, v in file[key].items()} for key in ("logs", "tokens")}
+
+
+def _joined(name: str, given: CellFile, cells: dict[str, Cell]) -> JoinedCell:
+    """The cell that joins others. Raises ValueError for ones that are not there, or differ in more than seeds."""
+    if unknown := [part for part in given.joins if part not in cells]:
+        raise ValueError(f"cell {name!r} joins {', '.join(unknown)}: expected cells that stand before it in the file")
+    parts = [cells[part] for part in given.joins]
+    first = parts[0]
+    for part in parts[1:]:
+        if differing := _differing(first.config, part.config, ("seeds", "large_seeds")):
+            raise ValueError(f"cell {name!r} joins {first.name} and {part.name}, which differ in {differing}")
+    seeds, large = ([s for part in parts for s in part.config[key]] for key in ("seeds", "large_seeds"))
+    if len(set(seeds)) < len(seeds) or len(set(large)) < len(large):
+        raise ValueError(f"cell {name!r} joins cells with a seed in common: {seeds}, of L {large}")
+    about = given.model_dump(include={"claim", "claim_tasks", "generative", "differs_from"})
+    config = first.config | {"seeds": seeds, "large_seeds": large}
+    return JoinedCell(
+        first.study, name, config, first.folder, first.texts, **about, learned_rules=first.learned_rules,
+        parts=tuple(parts),
+    )  # fmt: skip
+
+
 def _differing(one: dict, other: dict, free: Iterable[str]) -> str:
     """The keys, but for some, in which two configurations differ."""
     return ", ".join(sorted(k for k in (one.keys() | other.keys()).difference(free) if one.get(k) != other.get(k)))
@@ -265,8 +329,13 @@ class Study:
 
     @property
     def recorded(self) -> dict[str, Cell]:
-        """The cells whose results are there."""
-        return {name: cell for name, cell in self.cells.items() if cell.record is not None}
+        """The cells whose results are there; not the parts of others."""
+        return {name: cell for name, cell in self.whole.items() if cell.record is not None}
+
+    @property
+    def whole(self) -> dict[str, Cell]:
+        """The cells that are no parts of others."""
+        return {name: cell for name, cell in self.cells.items() if not cell.part_of}
 
 
 def study_names(root: Path | None = None) -> list[str]:
@@ -284,15 +353,19 @@ def load_study(name: str, root: Path | None = None) -> Study:
     if content.study != name:
         raise ValueError(f"{path.name}: 'study' is {brief(content.study)}, expected {name!r} as in the file's name")
     shared = content.model_dump(include={"methods", "seeds", "large_seeds"})
-    about = CellFile.model_fields.keys() - shared
-    cells = {}
+    about = CellFile.model_fields.keys() - shared - {"joins"}
+    cells, part_of = {}, {part: name for name, given in content.cells.items() for part in given.joins}
     for cell, given in content.cells.items():
-        config = shared | given.model_dump(exclude=about, exclude_unset=True)
+        if given.joins:
+            cells[cell] = _joined(cell, given, cells)
+            continue
+        config = shared | given.model_dump(exclude={*about, "joins"}, exclude_unset=True)
         try:
             config = json.loads(json.dumps(config, allow_nan=False))
         except (TypeError, ValueError) as error:  # YAML has dates, sets and NaN
             raise ValueError(f"{path.name}: cell {cell!r} cannot be recorded as JSON: {error}") from None
         rest = {"learned_rules": content.learned_rules} | given.model_dump(include=about)
+        rest |= {"part_of": part_of.get(cell, "")}
         cells[cell] = Cell(name, cell, config, root / RUNS / name, content.texts, **rest)
     return Study(name, content.description, content.primary, cells)
 

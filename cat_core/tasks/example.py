@@ -20,7 +20,9 @@ from cat_core.tasks.scoring import (
 )
 
 SPLITS = ("train", "calibration", "test")
-BUILT_IN = ("mini-superglue", "mini-wmt", "mini-flan", "almanac", "almanac-questions", "almanac-translation")
+BUILT_IN = (
+    "mini-superglue", "mini-wmt", "mini-flan", "almanac", "almanac-questions", "almanac-translation", "python-manual",
+)  # fmt: skip
 HELD_OUT = ("wording", "fact")
 """What training has not seen of an item: the words of the question, though it has the fact; or the fact itself."""
 FILE_ENDINGS = (".jsonl", ".jsonl.gz")

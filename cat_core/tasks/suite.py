@@ -25,6 +25,7 @@ from pathlib import Path
 from cat_core.tasks.almanac import Almanac, almanac
 from cat_core.tasks.draws import limit, mix
 from cat_core.tasks.example import BUILT_IN, FILE_ENDINGS, SPLITS, Example, _chosen_split, file_stem, find_problem
+from cat_core.tasks.manual import Manual, manual
 from cat_core.tasks.mini_flan import MiniFlan, mini_flan
 from cat_core.tasks.registry import check_there, load_task, mixtures, text_task
 from cat_core.tasks.schema import brief, nearest
@@ -41,6 +42,7 @@ KINDS = {
     "mini-superglue": (MiniSuperGlue, mini_superglue),
     "mini-wmt": (MiniWmt, mini_wmt),
     "mini-flan": (MiniFlan, mini_flan),
+    "python-manual": (Manual, manual),
     "almanac": (Almanac, almanac),
     "almanac-questions": (partial(Almanac, tasks="questions", train=11_200, calibration=560, test=1_120), almanac),
     "almanac-translation": (partial(Almanac, tasks="translation", train=16_000, calibration=800, test=1_600), almanac),

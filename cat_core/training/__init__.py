@@ -7,8 +7,8 @@ gives. `configs` names a model by all that its weights depend on, `obtain` makes
 and `experiment`, whose fields `options` checks, does all of this for methods and seeds, after `plan` has said what it
 takes and `checks` have tried loaded models on the task's own texts. `pairs` lists open models that go together, `fetch`
 gets one once into the `model_store`; `gguf_files` reads llama.cpp's files, `tokenizer_files` tokenizers as they were
-written, and `depth` cuts a small model out of a large one. `signals` asks models about held-out tokens; `provenance`
-says on what a run was made, `code` by which code.
+written, and `depth` cuts a small model out of a large one. `signals` asks models about held-out tokens,
+`next_token` makes queries of these; `provenance` says on what a run was made, `code` by which code.
 
 May import: the core, of shapes the cuts, tasks, analysis (the outcome table) and rules. A change here retrains models:
 their names hold a digest of the code that makes them (`code.code_digests`).

@@ -54,6 +54,8 @@ RULE_MODULES = ("cat_core.rules.posthoc", "cat_core.training.joint", "cat_core.t
 SIGNAL_MODULES = ("cat_core.training.signals", "cat_core.training.models")
 SECOND_STAGE = 4  # Gatekeeper: a quarter of the steps again, at a tenth of the peak learning rate (our choice)
 EVALUATED = ("calibration", "test")
+RUNNER_OPTIONS = ("max_new_tokens", "batch_tokens", "prediction", "truncate_prompts", "costs")
+UNTAUGHT = {"teacher": None, "out_of_fold": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +64,9 @@ class Experiment:
 
     Seeds of S are spread over the large models in turn: seed number i is taught by, and defers to,
     `large_seeds[i % len(large_seeds)]`. Lengths in tokens, steps of the optimiser. out_of_fold: S is taught by large
-    models that did not train on the example (two more of them a seed of L), as L knows its own training set too well;
-    it still defers to L. What is None gets its value by the kind of start (`starts`): from scratch, or loaded. With
-    steps 0, or large_steps 0, a loaded model is taken as it is. Raises ValueError in one line for a value of the wrong
-    type, and for what cannot be trained.
+    models that did not train on the example (two more a seed of L), as L knows its own training set too well; it still
+    defers to L. apart: to the same end, each learns from a half of its own. What is None follows the kind of start
+    (`starts`). With steps (large_steps) 0 a loaded model is taken as it is. ValueError for what is no experiment.
     """
 
     suite: str = option("built-in, of the registry, several joined by +, or a JSONL file")
@@ -127,6 +128,7 @@ class Experiment:
         'FLOPs by "formula" (unknown where a model has none), or "measured" there', "formula", page=False
     )
     out_of_fold: bool = option("L's word comes from an L that has not seen the example", False, page=False)
+    apart: bool = option("L learns from one half of the training examples, and S from the other", False, page=False)
     teacher: str = option("what is kept of L: hidden, topk or argmax", TrainSettings.teacher, page=False)
     teacher_k: int = option("tokens that topk keeps", TrainSettings.teacher_k, page=False)
     answer_precision: str = option("fp32, or bf16: faster, and answers change with the batch", "fp32", page=False)
@@ -246,8 +248,11 @@ class Experiment:
     def large_config(self, seed: int) -> TrainConfig:
         """How the large model of that seed is trained."""
         settings = replace(self.large_settings, seed=seed)
-        own = {"model": self.large, "settings": settings, "teacher": None, "out_of_fold": False}
-        return self._alike(TrainConfig, data=self.training_data, **own)
+        return self._alike(TrainConfig, data=self._learnt(0), model=self.large, settings=settings, **UNTAUGHT)
+
+    def _learnt(self, without: int) -> DataConfig:
+        """What a model learns from: `training_data`; `apart`, without a half of it."""
+        return replace(self.training_data, without_half=without) if self.apart else self.training_data
 
     @cached_property
     def healed(self) -> TrainConfig | None:
@@ -256,8 +261,8 @@ class Experiment:
             return None
         rate = self.healing_rate or self.learning_rate
         settings = replace(self.small_settings, steps=self.healing_steps, learning_rate=rate, seed=HEALING_SEED)
-        own = {"model": named_cut(self.small, self.large), "settings": settings, "teacher": None, "out_of_fold": False}
-        return self._alike(TrainConfig, data=self.training_data, **own)
+        model = named_cut(self.small, self.large)
+        return self._alike(TrainConfig, data=self._learnt(1), model=model, settings=settings, **UNTAUGHT)
 
     def small_config(self, method: str, seed: int) -> TrainConfig:
         """How the small model of that method and seed is trained.
@@ -276,7 +281,7 @@ class Experiment:
             initial = self.small_config("xent", seed)
         teacher = self.large_config(self.large_seed(seed))
         own = {"model": named_cut(self.small, self.large), "settings": settings, "teacher": teacher, "initial": initial}
-        return self._alike(TrainConfig, data=self.training_data, **own)
+        return self._alike(TrainConfig, data=self._learnt(1), **own)
 
     def train(self, progress: Progress = None) -> None:
         """Train every model that is not there yet, the small ones of a seed side by side where they can be.
@@ -366,12 +371,10 @@ class Experiment:
         return json.loads((folder / "confidences.json").read_text(encoding="utf-8"))
 
     def _evaluated(self) -> list:
-        suite = self.data.load()
-        return [e for split in EVALUATED for e in suite.split(split)]
+        return [e for split in EVALUATED for e in self.data.load().split(split)]
 
     def _runner_options(self) -> dict:
-        names = ("max_new_tokens", "batch_tokens", "prediction", "truncate_prompts", "costs")
-        return {name: getattr(self, name) for name in names}
+        return {n: getattr(self, n) for n in RUNNER_OPTIONS}
 
     @property
     def _answer_identity(self) -> dict:

@@ -38,6 +38,8 @@ def check_values(experiment) -> None:
             )
     if experiment.train_options and not experiment.train_suite:
         raise ValueError("train_options are those of train_suite, which is not given: the suite has suite_options")
+    if experiment.apart and experiment.out_of_fold:
+        raise ValueError("apart and out_of_fold are two ways to one end: choose one of them")
     check_rate("learning_rate", experiment.learning_rate, experiment.loaded, experiment.lora_rank)
     check_rate("healing_rate", experiment.healing_rate or 0, experiment.loaded, experiment.lora_rank)
     check_rate("large_learning_rate", experiment.large_learning_rate, experiment.loaded, experiment.large_lora_rank)

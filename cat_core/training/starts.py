@@ -38,7 +38,7 @@ SCRATCH = {
     "mini-flan": Start(96, 1500, 1200, 64, 64, 0.015, 0.003),
 }
 """From random weights, as tried with the sizes of the book's pages, by suite; another suite gets those of mini-wmt."""
-LOADED = Start(512, 400, 200, 32, 32, 2e-4, 3e-5, length_groups=8)
+LOADED = Start(512, 400, 200, 32, 32, 2e-4, 3e-5, length_groups=3)
 """Fine-tuning: S, as a rule cut out of a larger model, has much to learn again; L has little, and forgets."""
 
 LORA_RATE = 3e-4  # of low-rank changes, which start at nothing

@@ -28,12 +28,10 @@ from cat_core.training.frozen import FrozenStates, Shortcut, eval_lower
 from cat_core.training.models import has_plain_head, quiet
 from cat_core.training.teacher import MODES, TeacherCache
 from cat_core.training.training_set import IGNORE, DataOrder, TrainingSet, collate, joined, length_groups
-from cat_core.training.tuning import frozen_layers, partly_trained
+from cat_core.training.tuning import EAGER, eager_attention, frozen_layers, partly_trained
 
 LEDGER = ("tokens", "kept", "both", "only_small", "only_large", "neither")
 Progress = Callable[[str], None] | None
-EAGER = 256
-"""Longest context, in tokens, up to which attention is eager where that is faster (`eager_attention`)."""
 _NAMES = ("activation_checkpointing", "gradient_checkpointing")  # of one option, in newer and older transformers
 _CHECKPOINTING = next(name for name in _NAMES if name in TrainingArguments.__dataclass_fields__)
 _COMPLETE = "complete.json"  # written after all else of a checkpoint, so a half-written one is never resumed
@@ -84,7 +82,7 @@ class TrainSettings:
         for name, choices in (("precision", ("fp32", "bf16")), ("loss", ("fused", "dense"))):
             if (value := getattr(self, name)) not in choices:
                 raise ValueError(f"unknown {name} {brief(value)}; expected {' or '.join(choices)}")
-        if self.teacher == "argmax" and METHODS[self.method].needs_words:
+        if self.teacher == "argmax" and (METHODS[self.method].distil or METHODS[self.method].relabel):
             raise ValueError(f"method {self.method!r} learns from L's own words: set teacher to hidden or topk")
         least = {"steps": 0, "batch_size": 1, "gradient_accumulation": 1, "teacher_k": 1, "length_groups": 1}
         least |= {"train_layers": 0, "lora_rank": 0}
@@ -363,24 +361,6 @@ def train(
             checkpoint_every=checkpoint_every, use_cpu=use_cpu, teacher=teacher, shortcut=shortcut if frozen else None,
         )  # fmt: skip
     return [entry for entry in trainer.state.log_history if "loss" in entry]
-
-
-@contextmanager
-def eager_attention(model: PreTrainedModel, wanted: bool):
-    """Within, if `wanted`, attention by plain matrix products in place of torch's fused kernel.
-
-    On a CPU the backward of the fused kernel takes four to six times as long in bfloat16 as these do. Their memory grows
-    with the square of the length, hence `EAGER`.
-    """
-    before = model.config._attn_implementation
-    if not wanted or before != "sdpa":
-        yield
-        return
-    model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
 
 
 def run_trainer(

@@ -1,4 +1,5 @@
-"""Which weights of a model are trained: all, the upper layers, or low-rank changes of the linear ones (LoRA).
+"""How a model is set up for its training: which weights are trained (all, the upper layers, or low-rank changes of the
+linear ones, LoRA), and by which kernel it attends.
 
 Sources: LoRA is Hu et al. (2022), by the package peft. Frozen layers give the same states in every step, so these can
 be computed once and kept (`frozen`).
@@ -14,6 +15,8 @@ from transformers import PreTrainedModel
 from cat_core.architectures import has_encoder
 
 EXTRA = "LoRA needs the package peft: pip install peft, or set lora_rank 0"
+EAGER = 256
+"""Longest context, in tokens, up to which attention is eager where that is faster (`eager_attention`)."""
 ALPHA = 2  # LoRA's scale is alpha / rank: a constant factor, so that the rate does not depend on the rank
 
 
@@ -107,3 +110,21 @@ def trained_parameters(model: PreTrainedModel, settings) -> int:
     for p, flag in zip(model.parameters(), was):
         p.requires_grad_(flag)
     return count
+
+
+@contextmanager
+def eager_attention(model: PreTrainedModel, wanted: bool):
+    """Within, if `wanted`, attention by plain matrix products in place of torch's fused kernel.
+
+    On a CPU the backward of the fused kernel takes four to six times as long in bfloat16 as these do. Their memory
+    grows with the square of the length, hence `EAGER`.
+    """
+    before = model.config._attn_implementation
+    if not wanted or before != "sdpa":
+        yield
+        return
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)

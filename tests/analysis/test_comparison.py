@@ -18,7 +18,6 @@ from cat_core.analysis.operating_points import (
     calibrated,
     iso_quality,
     quality_at_budgets,
-    saving_difference,
 )
 from cat_core.analysis.outcomes import OutcomeError, drop_text, paired, read_outcomes, write_outcomes
 from cat_core.analysis.quantities import Undefined, plain, read
@@ -99,8 +98,8 @@ def test_means_over_seeds_match_a_naive_computation():
     )
 
 
-def test_intervals_draw_large_models_first():
-    """Two large models, one good and one bad: the quality of L alone is then known only up to which one it is."""
+def test_large_models_are_the_level_above_seeds():
+    """Two large models, one good and one bad: of the quality of L alone nothing is known but that it is a share."""
     deal = {seed: (3, 7)[seed % 2] for seed in range(8)}
     frame = table(large_seeds=(3, 7), seeds=tuple(deal), methods=("dist", "cat-dist"))
     bad = (frame["method"] == "large") & (frame["seed"] == 7)
@@ -111,7 +110,7 @@ def test_intervals_draw_large_models_first():
     assert c.levels == "2 large models, their training seeds, then items"
     assert c.intervals().n_groups == 2
     alone = c.large_alone()
-    assert (alone.low, alone.estimate, alone.high) == (0, 0.5, 1)  # a fourth of the draws has the bad L only
+    assert (alone.low, alone.estimate, alone.high) == (0, 0.5, 1)
     point = at_thresholds(c, "dist", dict.fromkeys(deal, np.inf), "chow_average", 1.0)
     assert (point.quality.low, point.quality.high) == (0, 1)
     one = Comparison(frame, dict.fromkeys(deal, 3), resamples=400)
@@ -138,7 +137,7 @@ def test_identical_methods_differ_by_exactly_nothing():
 
 
 def test_a_method_better_on_every_item_has_an_interval_above_zero():
-    frame = table(methods=("dist", "cat-dist"), n=100)
+    frame = table(methods=("dist", "cat-dist"), n=100, seeds=range(4))
     better = (frame["method"] == "cat-dist").to_numpy()
     frame.loc[better, "quality"] = 1.0
     number = Comparison(frame, resamples=300).difference("cat-dist", "dist")
@@ -288,7 +287,7 @@ def test_what_rests_on_unknown_costs_is_undefined_and_nothing_else(model, name):
     why = Undefined(f"the FLOPs of {name} are unknown")
     assert known.unknown_costs is None and c.unknown_costs == why
     assert c.cost("dist") == c.large_flops == why and limits.couple_of(c, "dist") == why
-    assert quality_at_budgets(c, "dist") == [why] * 3 and saving_difference(c, "dist", "xent") == why
+    assert quality_at_budgets(c, "dist") == [why] * 3
     for point, other in ((iso_quality(c, "dist"), iso_quality(known, "dist")),
                          (calibrated(c, "dist", 0.3), calibrated(known, "dist", 0.3))):  # fmt: skip
         assert point.saving == why

@@ -8,7 +8,7 @@ import pytest
 from small_tables import rows_of, table, text_table
 
 from cat_core.analysis import guards
-from cat_core.analysis.claims import UNTESTED, claim_row
+from cat_core.analysis.claims import NOT_TESTABLE, claim_row
 from cat_core.analysis.comparison import Comparison
 from cat_core.analysis.guards import Guard
 from cat_core.analysis.metrics import TaskMetrics, suite_metrics
@@ -211,13 +211,13 @@ def test_a_guard_that_forbids_takes_the_verdict_and_the_voice(tmp_path):
     row = claim_row(c, "C1", "AUDC", Interval(0.1, 0.05, 0.2))
     without = claim_row(c, "C1", "AUDC", Undefined("this run has no dist"))
     care, loss = Guard("few test items", "There are 90."), Guard("the loss rises", "It rose.", True)
-    assert guards.silenced([row], [care]) == [row] and row.verdict.startswith("same direction")
+    assert guards.silenced([row], [care]) == [row] and row.verdict == "supported"
     silent, untested = guards.silenced([row, without], [care, loss])
     assert silent.verdict == "no verdict: the loss rises" and not silent.heard and row.heard
-    assert silent.sentence.endswith("; no verdict: the loss rises.") and untested.verdict == UNTESTED
+    assert silent.sentence.endswith("; no verdict: the loss rises.") and untested.verdict == NOT_TESTABLE
     found = publish(tmp_path, "04_superglue", None, suite_metrics(c, [silent], 0.3, guards=(loss, care)))
     assert '"guards": [\n   {\n    "name": "the loss rises"' in found["metrics"].read_text()
     (entry,) = read_entries(tmp_path / "metrics")
     assert (entry.verdict, entry.heard) == (silent.verdict, False)
-    assert verdict_of([entry]).reason == "the loss rises"
+    assert verdict_of("C1", [entry]).reason == "the loss rises"
     assert '"guards"' not in publish(tmp_path, "p", None, suite_metrics(c, [row], 0.3))["metrics"].read_text()

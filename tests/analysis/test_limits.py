@@ -162,21 +162,23 @@ def test_over_coin_against_a_second_bootstrap(better):
     found = limits.over_coin(c, "dist", rates)
     rows = [c.pairing("dist", seed) for seed in c.seeds]
 
-    def naive(counts, weight):
-        total = np.zeros(3)
-        for row, w in zip(rows, weight):
+    def naive(counts):
+        values = []
+        for row in rows:
             drawn = np.repeat(np.arange(len(row)), counts)
             curve = curves.deferral_curve(row.small_quality[drawn], row.large_quality[drawn], row.confidence[drawn])
             at = np.interp(rates, curve.deferral_rate, curve.quality)
             small, large = curve.quality[[0, -1]]
             coin = np.minimum(rates / (1 - couple.cost_ratio), 1) * (large - small) if better else 0
-            total += w * (at - small - coin)
-        return total
+            values.append(at - small - coin)
+        return np.array(values)
 
     labels = cluster_numbers(rows[0].cluster_ids)
-    draws = [naive(n, w) for _, counts, weight in draw_blocks(labels, 3, 40, groups=c.groups)
-             for n, w in zip(counts, weight)]  # fmt: skip
-    assert found.estimate == pytest.approx(naive(np.ones(30, int), np.full(3, 1 / 3)))
+    once = naive(np.ones(30, int))
+    blocks = draw_blocks(labels, 3, 40, groups=c.groups)
+    draws = [naive(n).mean(axis=0) + (w - 1 / 3) @ once
+             for _, counts, weight in blocks for n, w in zip(counts, weight)]  # fmt: skip
+    assert found.estimate == pytest.approx(once.mean(axis=0))
     assert np.array([found.low, found.high]) == pytest.approx(np.quantile(draws, [0.025, 0.975], axis=0))
     assert found.estimate[0] == pytest.approx(0, abs=1e-12)
     assert np.isfinite(limits.over_coin(Comparison(text_table(n=12), resamples=10), "dist", rates).low).all()

@@ -101,7 +101,7 @@ def test_differences_of_masks_are_found_beside_those_of_the_pairs(content):
         (("n",), "many", "^n: .*got 'many'$"),
         (("methods", "cat-dist", "audc", "low"), "much", r"^methods\.cat-dist\.audc\..*low: .*got 'much'$"),
         (("methods", "cat-dist", "iso_quality", "saving"), None, r"^methods\.cat-dist\.iso_quality\..*saving.*None$"),
-        (("claims", 1, "role"), "main", r"^claims\.1: .*role is 'main', expected one of primary, control, secondary"),
+        (("claims", 1, "role"), "main", r"^claims\.1: .*role is 'main', expected one of primary, control, reading"),
         (("claims", 0, "number"), [1, 2], r"^claims\.0\.number\..*got \[1, 2\]$"),
         (("bootstraps", 0, "resamples"), "x", r"^bootstraps\.0\.resamples: .*got 'x'$"),
         (("tokens", "xent", "ledger"), [0.5], r"^tokens\.xent\.ledger\..*got "),

@@ -9,7 +9,7 @@ from small_tables import table, text_table
 from cat_core import router
 from cat_core.analysis.comparison import Comparison
 from cat_core.analysis.corpus import exact_scores
-from cat_core.analysis.operating_points import calibrated, iso_quality, saving_difference
+from cat_core.analysis.operating_points import calibrated, harm, iso_quality
 from cat_core.analysis.outcomes import OutcomeError, paired
 from cat_core.analysis.quantities import Undefined
 from cat_core.analysis.resampling import cluster_numbers, draw_blocks
@@ -57,7 +57,7 @@ def shares() -> Comparison:
 @pytest.mark.parametrize("made", [shares, lambda: Comparison(text_table(), resamples=12)])
 def test_the_interval_of_a_saving_draws_calibration_items_as_well(made):
     c = made()
-    a, b = c.methods[:2]
+    a = c.methods[0]
     labels = cluster_numbers(c.pairing(a, c.seeds[0], "calibration").cluster_ids)
     calibration = np.concatenate([x for _, x, _ in draw_blocks(labels, len(c.seeds), 12, seed=1)])
     tests = list(draw_blocks(cluster_numbers(c.pairing(a, c.seeds[0]).cluster_ids), len(c.seeds), 12, groups=c.groups))
@@ -80,11 +80,13 @@ def test_the_interval_of_a_saving_draws_calibration_items_as_well(made):
         return 1 - (counts @ spent) / (counts @ test.large_flops)
 
     counts, seeds = (np.concatenate([draw[i] for draw in tests]) for i in (1, 2))
-    drawn = [sum(w * (saving(a, s, k, m) - saving(b, s, k, m)) for w, s in zip(ws, c.seeds))
+    whole = [np.ones(len(x[0]), dtype=int) for x in (counts, calibration)]
+    once = [saving(a, s, *whole) for s in c.seeds]
+    drawn = [np.mean([saving(a, s, k, m) for s in c.seeds]) + (ws - 1 / len(c.seeds)) @ once
              for k, ws, m in zip(counts, seeds, calibration)]  # fmt: skip
-    found = saving_difference(c, a, b)
+    found = iso_quality(c, a).saving
     assert (found.low, found.high) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=1e-9)
-    assert found.estimate == pytest.approx(iso_quality(c, a).saving.estimate - iso_quality(c, b).saving.estimate)
+    assert found.estimate == pytest.approx(np.mean(once))
 
 
 def test_savings_of_other_items_are_not_paired():
@@ -94,7 +96,22 @@ def test_savings_of_other_items_are_not_paired():
     twice = frame[frame["method"] == "large"].assign(item_id=lambda f: f["item_id"] + "b")
     c = Comparison(pd.concat([frame, twice], ignore_index=True), resamples=10)
     with pytest.raises(OutcomeError, match="cat-dist of seed 0 has other test items than dist of seed 0"):
-        saving_difference(c, "cat-dist", "dist")
+        iso_quality(c, "cat-dist")
+
+
+def test_harm_is_the_share_of_deferred_items_that_were_better_left():
+    frame = table(seeds=(0, 1))
+    large = frame["model"] == "large"
+    frame.loc[large, "quality"] = np.random.default_rng(2).integers(0, 2, large.sum()) * 1.0
+    c = Comparison(frame, resamples=20)
+    taus, shares = calibrated(c, "dist", 0.3).taus, []
+    for seed in c.seeds:
+        rows = c.pairing("dist", seed)
+        triples = zip(rows.small_quality, rows.large_quality, rows.confidence)
+        mine = [small > large for small, large, sure in triples if sure <= taus[seed]]
+        shares.append(sum(mine) / len(mine))
+    assert harm(c, "dist", 0.3) == pytest.approx(np.mean(shares)) and 0 < np.mean(shares) < 1
+    assert harm(c, "dist", 0.0) == Undefined("nothing is deferred")
 
 
 def test_calibrated_threshold_is_that_of_the_router():

@@ -1,19 +1,19 @@
 """The fast paired bootstrap against a loop that copies the drawn items and scores them anew."""
 
-import itertools
-from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from cat_core.analysis.resampling import (
     GRID,
     MeanRun,
     Scratch,
     cluster_numbers,
+    coverage,
     holm,
     item_counts,
     paired_bootstrap,
@@ -63,12 +63,13 @@ def test_bootstrap_equals_a_naive_loop_over_seeds_and_items():
 
     item_stream, seed_stream = (np.random.default_rng(s) for s in np.random.SeedSequence(5).spawn(2))
     draws = {name: [] for name in methods}
-    weights = seed_stream.multinomial(k, [1 / k] * k, size=resamples)
+    weights = seed_weights(seed_stream, resamples, k)  # which has tests of its own
     for weight in weights:
         counts = item_counts(item_stream, 1, clusters)[0]
         for name, runs in methods.items():
             areas = [audc(copied(one, counts)) for one in runs]
-            draws[name].append(sum(w * a for w, a in zip(weight, areas)) / k)
+            once = [audc(copied(one, np.ones(n, dtype=int))) for one in runs]
+            draws[name].append(np.mean(areas) + (weight - 1 / k) @ once)
     for name, runs in methods.items():
         estimate = np.mean([audc(copied(one, np.ones(n, dtype=int))) for one in runs])
         low, high = np.quantile(draws[name], [0.05, 0.95])
@@ -118,29 +119,50 @@ def test_intervals_cover():
 # ---------------------------------------------------------------- large models above seeds
 
 
-def enumerated(groups):
-    """Every way to draw groups, then seeds within each, with its probability: the distribution of seed weights."""
-    members = {g: [i for i, label in enumerate(groups) if label == g] for g in dict.fromkeys(groups)}
-    found = Counter()
-    for drawn in itertools.product(members, repeat=len(members)):
-        inside = [list(itertools.product(members[g], repeat=len(members[g]))) for g in drawn]
-        ways = list(itertools.product(*inside))
-        for way in ways:
-            seeds = [s for part in way for s in part]
-            weight = tuple(round(seeds.count(s) / len(seeds), 9) for s in range(len(groups)))
-            found[weight] += len(members) ** -len(members) / len(ways)
-    return found
+LAYOUTS = {
+    "10 over 3": (4, 3, 3), "5 over 3": (2, 2, 1), "2 each": (2, 2, 2), "one each": (1,) * 6, "three": (1,) * 3,
+    "two": (1, 1), "3 over 2": (2, 1),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("groups", [(5, 5, 9), (0, 1, 0), (1, 0, 0, 1), (0, 1, 2)])
-def test_seed_weights_have_the_distribution_of_the_nested_draw(groups):
-    wanted, draws = enumerated(groups), 40_000
-    assert sum(wanted.values()) == pytest.approx(1)
-    weights = seed_weights(np.random.default_rng(0), draws, len(groups), groups)
-    found = Counter(map(tuple, np.round(weights, 9).tolist()))
-    assert set(found) == set(wanted)
-    for weight, p in wanted.items():
-        assert found[weight] / draws == pytest.approx(p, abs=5 * (p / draws) ** 0.5)
+@pytest.mark.parametrize("sizes", [(1,) * 2, (1,) * 3, (1,) * 10, (2, 2, 2), (3, 3)])
+def test_seed_weights_give_the_t_interval(sizes):
+    rng, groups = np.random.default_rng(4), np.repeat(np.arange(len(sizes)), sizes)
+    values = rng.normal(size=(len(groups), 2)) + [3.0, 0.0]  # two numbers a seed: weighted alike
+    drawn = seed_weights(rng, 200_000, len(groups), groups if max(sizes) > 1 else None) @ values
+    means = np.stack([values[groups == g].mean(axis=0) for g in range(len(sizes))])
+    error = means.std(axis=0, ddof=1) / len(sizes) ** 0.5
+    for column, (mean, se) in enumerate(zip(means.mean(axis=0), error)):
+        for level in (0.8, 0.95):
+            low, high = stats.t.interval(level, len(sizes) - 1, mean, se)
+            found = np.quantile(drawn[:, column], [(1 - level) / 2, (1 + level) / 2])
+            assert found == pytest.approx((low, high), abs=0.03 * (high - low))
+
+
+def test_seed_weights_of_unequal_groups_have_the_stated_spread():
+    rng, groups, share = np.random.default_rng(5), np.array([0, 1, 0, 2, 0]), np.array([0.6, 0.2, 0.2])
+    values = rng.normal(size=5)
+    weights = seed_weights(rng, 100_000, 5, groups.tolist())
+    np.testing.assert_allclose(weights.sum(axis=1), 1)
+    np.testing.assert_allclose(weights[:, 0], weights[:, 2])
+    means = np.array([values[groups == g].mean() for g in range(3)])
+    squares = share**2 / (1 - share) * (means - share @ means) ** 2
+    drawn = (weights @ values - values.mean()) / squares.sum() ** 0.5
+    quartiles = stats.t(2).ppf([0.025, 0.25, 0.5, 0.75, 0.975])
+    np.testing.assert_allclose(np.quantile(drawn, [0.025, 0.25, 0.5, 0.75, 0.975]), quartiles, atol=0.08)
+
+
+@pytest.mark.parametrize("sizes", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("ratio", [0, 1, 3])
+def test_intervals_cover_whatever_large_models_do(sizes, ratio):
+    assert coverage(sizes, ratio) >= 0.93
+
+
+def test_drawing_few_seeds_with_replacement_does_not_cover():
+    def plain(rng, resamples, seeds, groups):
+        return rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
+
+    assert coverage((2, 2, 1), 1, weights=plain) < 0.85
 
 
 def test_one_group_is_no_level():
@@ -152,10 +174,10 @@ def test_one_group_is_no_level():
         paired_bootstrap(one, resamples=4, groups=[0, 1])
 
 
-def test_nested_bootstrap_equals_plain_loops():
-    """Everything drawn one by one, with another generator: the same quantiles, up to the noise of resampling."""
-    rng, n, resamples = np.random.default_rng(11), 12, 1500
-    groups, clusters = [0, 1, 2, 0, 1, 0], np.repeat(np.arange(6), 2)
+def test_bootstrap_equals_plain_loops_and_scipy():
+    """Items drawn one by one by another generator, seeds by their t distribution: the same quantiles but for noise."""
+    rng, n, resamples = np.random.default_rng(11), 12, 4000
+    groups, clusters = [0, 1, 2, 0, 1, 2], np.repeat(np.arange(6), 2)
     methods = {}
     for name, gain in (("a", 0.9), ("b", 0.5)):
         methods[name] = [run(rng, n, ties=True) for _ in groups]
@@ -163,34 +185,22 @@ def test_nested_bootstrap_equals_plain_loops():
             found.large_quality = (rng.random(n) < (gain, 0.5, 0.1)[g]) * 1.0
     fast = paired_bootstrap(methods, pairs=[("a", "b")], clusters=clusters, groups=groups, resamples=resamples)
     flat = paired_bootstrap(methods, pairs=[("a", "b")], clusters=clusters, resamples=resamples)
-    draws = []
+
+    def of_groups(counts):
+        areas = [[audc(copied(methods[name][i], counts)) for name in "ab"] for i in range(6)]
+        return [np.mean([areas[i][0] - areas[i][1] for i in (g, g + 3)]) for g in range(3)]
+
+    draws, error = [], np.std(of_groups(np.ones(n, dtype=int)), ddof=1) / 3**0.5
     for _ in range(resamples):
-        seeds = []
-        for g in rng.choice([0, 1, 2], 3):
-            mine = [i for i, label in enumerate(groups) if label == g]
-            seeds += [mine[rng.integers(len(mine))] for _ in mine]
         counts = np.zeros(n, dtype=int)
         for c in rng.integers(0, 6, 6):
             counts[clusters == c] += 1
-        areas = {i: [audc(copied(methods[name][i], counts)) for name in "ab"] for i in set(seeds)}
-        draws.append(np.mean([areas[i][0] - areas[i][1] for i in seeds]))
-    width = np.ptp(np.quantile(draws, [0.025, 0.975]))
+        means = of_groups(counts)
+        draws.append(np.mean(means) + rng.standard_t(2) * error)
+    wanted, width = np.quantile(draws, [0.025, 0.975]), np.ptp(np.quantile(draws, [0.025, 0.975]))
     found = fast.difference["a", "b"]
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=0.1 * width)
+    assert (found.low, found.high) == pytest.approx(tuple(wanted), abs=0.1 * width)
     assert (fast.n_groups, flat.n_groups) == (3, 1)
-    other = flat.difference["a", "b"]
-    assert found.high - found.low > 1.1 * (other.high - other.low)
-
-
-def test_intervals_cover_over_large_models():
-    """8 large models of 3 seeds each, as different as two seeds are: nested intervals cover, others do not."""
-    rng, hits, groups = np.random.default_rng(3), Counter(), np.repeat(np.arange(8), 3)
-    for _ in range(300):
-        area = rng.normal(size=8)[groups] + rng.normal(size=24)  # of each seed; the truth is 0
-        for name, given_groups in (("nested", groups), ("one level", None)):
-            low, high = np.quantile(seed_weights(rng, 300, 24, given_groups) @ area, [0.1, 0.9])
-            hits[name] += low <= 0 <= high
-    assert 215 <= hits["nested"] <= 265 and hits["one level"] < 200
 
 
 def test_item_counts():

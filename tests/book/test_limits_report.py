@@ -11,7 +11,7 @@ from cat_book.drawing.tables import Table
 from cat_book.pages import limits_report, shift_report
 from small_study import STUDY, recorded_cells
 
-from cat_core.analysis import limits, operating_points, publish
+from cat_core.analysis import claims, limits, operating_points, publish
 from cat_core.analysis.claims import task_of
 from cat_core.analysis.quantities import Undefined
 from cat_core.flops import request_flops, sequence_flops
@@ -43,8 +43,11 @@ CELLS = """
 def cells(tmp_path_factory, common_artifacts):
     text = STUDY.replace("methods: [xent, cat-dist, gatekeeper]", METHODS).split("  other:")[0] + CELLS
     text = text.replace("seeds: [1, 2, 3]", "seeds: [1, 2]")  # one of each large model
-    with recorded_cells(tmp_path_factory.mktemp("project"), text, 30, common_artifacts) as found:
-        yield found
+    with pytest.MonkeyPatch.context() as patch:  # untrained models have neither an easy nor a hard task, nor any room
+        patch.setattr(claims, "EASY", 1.0)
+        patch.setattr(claims, "HARD", 0.0)
+        with recorded_cells(tmp_path_factory.mktemp("project"), text, 30, common_artifacts) as found:
+            yield found
 
 
 @pytest.fixture(scope="module")
@@ -197,13 +200,27 @@ def test_everything_is_shown_and_published(cells, tables, tmp_path):
     for each in (
         limits_report.claims_of(cells, ["C5", "C6"]), limits_report.policies_table(tables, 0.3),
         limits_report.ranking_table(tables), limits_report.payback_table(paid),
-        limits_report.extra_table(cells, tables), shift_report.shift_table(rows),
+        shift_report.shift_table(rows),
     ):  # fmt: skip
         assert isinstance(each, Table) and len(each.rows) > 1 and each._repr_html_()
     metrics = limits_report.page_metrics(points, tables, paid, 0.3) | {"shifts": shift_report.as_metrics(rows)}
     said = limits_report.headline(points, tables, paid, 0.3) | shift_report.headline(rows)
     assert all(text.endswith(".") for text in said.values())
     publish.publish(tmp_path, "limits", None, metrics | said)
+
+
+def test_the_mask_has_paid_when_its_saving_is_worth_its_training(cells, tables, monkeypatch):
+    assert "nothing is recorded" in limits_report.extra_table(cells, tables).rows[0][1]  # without room, no saving
+    cell, m, c = cells[1], cells[1].metrics(), tables["low"]
+    saved = Interval(0.2, -0.1, 0.5)
+    rows = [replace(r, number=saved) if r.role == "primary" and r.share else r for r in m.claims]
+    monkeypatch.setattr(type(cell), "metrics", lambda self: replace(m, claims=tuple(rows), cell=self.name))
+    (found, *_) = limits_report.extra_table([cell], {"low": c}).rows
+    assert found[:3] == ["low", "CAT-Dist \u2212 Dist", "0"] and found[3] == "+20.0\u00a0% [\u221210.0,\u00a0+50.0]"
+    assert found[4] == "0 [0, never]"
+    cost = c.cost("dist").mean()
+    after = f"{costs.payback(1e9, 0.2 * cost):,.0f} ["
+    assert limits_report._range(1e9, limits_report.in_points(saved, cost)).startswith(after)
 
 
 def test_nothing_recorded_is_one_clear_line():

@@ -11,10 +11,11 @@ from small_tables import table
 from cat_core.analysis import claims, metrics, operating_points, resampling
 from cat_core.analysis.comparison import Comparison
 from cat_core.analysis.decomposition import PARTS
+from cat_core.analysis.quantities import Undefined
+from cat_core.analysis.saving import saving, saving_of
 from cat_core.analysis.verdicts import read_entries
 from cat_core.files import file_sha256
-from cat_core.ranking import Interval
-from cat_core.studies import cell_metrics
+from cat_core.studies import cell_claims, cell_metrics
 from cat_core.studies.command import main
 from cat_core.studies.record import experiment_of, run_cell
 from cat_core.studies.study import load_study
@@ -63,8 +64,9 @@ def test_metrics_are_numbers_of_the_table(cell):
 def test_claims_of_a_cell_reach_the_ledger(cell):
     entries = [e for e in read_entries(cell.folder) if e.page == "superglue"]
     by_claim = {claim: [e for e in entries if e.claim == claim] for claim in {e.claim for e in entries}}
-    assert set(by_claim) == {"C1", "C4", "C5", "C6", "C7", "C8", "C10"}
-    assert [e.role for e in by_claim["C1"]] == ["primary", "primary", "control", "control"]
+    assert set(by_claim) == {"C1", "C4", "C5", "C6", "C7", "C10"}
+    roles = ["primary"] * 2 + ["control"] * 4 + ["reading"] * 2 + ["secondary"] * 2
+    assert [e.role for e in by_claim["C1"]] == roles
     assert by_claim["C1"][0].n == 30  # the generative task is C4's
     assert len(by_claim["C4"]) == 6 and all(e.n == 15 for e in by_claim["C4"])
     assert all(e.seeds == 3 and e.large_seeds == 2 for e in entries)
@@ -85,10 +87,9 @@ def test_pages_draw_nothing_of_a_recorded_cell(cell, monkeypatch):
         for m in part.methods:
             assert part.audc(m) and part.random_audc(m) and part.over_random(m) and part.normalised_audc(m)
         suite_report.differences_table(part, ["chow_average"])
-    rows = claims.cascade_claims(cell_metrics.deciding(cell, c), "C1")
+    rows = cell.metrics().claims
     page_metrics = metrics.suite_metrics(cell_metrics.deciding(cell, c), rows, cell_metrics.BUDGET)
     recorded = cell.metrics()
-    assert [r for r in recorded.claims if r.claim == "C1"] == rows
     assert page_metrics.methods == recorded.methods and page_metrics.methods.keys() == set(c.methods)
     suite_report.budgets_table(cell_metrics.deciding(cell, c))
     assert suite_report.areas_table(page_metrics).rows == suite_report.areas_table(recorded).rows
@@ -110,28 +111,15 @@ def test_mask_differences_are_those_of_the_areas():
     assert none == metrics.MaskDifferences({}, {})
 
 
-def test_saving_difference_is_the_difference_of_the_savings(cell):
-    c = cell.comparison(resamples=20)
-    found = operating_points.saving_difference(c, "cat-dist", "dist")
-    savings = [operating_points.iso_quality(c, m).saving.estimate for m in ("cat-dist", "dist")]
-    assert found.estimate == pytest.approx(savings[0] - savings[1], abs=1e-12)
-    assert operating_points.saving_difference(c, "dist", "dist") == Interval(0, 0, 0)
-
-
 def test_headroom_is_what_l_alone_has_over_s_alone(cell):
     c = cell.comparison(resamples=200)
     found = operating_points.headroom(c, "cat-dist")
     ends = [np.mean([c.seed_curve("cat-dist", seed).quality[i] for seed in c.seeds]) for i in (0, -1)]
     assert found.estimate == pytest.approx(ends[1] - ends[0], abs=1e-12)
     assert found.low <= found.estimate <= found.high
-    recorded = cell.metrics()
-    rows = [r for r in recorded.claims if r.claim == "C8"]
-    part = cell_metrics.deciding(cell, cell.comparison(**cell.kept()))
-    for row, (a, b) in zip(rows, claims.PRIMARY, strict=True):
-        rooms = [recorded.methods[m].headroom for m in (a, b)]
-        assert operating_points.headroom(part, a) == rooms[0]
-        assert row.headroom.low == pytest.approx(100 * min(room.low for room in rooms))
-    assert [r.shown.endswith(claims.CAVEAT) for r in rows] == [row.headroom.low <= 0 for row in rows]
+    part, recorded = cell_metrics.deciding(cell, cell.comparison(**cell.kept())), cell.metrics()
+    for m in part.methods:
+        assert operating_points.headroom(part, m) == recorded.methods[m].headroom
 
 
 def test_first_layer_of_l_is_counted_where_a_rule_reads_it(tmp_path, monkeypatch):
@@ -155,13 +143,29 @@ def test_first_layer_of_l_is_counted_where_a_rule_reads_it(tmp_path, monkeypatch
     assert cell_metrics.rule_flops(cell, c, ("chow_average",)) == {}
 
 
-def test_rule_difference_of_one_rule_is_the_difference_of_methods(cell):
-    c = cell.comparison(resamples=50)
-    found = cell_metrics.rule_difference(c, ("cat-dist", "chow_average"), ("dist", "chow_average"))
-    assert found == pytest.approx(c.difference("cat-dist", "dist"))
-    other = cell_metrics.rule_difference(c, ("dist", "chow_average"), ("dist", "chow_quantile_0"))
-    areas = [c.audc("dist", rule).estimate for rule in ("chow_average", "chow_quantile_0")]
-    assert other.estimate == pytest.approx(areas[0] - areas[1], abs=1e-12)
+def test_baselines_that_order_as_chow_average_does_say_nothing_of_their_own():
+    frame = table(methods=("xent", "dist", "cat-dist"), seeds=range(5), n=150)
+    c = Comparison(frame, resamples=50)
+    edge, minimum = cell_claims.baseline_claims(c, None)
+    assert edge.number.reason.startswith("this table has no rule edge")
+    wanted = saving(c, "cat-dist", "dist", "chow_average", "chow_quantile_0")
+    assert (minimum.number, minimum.error, minimum.family) == (wanted.number, wanted.error, "Chow-Quantile-0")
+    assert minimum.share and minimum.claim == "C7" and minimum.ineligible is None
+    alike = frame.assign(confidence_chow_quantile_0=2 * frame["confidence_chow_average"] - 1)
+    _, same = cell_claims.baseline_claims(Comparison(alike, resamples=50), "too small")
+    assert same.number == Undefined("Chow-Quantile-0 orders all answers as Chow-Average does")
+    assert same.ineligible == "too small"
+
+
+def test_a_cell_is_heard_or_not_by_its_own_xent(cell):
+    part = cell_metrics.deciding(cell, cell.comparison(resamples=50))
+    assert cell_claims.floor_of(cell, part) == {
+        task: share for task, share in cell.training["majority"].items() if task in part.tasks
+    }
+    reason = cell_claims.why_not(cell, part)
+    assert reason == claims.ineligible(part, cell_claims.floor_of(cell, part))
+    rows = cell_claims.cell_claims(cell, cell.comparison(resamples=50))
+    assert {r.ineligible for r in rows if r.share} == {reason}
 
 
 EDGE = """
@@ -193,19 +197,22 @@ def test_a_router_trained_with_s_is_paired_with_the_cell_beside_it(cell, monkeyp
     edge = edge_study(cell, "edge", {})
     run_cell(edge)
     theirs = cell_metrics.deciding(cell, cell.comparison(resamples=20))
-    part, other = cell_metrics.pair_beside(edge, edge.comparison(resamples=20))
+    part, other = cell_claims.pair_beside(edge, edge.comparison(resamples=20))
     assert part.tasks == other.tasks == theirs.tasks
-    found = cell_metrics.joint_contrasts(part, other)
-    primary, secondary = cell_metrics.joint_claims(part, found)
+    found = cell_claims.joint_contrasts(part, other)
+    primary, secondary = cell_claims.joint_claims(part, other, None)
     routed, plain = (part.audc("edge-joint", rule).estimate for rule in ("joint_router", "chow_average"))
     expected = theirs.audc("cat-dist").estimate - routed
-    assert primary.number.estimate == pytest.approx(expected, abs=1e-9)
+    arms = [[(c.of_task(task), *arm) for task in c.tasks] for c, *arm in (
+        (other, "cat-dist", "chow_average"), (part, "edge-joint", "joint_router"))]  # fmt: skip
+    assert primary.number == getattr(saving_of(*arms), "number", saving_of(*arms))
+    assert found["whole"].estimate == pytest.approx(expected, abs=1e-9)
     assert found["rule"].estimate == pytest.approx(plain - routed, abs=1e-9)
     assert found["training"].estimate + found["rule"].estimate == pytest.approx(expected, abs=1e-9)
     assert primary.role == "primary" and secondary.role == "secondary" and primary.claim == "C7"
     whole = cell_metrics.cell_metrics(edge, resamples=20)
     assert [row.role for row in whole.claims if row.claim == "C7"] == ["primary", "secondary"]
-    assert whole.joint["whole"] == primary.number and primary.n == other.n
+    assert whole.joint["whole"] == found["whole"] and primary.n == other.n
     assert whole.tables == {c.place: file_sha256(c.outcomes_path) for c in (edge, cell)}
     assert set(whole.rule_grid.over_random) == {"edge-joint"} and "joint_router" in whole.rule_grid.rules
     with pytest.raises(ValueError, match="is to stand beside 'tiny/superglue', but differs in steps"):

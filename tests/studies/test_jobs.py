@@ -9,8 +9,10 @@ import time
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import warm
+from cat_book.pages import study_report
 from small_study import STUDY, project
 
 from cat_core.studies import jobs, record
@@ -197,3 +199,58 @@ def test_a_second_stage_whose_first_is_not_asked_for_is_run(tmp_path, monkeypatc
     jobs.run([open_cell("tiny/wmt", root)])
     table = open_cell("tiny/wmt", root).outcomes()
     assert set(table["method"]) == {"gatekeeper", "large"} and open_cell("tiny/wmt", root).metrics()
+
+
+JOINED = STUDY.split("  other:")[0].replace("seeds: [1, 2, 3]\nlarge_seeds: [1, 2]", "seeds: [1]\nlarge_seeds: [1]")
+JOINED = JOINED.replace("[xent, cat-dist, gatekeeper]", "[xent, cat-xent]") + """
+  more:
+    <<: *wmt
+    seeds: [2]
+    large_seeds: [2]
+  both:
+    joins: [wmt, more]
+    claim: C2
+"""
+
+
+def test_cells_that_are_joined_are_run_apart_and_read_as_one(tmp_path, monkeypatch, capsys):
+    text = JOINED + "  at-once:\n    <<: *wmt\n    claim: C2\n    seeds: [1, 2]\n    large_seeds: [1, 2]\n"
+    found = project(tmp_path / "project", text=text)
+    monkeypatch.setenv("CAT_ARTIFACTS", str(tmp_path / "artifacts"))
+    monkeypatch.chdir(found)
+    assert main(["run", "tiny", "--cell", "more"]) == 0
+    assert not open_cell("tiny/more").metrics_path.exists() and open_cell("tiny/both").record is None
+    assert main(["run", "tiny"]) == 0
+    both, whole = open_cell("tiny/both"), open_cell("tiny/at-once")
+    assert both.seeds == (1, 2) and [both.large_seed(s) for s in both.seeds] == [1, 2]
+    keys = ["method", "seed", "split", "item_id"]
+    tables = [cell.outcomes().sort_values(keys).reset_index(drop=True) for cell in (both, whole)]
+    pd.testing.assert_frame_equal(tables[0], tables[1])
+    assert both.logs() == whole.logs() and both.token_signals("xent", 2) == whole.token_signals("xent", 2)
+    ours, theirs = both.metrics(), whole.metrics()
+    assert ours.claims == theirs.claims and ours.methods == theirs.methods and len(ours.claims) > 5
+    assert set(ours.tables) == {"tiny/both", "tiny/wmt", "tiny/more"}
+    assert list(load_study("tiny").recorded) == ["both", "at-once"]
+    assert [cell.name for cell in study_report.recorded("tiny").cells] == ["both", "at-once"]
+    capsys.readouterr()
+    assert main(["metrics", "tiny", "--cell", "more"]) == 1
+    assert "cell tiny/more is a part of both, which has the metrics of both" in capsys.readouterr().err
+    changed = both.folder / "outcomes" / "more.parquet"
+    changed.write_bytes(changed.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="more.parquet is missing or has changed"):
+        open_cell("tiny/both").metrics()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("joins: [wmt, less]", "cell 'both' joins less: expected cells that stand before it in the file"),
+        ("joins: [wmt, wmt]", "cell 'both' joins cells with a seed in common"),
+        ("joins: [wmt, longer]", "cell 'both' joins wmt and longer, which differ in steps"),
+    ],
+)
+def test_cells_that_cannot_be_joined_are_named(tmp_path, line, message):
+    longer = "  longer:\n    <<: *wmt\n    seeds: [3]\n    large_seeds: [3]\n    steps: 99\n  both:"
+    text = JOINED.replace("  both:", longer).replace("joins: [wmt, more]", line)
+    with pytest.raises(ValueError, match=message):
+        load_study("tiny", project(tmp_path, text=text))

@@ -267,6 +267,20 @@ def test_an_out_of_fold_teacher_has_not_seen_the_example(tmp_path):
     assert chosen.large_config(0) == plain.large_config(0)
 
 
+def test_apart_no_model_learns_what_the_other_has_seen():
+    chosen = Experiment.of(**TINY, methods=["cat-dist"], seeds=[0], apart=True)
+    small, large = chosen.small_config("cat-dist", 0), chosen.large_config(0)
+    learnt = [{e.item_id for e in config.data.load().split("train")} for config in (small, large)]
+    everything = {e.item_id for e in chosen.data.load().split("train")}
+    assert not learnt[0] & learnt[1] and learnt[0] | learnt[1] == everything
+    assert 0.4 * len(everything) < len(learnt[0]) < 0.6 * len(everything)
+    assert small.teacher == large and len(chosen.data.load().split("train")) == len(everything)
+    teacher = obtain.teacher_of(small, obtain.training_set_of(small), None)
+    assert len(teacher.offsets) == len(learnt[0]) + 1
+    with pytest.raises(ValueError, match="apart and out_of_fold are two ways to one end"):
+        Experiment.of(**TINY, apart=True, out_of_fold=True)
+
+
 def test_stitched_teachers_with_a_bias_keep_their_logits():
     g = torch.Generator().manual_seed(0)
     offsets = torch.tensor([0, 2, 3, 6])

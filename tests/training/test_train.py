@@ -1,3 +1,4 @@
+import contextlib
 import json
 import math
 import os
@@ -27,6 +28,7 @@ from cat_core.training.models import ModelSize, build_model
 from cat_core.training.teacher import run_teacher
 from cat_core.training.train import CascadeAwareTrainer, TrainSettings, train
 from cat_core.training.training_set import DataOrder, TrainingSet, collate, joined, length_groups
+from cat_core.training.tuning import eager_attention
 
 TINY = ModelSize(hidden=16, layers=1, heads=2, context=48)
 
@@ -462,6 +464,31 @@ def test_bf16_trains_alike_with_both_losses_and_in_bf16(setting, tmp_path, metho
     start = torch.cat([p.detach().flatten() for p in build_model(TINY, tokenizer, 1).parameters()])
     assert (fused_weights - dense_weights).norm() < 0.2 * (dense_weights - start).norm()
     assert not torch.equal(dense[:, 0], single[:, 0])
+
+
+@pytest.mark.parametrize(("precision", "longest", "kernel"), [
+    ("bf16", 256, "eager"), ("bf16", 8, "sdpa"), ("fp32", 256, "sdpa"),
+])  # fmt: skip
+def test_attention_is_eager_where_the_fused_kernel_is_slow(
+    setting, tmp_path, monkeypatch, precision, longest, kernel
+):
+    tokenizer, training_set, _, _ = setting
+    seen = []
+
+    class Seeing(CascadeAwareTrainer):
+        def compute_loss(self, model, *given, **named):
+            seen.append(self.accelerator.unwrap_model(model).config._attn_implementation)
+            return super().compute_loss(model, *given, **named)
+
+    monkeypatch.setattr("cat_core.training.train.EAGER", longest)
+    model = build_model(TINY, tokenizer, 1)
+    settings = TrainSettings(steps=2, batch_size=4, precision=precision)
+    train(model, training_set, settings, tmp_path, use_cpu=True, kind=Seeing)
+    assert set(seen) == {kernel} and model.config._attn_implementation == "sdpa"
+    assert 8 < training_set.longest <= 256
+    with contextlib.suppress(RuntimeError), eager_attention(model, True):
+        raise RuntimeError
+    assert model.config._attn_implementation == "sdpa"
 
 
 def test_with_bf16_the_loss_reads_heads_in_bf16(setting, tmp_path):

@@ -6,13 +6,18 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from cat_book.drawing.banner import Banner
 from cat_book.drawing.tables import Table
+from cat_book.pages.pieces import pair_name
 from cat_book.pages.results import Results
 from cat_core.analysis import claims
-from cat_core.analysis.claims import ClaimRow, caveat_mark, caveat_note
-from cat_core.analysis.comparison import METRIC_LABELS, Comparison
+from cat_core.analysis.claims import ClaimRow
+from cat_core.analysis.comparison import METRIC_LABELS, PRIMARY, Comparison
+from cat_core.analysis.estimates import ENOUGH
 from cat_core.analysis.metrics import CellMetrics
-from cat_core.analysis.quantities import Unit, show_number
-from cat_core.analysis.verdicts import CLAIMS, VERDICT_RULES, Entry, Verdict, by_claim, verdict_of
+from cat_core.analysis.quantities import NOT_THERE, PERCENT, PLAIN, Undefined, Unit, show_number
+from cat_core.analysis.saving import SIZES
+from cat_core.analysis.verdicts import CLAIMS, HEARD, VERDICT_RULES, Entry, by_claim, verdict_of
+from cat_core.methods import name
+from cat_core.studies.cell_metrics import BUDGET
 from cat_core.tasks.example import BUILT_IN
 from cat_core.tasks.registry import mixtures, task_names
 
@@ -57,7 +62,7 @@ def claims_table(rows: Sequence[ClaimRow], caption: str, reference: Sequence[Cel
     for r in rows:
         basis = f"{r.n:,}, {r.seeds}" + f" (over {r.large_seeds} L)" * (r.large_seeds > 1)
         shown.append([r.claim, r.measure, claims.DIRECTIONS[r.direction], r.shown, basis, r.verdict])
-    note = claims.ROW_RULES + caveat_note(shown)
+    note = claims.ROW_RULES
     if reference is not None:
         columns.insert(4, "Reference")
         for row, r in zip(shown, rows):
@@ -90,57 +95,95 @@ def rules_text() -> str:
     """All rules with the claims that they decide, in one paragraph."""
     kinds = {kind: [claim for claim, (_, rule) in CLAIMS.items() if rule == kind] for kind in VERDICT_RULES}
     rules = " ".join(f"{', '.join(kinds[kind])}: {text}" for kind, text in VERDICT_RULES.items())
-    return f"{rules} Not testable here: no primary number from two or more training seeds of S."
+    return f"{rules} {HEARD}"
+
+
+def verdict_rows(entries: Sequence[Entry]) -> Iterator[tuple[str, str, str, str]]:
+    """(claim, family, word, reason) of every family of every claim; exploratory ones say so."""
+    for claim in CLAIMS:
+        verdict = verdict_of(claim, entries)
+        note = " (exploratory)" if verdict.exploratory else ""
+        for family, found in verdict.findings.items():
+            yield claim, family, found.word + note, found.reason
 
 
 def summary(entries: Iterable[Entry]) -> Table:
-    """One row a claim: what it says, where it was looked at, the verdict and its reason."""
-    rows = []
-    for claim, mine in by_claim(entries).items():
-        verdict, heard = verdict_of(mine), [e for e in mine if e.role == "primary" and e.heard]
-        pages = ", ".join(dict.fromkeys(e.page for e in heard)) or "\u2013"
-        rows.append((claim, CLAIMS[claim][0], pages, verdict.word, verdict.reason))
-    return Table(("Claim", "In short", "Where", "Verdict", "Reason"), rows, "What came of the claims", rules_text())
+    """One row a claim and family: what it says, the verdict and its reason."""
+    rows = [(claim, CLAIMS[claim][0], family or "\u2013", word, reason)
+            for claim, family, word, reason in verdict_rows(list(entries))]  # fmt: skip
+    columns = ("Claim", "In short", "Family", "Verdict", "Reason")
+    return Table(columns, rows, "What came of the claims", rules_text())
 
 
 def markdown(entries: Iterable[Entry]) -> str:
-    """The verdicts, one row a claim, for README.md."""
-    rows = [(claim, CLAIMS[claim][0], verdict_of(mine)) for claim, mine in by_claim(entries).items()]
-    lines = [f"| {claim} | {text} | {verdict.word} | {verdict.reason} |" for claim, text, verdict in rows]
-    return "\n".join(["| claim | in short | verdict | reason |", "|---|---|---|---|", *lines])
-
-
-def adjusted(entries: Iterable[Entry], verdict: Verdict) -> Iterator[str]:
-    """The p-value of each entry after Holm, as text; empty where it is not heard. verdict: on the entries."""
-    p = iter(verdict.p)
-    return (f"{next(p):.3f}" if e.role == "primary" and e.heard else "" for e in entries)
+    """The verdicts, one row a claim and family, for README.md."""
+    lines = [f"| {claim} | {CLAIMS[claim][0]} | {family or '–'} | {word} | {reason} |"
+             for claim, family, word, reason in verdict_rows(list(entries))]  # fmt: skip
+    return "\n".join(["| claim | in short | family | verdict | reason |", "|---|---|---|---|---|", *lines])
 
 
 def claims_ledger(entries: Iterable[Entry]) -> Table:
-    """One row a primary or control entry: claim, cell or page, measure, number with interval, what it rests on, p.
+    """One row a primary or control entry: claim, cell or page, measure, number with interval, power, what it rests on.
 
-    The verdict stands in the first row of its claim, its reason in `summary`. Numbers are in points of the metric; a
-    saving where L is not shown to be better than S has the mark of `claims.CAVEAT_RULE`.
+    Savings are in percent of cost, other numbers in points of the metric.
     """
     rows, entries = [], list(entries)
     for claim, mine in by_claim(entries).items():
-        verdict = verdict_of(mine)
-        shown = [e for role in ("primary", "control") for e in mine if e.role == role]
+        verdict = verdict_of(claim, entries)
+        shown = [e for role in ("primary", "control", "reading") for e in mine if e.role == role]
         heads = [f"{claim}: {verdict.word}", *[claim] * len(shown)]
-        for e, head, p in zip(shown, heads, adjusted(shown, verdict)):
-            mass = "" if e.mass is None else f" (share {100 * e.mass:.1f}\u00a0%)"
-            basis = f"{e.n:,}; {e.seeds}/{e.large_seeds}"
-            number = show_number(e.number, Unit(e.scale, 2, "", True)) + caveat_mark(e.headroom) + mass
-            control = "control: " * (e.role == "control")
-            rows.append((head, f"{e.edition}/{e.page}", control + e.measure, number, basis, p))
+        for e, head in zip(shown, heads):
+            mass = "" if e.mass is None else f" (share {show_number(e.mass, PERCENT)})"
+            what = "" if e.role == "primary" else f"{ROLES[e.role]}: "
+            heard = "yes" if e.heard else e.ineligible or e.silenced or "no number, or one seed"
+            rows.append((head, f"{e.edition}/{e.page}", what + e.measure, show_number(e.number, e.unit) + mass,
+                         *power_text(e), f"{e.n:,}; {e.seeds}/{e.large_seeds}", heard))  # fmt: skip
         if not shown:
-            rows.append((f"{claim}: {verdict.word}", "\u2013", CLAIMS[claim][0], "\u2013", "\u2013", ""))
-    columns = ("Claim", "Cell", "Measure", "Number", "n; seeds", "p")
+            blank = ("\u2013",) * 5
+            rows.append((f"{claim}: {verdict.word}", "\u2013", CLAIMS[claim][0], *blank))
+    columns = ("Claim", "Cell", "Measure", "Number", "Power", "Visible", "n; seeds", "Heard")
     others = sum(e.role == "secondary" for e in entries)
     note = (
         "Claim: its verdict in its first row. Cell: study and cell, or edition and page. All rows are primary but "
-        "those marked as control. Number: points of the metric; share: of training tokens that neither model gets "
-        "right. n: test items; seeds: of S/of L. p: adjusted after Holm. "
-        f"{others} secondary entries decide nothing and are left out.{caveat_note(rows)}"
+        "those that say otherwise. Number: savings in percent of cost, others in points of the metric; share: of "
+        "training tokens that neither model gets right. Power: probability to see a saving of 13\u00a0%; visible: the "
+        f"least effect that is seen with probability {ENOUGH:g}. n: test items; seeds: of S/of L. "
+        f"{others} secondary entries decide nothing and are left out."
     )
     return Table(columns, rows, "The claims ledger", note)
+
+
+def price_table(cells: Sequence[CellMetrics]) -> Table:
+    """What a gain costs, cell by cell: calibration and likelihood of S, and how often deferral harms an answer."""
+    rows = []
+    for m in cells:
+        savings = {r.family: r for r in m.claims if r.role == "primary" and r.share}
+        for a, b in PRIMARY:
+            if {a, b} <= set(m.methods) and (row := savings.get(name(a))):
+                signals = [[getattr(m.tokens[k], what, NOT_THERE) if k in m.tokens else NOT_THERE for k in (b, a)]
+                           for what in ("ece", "nll")]  # fmt: skip
+                harms = [m.methods[k].harm for k in (b, a)]
+                shown = [_to(pair, unit) for pair, unit in zip((*signals, harms), (Unit(1, 3), PLAIN, PERCENT))]
+                rows.append((f"{m.study}/{m.cell}", pair_name(a, b), row.shown, *shown))
+    columns = ("Cell", "Pair", "Saving", "ECE of S", "NLL of S, nats", "Harm")
+    note = (
+        "Unmasked \u2192 CAT. ECE, NLL: of S on held-out target tokens, means over seeds. Harm: of the test items that "
+        f"a threshold for {100 * BUDGET:.0f}\u00a0% deferral sends to L, the share that S had answered better."
+    )
+    return Table(columns, rows or [("none", *["\u2013"] * 5)], "The price beside the gain", note)
+
+
+def _to(pair: Sequence, unit: Unit) -> str:
+    """Two numbers as "before \u2192 after"; a dash for what is not there."""
+    return " \u2192 ".join("\u2013" if isinstance(x, Undefined) else show_number(x, unit) for x in pair)
+
+
+ROLES = {"control": "control", "reading": "second reading"}
+
+
+def power_text(row: ClaimRow) -> tuple[str, str]:
+    """Power for the paper's 13 % (savings alone), and the smallest effect that is visible, of one row."""
+    if (estimate := row.estimate) is None:
+        return "\u2013", "\u2013"
+    power = f"{estimate.power(SIZES[0]):.2f}" if row.share else "\u2013"
+    return power, f"{row.scale * estimate.visible:.1f}{row.unit.suffix}"

@@ -16,14 +16,15 @@ from cat_book.drawing.tables import Table
 from cat_book.pages import pieces
 from cat_book.pages.pieces import CLAIMED, basis, by_label, caption, filled, in_points, nothing, pair_name, shown
 from cat_core.analysis import limits
-from cat_core.analysis.claims import caveat_mark, caveat_note, task_of
+from cat_core.analysis.claims import task_of
 from cat_core.analysis.comparison import CORPUS, Comparison
-from cat_core.analysis.quantities import PERCENT, PLAIN, POINTS, Undefined, Unit, show_number
+from cat_core.analysis.operating_points import caveat_mark, caveat_note
+from cat_core.analysis.quantities import PERCENT, PLAIN, Undefined, Unit, show_number
 from cat_core.analysis.verdicts import spearman
 from cat_core.methods import name
 from cat_core.ranking import Interval
 from cat_core.studies import costs
-from cat_core.studies.cell_metrics import deciding
+from cat_core.studies.cell_claims import deciding
 from cat_core.studies.costs import cell_cost
 from cat_core.studies.study import Cell
 
@@ -58,7 +59,8 @@ def claims_of(cells: Sequence[Cell], claims: Sequence[str]) -> Table:
         number = show_number(r.number, r.unit), basis(r.n, r.seeds, r.large_seeds)
         rows.append((label, r.claim, r.role, r.measure, *number, r.verdict))
     columns = ("Cell", "Claim", "Role", "Measure", "Number", "n; seeds of S over L", "Verdict")
-    title, note = f"Recorded cells: {', '.join(claims)}", caption("In points of the metric.", metrics.values())
+    title = f"Recorded cells: {', '.join(claims)}"
+    note = caption("In points of the metric; savings in percent of cost.", metrics.values())
     return filled(columns, rows, title, note)
 
 
@@ -284,18 +286,18 @@ def extra_table(cells: Sequence[Cell], tables: Mapping[str, Comparison]) -> Tabl
         m = cell.metrics()
         for pair in CLAIMED:
             end, trained = pair_name(*pair), [cell_cost(cell, tables[label], method) for method in pair]
-            row = next((r for r in m.claims if r.claim == "C8" and r.measure.endswith(end)), None)
+            row = next((r for r in m.claims if r.role == "primary" and r.share and r.family == name(pair[0])), None)
             if row is None or any(isinstance(x, Undefined) for x in (row.number, *trained)):
                 continue
             extra = trained[0].total() - trained[1].total()
-            gained = show_number(row.number, POINTS) + caveat_mark(row.headroom)
-            queries = _range(extra, in_points(row.number, m.large_flops))
-            rows.append((label, end, _flops(extra) if extra else "0", gained, queries))
-    columns = ("Cell", "Pair", "extra training FLOPs", "saving gained (points of L's cost)", "queries")
+            cost = float(np.mean(tables[label].cost(pair[1])))  # of a query, over all deferral rates alike
+            rows.append((label, end, _flops(extra) if extra else "0", show_number(row.number, row.unit),
+                         _range(extra, in_points(row.number, cost))))  # fmt: skip
+    columns = ("Cell", "Pair", "extra training FLOPs", "saving at equal quality", "queries")
     note = (
-        "Against L that is there anyway. CAT-Dist needs the same pass of L as Dist, so it costs nothing more: it has "
-        "paid at once (0) or never does. CAT-Xent needs a pass that Xent does not. [ ]: at the ends of the interval."
-        f"{caveat_note(rows)}"
+        "Against L that is there anyway. CAT-Dist needs the same pass of L as Dist, so it costs nothing more: it "
+        "has paid at once (0) or never does. CAT-Xent needs a pass that Xent does not. Saving: FLOPs-equivalent, of "
+        "the cost of a query averaged over all deferral rates. [ ]: at the ends of the interval."
     )
     return filled(columns, rows, title, note)
 

@@ -13,12 +13,12 @@ from cat_book.drawing.tables import Table
 from cat_book.pages.pieces import PRIMARY, forest_row, forest_shown, nothing, pair_name
 from cat_book.pages.results import Provenance
 from cat_book.pages.suite_report import intervals, quality_unit
-from cat_core.analysis.claims import MARGIN, NO_DIFFERENCE, ClaimRow
+from cat_core.analysis.claims import MARGIN, SUPPORTED, ClaimRow
 from cat_core.analysis.comparison import Comparison
 from cat_core.analysis.quantities import PERCENT, Undefined, Unit, show_number
 from cat_core.methods import name
 from cat_core.ranking import Interval
-from cat_core.studies.cell_metrics import majority, of_tasks
+from cat_core.studies.cell_claims import majority, of_tasks
 
 
 def by_metric(c: Comparison) -> tuple[Comparison | None, Comparison | None]:
@@ -126,7 +126,7 @@ def equivalence_text(rows: Sequence[ClaimRow], c: Comparison | None) -> str:
     known = [r for r in rows if isinstance(r.number, Interval)]
     if not known or c is None:
         return "there is no generative task that all four methods answered."
-    within = sum(r.verdict.startswith(NO_DIFFERENCE) for r in known)
+    within = sum(r.verdict.startswith(SUPPORTED) for r in known)
     alone = ", ".join(f"{name(m)} {show_number(c.alone(m).estimate, PERCENT)}" for m in c.methods[:4])
     return (
         f"{within} of {len(known)} pairs of methods have their interval within ±{MARGIN:g} points, where S alone gets "

@@ -15,10 +15,11 @@ import torch
 from cat_book.drawing import figures
 from cat_book.drawing.tables import Table
 from cat_core.analysis.claims import ClaimRow
-from cat_core.analysis.comparison import Comparison, common_metric
+from cat_core.analysis.comparison import Comparison
+from cat_core.analysis.further import common_metric
 from cat_core.analysis.guards import Guard, blind, guards
 from cat_core.curves import Ledger, ledger
-from cat_core.studies.cell_metrics import deciding
+from cat_core.studies.cell_claims import deciding
 from cat_core.studies.costs import training_examples
 from cat_core.studies.record import experiment_of
 from cat_core.studies.study import Cell, open_cell

@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from cat_book.drawing import figures
 from cat_book.drawing.styles import method_style
 from cat_book.drawing.tables import Table
-from cat_book.pages import claims_report
 from cat_book.pages.pieces import NOT_RUN, basis, by_label, caption, filled, in_points, note_on, numbers, shown, tally
 from cat_core.analysis.contrasts import CAT, UNMASKED, Effect
 from cat_core.analysis.metrics import CellMetrics
@@ -23,7 +22,8 @@ from cat_core.analysis.quantities import NOT_THERE, PERCENT, Quantity, Undefined
 from cat_core.analysis.verdicts import read_entries, verdict_of
 from cat_core.methods import RULES, name, rule_name
 from cat_core.ranking import Interval
-from cat_core.studies.cell_metrics import BASELINE_RULES, CURIOUS, EMBED, LEARNED
+from cat_core.studies.cell_claims import BASELINE_RULES
+from cat_core.studies.cell_metrics import CURIOUS, EMBED, LEARNED
 from cat_core.studies.study import Cell
 
 TIMES = "\u00a0×"
@@ -161,13 +161,13 @@ def claim_table(cells: Sequence[Cell], claim: str = "C7") -> tuple[Table, str]:
     for folder in dict.fromkeys(cell.folder for cell in cells):
         pages = {cell.name for cell in cells if cell.folder == folder}
         entries += [e for e in read_entries(folder) if e.claim == claim and e.page in pages]
-    verdict = verdict_of(entries)
+    verdict = verdict_of(claim, entries)
     sentence = f"{claim}, {verdict.word}: {verdict.reason}"
     rows = [
-        (e.page, e.measure, show_number(e.number, e.unit), basis(e.n, e.seeds, e.large_seeds), p)
-        for e, p in zip(entries, claims_report.adjusted(entries, verdict))
+        (e.page, e.measure, show_number(e.number, e.unit), basis(e.n, e.seeds, e.large_seeds), e.verdict)
+        for e in entries
     ]
-    columns = ("Cell", "Measure", "Points of the metric", "n; seeds of S over L", "p (Holm)")
+    columns = ("Cell", "Measure", "Saving at equal quality", "n; seeds of S over L", "This row alone")
     return filled(columns, rows, f"{claim} by the ledger's rule", f"Verdict over these cells: {sentence}."), sentence
 
 

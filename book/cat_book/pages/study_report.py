@@ -46,7 +46,7 @@ def recorded(studies: str | Iterable[str], claim: str = "", root: Path | None = 
         if not (root / FOLDER / f"{study}.yaml").is_file():
             lacking.append(f"study {study} (there is no {(FOLDER / study).as_posix()}.yaml)")
             continue
-        for cell in load_study(study, root).cells.values():
+        for cell in load_study(study, root).whole.values():
             if claim in ("", cell.claim):
                 ready = cell.record is not None and cell.metrics_path.is_file()
                 cells += [cell] * ready

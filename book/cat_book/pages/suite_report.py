@@ -15,11 +15,19 @@ from cat_book.drawing import explorer, figures
 from cat_book.drawing.tables import Table
 from cat_book.pages.pieces import note_on, pair_name
 from cat_book.pages.results import Provenance
-from cat_core.analysis.claims import ClaimRow, caveat_mark, caveat_note
+from cat_core.analysis.claims import ClaimRow
 from cat_core.analysis.comparison import METRIC_LABELS, Comparison
 from cat_core.analysis.guards import answers
 from cat_core.analysis.metrics import CellMetrics, SuiteMetrics
-from cat_core.analysis.operating_points import BUDGETS, calibrated, headroom, iso_quality, quality_at_budgets
+from cat_core.analysis.operating_points import (
+    BUDGETS,
+    calibrated,
+    caveat_mark,
+    caveat_note,
+    headroom,
+    iso_quality,
+    quality_at_budgets,
+)
 from cat_core.analysis.quantities import PERCENT, PLAIN, Undefined, Unit, show_number
 from cat_core.analysis.resampling import GRID
 from cat_core.methods import RULES, name
