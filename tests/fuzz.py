@@ -313,7 +313,7 @@ def _result_doors(folder: Path) -> dict[str, Door]:
 
     def read_claims(_):
         found = verdicts.read_entries(folder / "run")
-        return [verdicts.verdict_of(e for e in found if e.claim == c) for c in {e.claim for e in found}]
+        return [verdicts.verdict_of(claim, found) for claim in verdicts.CLAIMS]
 
     return {
         "outcome table": Door(path.read_bytes(), cells, _file(folder / "table.parquet", outcomes.read_outcomes)),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import ClassVar
 
@@ -268,8 +268,11 @@ def cascade_claims(
     rows, rule = [], primary_rule(c)
     about = {"share": True, "scale": 100.0, "ineligible": why_not}
     for a, b, role in DECIDING:
-        measure, number = saving_measure(rule, a, b), saving(c, a, b)
-        rows.append(claim_row(c, claim, measure, number, role=only or role, family=name(a), **about))
+        measure, role = saving_measure(rule, a, b), only or role
+        if (row := recorded_row(c, measure)) is not None:
+            rows.append(replace(row, claim=claim, role=role))
+        else:
+            rows.append(claim_row(c, claim, measure, saving(c, a, b), role=role, family=name(a), **about))
     for a, b in PRIMARY:
         if rules and {a, b} <= set(c.methods):
             ours, theirs = (best_rule(c, m, rules) for m in (a, b))
@@ -281,6 +284,11 @@ def cascade_claims(
         measure = audc_measure(c.label, a, b)
         rows.append(claim_row(c, claim, measure, c.difference(a, b), role="secondary", family=name(a)))
     return rows
+
+
+def recorded_row(c: Comparison, measure: str) -> ClaimRow | None:
+    """The row of a recorded cell that measures this: then nothing is drawn."""
+    return next((r for r in getattr(c.recorded, "claims", ()) if r.measure == measure and r.share), None)
 
 
 def best_rule(c: Comparison, method: str, rules: Sequence[str]) -> str:

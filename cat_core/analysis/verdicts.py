@@ -259,10 +259,11 @@ def _judged(found: Finding, p: float, rows: Sequence[Entry], families: int) -> F
     if said == SUPPORTED and heard[0].share and effect.number.high >= _SIZE:
         said = AT_SIZE
     way = "" if heard[0].direction >= 0 else ", turned round,"
-    parts = [f"{show_number(effect.number, unit)}{way} over {effect.cells} cells, {effect.positive} of them above 0"]
+    cells = "one cell" if effect.cells == 1 else f"{effect.cells} cells, {effect.positive} of them above 0"
+    parts = [f"{show_number(effect.number, unit)}{way} over {cells}"]
     if effect.prediction is not None:
         parts.append(f"another cell: {_ends(effect.prediction, unit)}")
-    parts.append(f"p = {p:.3f}" + " after Holm" * (families > 1))
+    parts.append(("p < 0.001" if p < 0.001 else f"p = {p:.3f}") + " after Holm" * (families > 1))
     if heard[0].share and effect.error:
         x = heard[0].estimate
         many = replace(x, error=effect.error, freedom=effect.freedom)

@@ -36,7 +36,7 @@ def pair(folder, frame, **options):
     drawn = Comparison(frame, resamples=40, **options)
     tasks = [drawn.of_task(task) for task in drawn.tasks] if len(drawn.tasks) > 1 else []
     content = CellMetrics(
-        **vars(suite_metrics(drawn, (), 0.3)) | {"tasks": {}},
+        **vars(suite_metrics(drawn, claims.cascade_claims(drawn, "C1"), 0.3)) | {"tasks": {}},
         study="s", cell="c", commit="abc", device="CPU", resamples=40, over_coin=cell_metrics.coins(drawn),
         bootstraps=(
             *(drawn.intervals(rule).to_keep(bands=rule == drawn.rules[0]) for rule in drawn.rules),

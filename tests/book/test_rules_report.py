@@ -109,7 +109,7 @@ def test_c7_comes_apart_without_remainder(cells):
 
 def test_claim_table_follows_the_ledger(cells):
     shown, said = rules_report.claim_table(cells)
-    assert len(shown.rows) == 4 and said.startswith("C7, ") and said in shown.note
+    assert len(shown.rows) == 4 and said.startswith("C7, ") and f"{said}. " in shown.note
     shown, said = rules_report.claim_table(cells[:1])
     assert {row[0] for row in shown.rows} == {"accuracy"}
     assert all(row.claim == "C7" for row in cell_claims.baseline_claims(cells[0].comparison(), None))

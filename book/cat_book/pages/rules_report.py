@@ -162,13 +162,14 @@ def claim_table(cells: Sequence[Cell], claim: str = "C7") -> tuple[Table, str]:
         pages = {cell.name for cell in cells if cell.folder == folder}
         entries += [e for e in read_entries(folder) if e.claim == claim and e.page in pages]
     verdict = verdict_of(claim, entries)
-    sentence = f"{claim}, {verdict.word}: {verdict.reason}"
+    sentence = f"{claim}, {verdict.word}"
     rows = [
         (e.page, e.measure, show_number(e.number, e.unit), basis(e.n, e.seeds, e.large_seeds), e.verdict)
         for e in entries
     ]
     columns = ("Cell", "Measure", "Saving at equal quality", "n; seeds of S over L", "This row alone")
-    return filled(columns, rows, f"{claim} by the ledger's rule", f"Verdict over these cells: {sentence}."), sentence
+    note = f"Verdict over these cells: {sentence}. {verdict.reason}."
+    return filled(columns, rows, f"{claim} by the ledger's rule", note), sentence
 
 
 def apart_table(cells: Sequence[Cell], contrasts: Mapping[str, Mapping[str, Interval]]) -> Table:
