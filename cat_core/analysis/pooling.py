@@ -4,8 +4,8 @@ From `FEW` cells on their effects are taken as drawn from a population of cells 
 with equal weight, and Student's t with one degree of freedom fewer than cells. Equal weights, as the errors of single
 cells rest on two degrees of freedom often: weights made of them would pull towards cells that look sure by chance (by
 simulation of 5 to 12 cells with three large models each, the interval of Hartung and Knapp with such weights holds the
-truth in 89 to 94 % of studies, this one in 95 to 96). Fewer cells cannot say how much cells differ: their mean speaks of these cells alone, by their own errors and
-the degrees of freedom of Welch and Satterthwaite.
+truth in 89 to 94 % of studies, this one in 95 to 96). Fewer cells cannot say how much cells differ: their mean speaks
+of these cells alone, by their own errors and the degrees of freedom of Welch and Satterthwaite.
 """
 
 from __future__ import annotations
