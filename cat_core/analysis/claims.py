@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from typing import ClassVar
 
@@ -45,9 +45,9 @@ EASY, HARD = 0.10, 0.30
 """Share of answers that neither model gets right, up to which a task is easy, and from which on it is hard."""
 ELIGIBLE = (
     f"A cell is heard where, by S with Xent on calibration items, L is better than the most frequent answer and than "
-    f"guessing; L is better than S by at least {LEAST_GAP:g} points, with a lower end above {SURE_GAP:g}; and neither "
-    f"gets between {100 * NEITHER[0]:.0f} and {100 * NEITHER[1]:.0f}\u00a0% of the answers (of free text: the target "
-    "tokens, held out) right."
+    f"guessing; L is better than S by at least {LEAST_GAP:g} points, with a lower end above {SURE_GAP:g}; and of the "
+    f"answers (of free text: the held-out target tokens) {100 * NEITHER[0]:.0f} to {100 * NEITHER[1]:.0f}\u00a0% are "
+    "right by neither."
 )
 ROW_RULES = (
     f"Rules: interval above 0 as claimed, {SUPPORTED!r}; on the other side of 0, {OPPOSITE!r}; else, where the "
@@ -269,10 +269,8 @@ def cascade_claims(
     about = {"share": True, "scale": 100.0, "ineligible": why_not}
     for a, b, role in DECIDING:
         measure, role = saving_measure(rule, a, b), only or role
-        if (row := recorded_row(c, measure)) is not None:
-            rows.append(replace(row, claim=claim, role=role))
-        else:
-            rows.append(claim_row(c, claim, measure, saving(c, a, b), role=role, family=name(a), **about))
+        known = recorded_row(c, claim, measure)
+        rows.append(known or claim_row(c, claim, measure, saving(c, a, b), role=role, family=name(a), **about))
     for a, b in PRIMARY:
         if rules and {a, b} <= set(c.methods):
             ours, theirs = (best_rule(c, m, rules) for m in (a, b))
@@ -286,9 +284,9 @@ def cascade_claims(
     return rows
 
 
-def recorded_row(c: Comparison, measure: str) -> ClaimRow | None:
-    """The row of a recorded cell that measures this: then nothing is drawn."""
-    return next((r for r in getattr(c.recorded, "claims", ()) if r.measure == measure and r.share), None)
+def recorded_row(c: Comparison, claim: str, measure: str) -> ClaimRow | None:
+    """The row of a recorded cell that says this of a claim: then nothing is drawn."""
+    return next((r for r in getattr(c.recorded, "claims", ()) if (r.claim, r.measure) == (claim, measure)), None)
 
 
 def best_rule(c: Comparison, method: str, rules: Sequence[str]) -> str:
@@ -356,10 +354,13 @@ def alone_claims(c: Comparison) -> list[ClaimRow]:
     chosen, rows = easy_and_hard(c), []
     for claim, direction, place in (("C5", 1, 0), ("C6", -1, 1)):
         for a, b, role in DECIDING:
-            part, where, number = c, "", chosen
+            part, where = c, ""
             if not isinstance(chosen, Undefined):
                 part, where = c.of_task(chosen[place]), f" on {chosen[place]} ({('easiest', 'hardest')[place]})"
-                number = difference_alone(part, a, b)
             measure = f"S alone{where}, {name(a)} \u2212 {name(b)}"
-            rows.append(claim_row(part, claim, measure, number, direction, role, family=name(a)))
+            row = recorded_row(c, claim, measure)
+            if row is None:
+                number = chosen if isinstance(chosen, Undefined) else difference_alone(part, a, b)
+                row = claim_row(part, claim, measure, number, direction, role, family=name(a))
+            rows.append(row)
     return rows

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import brentq
 from scipy.stats import nct, t
 
-from cat_core.analysis.resampling import cluster_numbers, combined, percentiles
+from cat_core.analysis.resampling import combined, levels, percentiles
 from cat_core.ranking import Interval
 
 ENOUGH = 0.80
@@ -58,7 +59,7 @@ class Estimate:
 def model_variance(values: np.ndarray, groups: Sequence | None) -> tuple[float, float]:
     """Variance of the mean of `values` [k] that is due to models, and its degrees of freedom; (0, 1) of a single
     one."""
-    labels = np.arange(len(values)) if groups is None or len(set(groups)) == 1 else cluster_numbers(groups)
+    labels = levels(len(values), groups)
     size = np.bincount(labels)
     if len(size) == 1:
         return 0.0, 1.0
@@ -75,10 +76,5 @@ def power(effect: float, error: float, freedom: float, level: float = 0.95) -> f
 
 def visible(error: float, freedom: float, level: float = 0.95, enough: float = ENOUGH) -> float:
     """The smallest effect whose `power` is `enough`."""
-    low, high = 0.0, 2.0
-    while power(high, 1.0, freedom, level) < enough:
-        high *= 2
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if power(middle, 1.0, freedom, level) < enough else (low, middle)
-    return high * error
+    far = 2 * float(t.ppf((1 + level) / 2, freedom)) + 10  # in standard errors
+    return error * brentq(lambda effect: power(effect, 1.0, freedom, level) - enough, 0.0, far)

@@ -158,6 +158,15 @@ def cluster_numbers(cluster_ids) -> np.ndarray:
     return pd.factorize(np.asarray(cluster_ids), use_na_sentinel=False)[0]
 
 
+def levels(seeds: int, groups: Sequence | None) -> np.ndarray:
+    """[seeds] number of what each seed belongs to on the highest level that there are several of: its large model, or
+    itself where there is but one or none is named. Raises ValueError for another number of groups than seeds."""
+    labels = np.arange(seeds) if groups is None else cluster_numbers(groups)
+    if len(labels) != seeds:
+        raise ValueError(f"groups has {len(labels)} labels for {seeds} training seeds: give the large model of each")
+    return labels if labels.any() else np.arange(seeds)
+
+
 def seed_weights(rng: np.random.Generator, resamples: int, seeds: int, groups=None) -> np.ndarray:
     """[resamples, seeds] weight of each training seed in each resample; rows sum to 1, weights may be negative.
 
@@ -170,22 +179,17 @@ def seed_weights(rng: np.random.Generator, resamples: int, seeds: int, groups=No
     so that its quantiles are the ends of the t interval, for all numbers at once, paired. The weight of j is w_j + (a_j
     e_j - w_j sum_k a_k e_k) / sqrt(Q / (g - 1)), with e_j normal, Q chi-squared by its g - 1 degrees of freedom, and
     a_j = w_j / sqrt(1 - w_j) (Bell and McCaffrey 2002; exact where all w_j are equal). Seeds drawn with replacement, as
-    in a plain bootstrap, are too alike where they are few: `coverage` compares them. Raises ValueError for another
-    number of groups than seeds.
+    in a plain bootstrap, are too alike where they are few: `coverage` compares them. Errors are those of `levels`.
     """
-    labels = np.arange(seeds) if groups is None else cluster_numbers(groups)
-    if len(labels) != seeds:
-        raise ValueError(f"groups has {len(labels)} labels for {seeds} training seeds: give the large model of each")
-    if labels.max() == 0:
-        labels = np.arange(seeds)
+    labels = levels(seeds, groups)
     size = np.bincount(labels)
-    share, levels = size / seeds, len(size)
-    if levels == 1:
+    share, count = size / seeds, len(size)
+    if count == 1:
         return np.ones((resamples, 1))
     # the quantiles of Q in random order in place of draws: with few levels its tail is what the interval's ends are
-    scale = np.sqrt((levels - 1) / chi2.ppf((rng.permutation(resamples) + 0.5) / resamples, levels - 1))
-    apart = share / np.sqrt(1 - share) * rng.normal(size=(resamples, levels)) * scale[:, None]
-    weight = share + apart - share * apart.sum(axis=1, keepdims=True)
+    scale = np.sqrt((count - 1) / chi2.ppf((rng.permutation(resamples) + 0.5) / resamples, count - 1))
+    away = share / np.sqrt(1 - share) * rng.normal(size=(resamples, count)) * scale[:, None]
+    weight = share + away - share * away.sum(axis=1, keepdims=True)
     return (weight / size)[:, labels]
 
 
@@ -200,8 +204,7 @@ def coverage(sizes: Sequence[int], ratio: float, *, studies: int = 4000, resampl
     rng, groups = np.random.default_rng(seed), np.repeat(np.arange(len(sizes)), sizes)
     values = rng.normal(size=(studies, len(groups)))
     values += np.sqrt(ratio) * rng.normal(size=(studies, len(sizes)))[:, groups]
-    given = groups if max(sizes) > 1 else None  # an L of each seed's own is no level above it
-    low, high = percentiles((values @ weights(rng, resamples, len(groups), given).T).T, level)
+    low, high = percentiles((values @ weights(rng, resamples, len(groups), groups).T).T, level)
     return float(((low <= 0) & (0 <= high)).mean())
 
 

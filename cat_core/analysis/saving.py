@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cat_core.analysis.comparison import Comparison
+from cat_core.analysis.contrasts import Arm
 from cat_core.analysis.estimates import Estimate
 from cat_core.analysis.quantities import Undefined
 from cat_core.analysis.resampling import aligned, combined, percentiles
@@ -26,8 +27,6 @@ from cat_core.analysis.resampling import aligned, combined, percentiles
 SIZES = (0.13, 0.50)
 """Savings that are quoted for the paper, both second hand: 13 % by a note of low confidence, 50 % by somebody who says
 to have read it again ("CAT-Xent reduces 50% FLOPs given fixed 86% accuracy requests")."""
-Arm = tuple[Comparison, str, str]
-"""A training method under a deferral rule, in a comparison."""
 
 
 def primary_rule(c: Comparison) -> str:
@@ -40,6 +39,11 @@ def by_task(c: Comparison) -> list[Comparison]:
     return [c] if c.by_counts or len(c.tasks) == 1 else [c.of_task(task) for task in c.tasks]
 
 
+def arms(c: Comparison, method: str, rule: str) -> list[Arm]:
+    """A method under a rule, task by task as a saving takes them."""
+    return [Arm(part, method, rule) for part in by_task(c)]
+
+
 def saving(c: Comparison, method: str, baseline: str, rule: str = "", other_rule: str = "") -> Estimate | Undefined:
     """What `method` saves against `baseline` on the test items, both deferring by `rule` (default `primary_rule`).
 
@@ -49,9 +53,8 @@ def saving(c: Comparison, method: str, baseline: str, rule: str = "", other_rule
     """
     if missing := [m for m in (method, baseline) if m not in c.methods]:
         return Undefined(f"this run has no {' and no '.join(missing)}")
-    rule, parts = rule or primary_rule(c), by_task(c)
-    ours = [(part, method, rule) for part in parts]
-    return saving_of(ours, [(part, baseline, other_rule or rule) for part in parts])
+    rule = rule or primary_rule(c)
+    return saving_of(arms(c, method, rule), arms(c, baseline, other_rule or rule))
 
 
 def saving_of(ours: Sequence[Arm], theirs: Sequence[Arm]) -> Estimate | Undefined:
@@ -59,11 +62,11 @@ def saving_of(ours: Sequence[Arm], theirs: Sequence[Arm]) -> Estimate | Undefine
 
     They may come from two comparisons of the same seeds and items: a cell, and the one beside it.
     """
-    first = theirs[0][0]
-    for c, _, _ in (*ours, *theirs):
-        if (why := c.unknown_costs) is not None:
+    first = theirs[0].comparison
+    for arm in (*ours, *theirs):
+        if (why := arm.comparison.unknown_costs) is not None:
             return why
-    ratio = float(np.mean([c.cost(m)[0] / c.large_flops for c, m, _ in theirs]))
+    ratio = float(np.mean([arm.comparison.cost(arm.method)[0] / arm.comparison.large_flops for arm in theirs]))
     parts = [_areas(a, b, ratio) for a, b in zip(ours, theirs, strict=True)]
     once = np.mean([found[0] for found in parts], axis=0)  # [k, 2] dAUDC and room of each seed
     drawn = np.mean([found[1] for found in parts], axis=0)  # [b, k, 2] the same of items drawn anew
@@ -80,9 +83,8 @@ def saving_of(ours: Sequence[Arm], theirs: Sequence[Arm]) -> Estimate | Undefine
 
 def _areas(ours: Arm, theirs: Arm, ratio: float):
     """dAUDC and room of each seed [k, 2]; the same on resampled items [b, k, 2]; seed weights [b, k]; clusters [n]."""
-    (c, method, rule), (d, baseline, other) = ours, theirs
-    _, labels = aligned({"a": c.runs(method, rule), "b": d.runs(baseline, other)}, None)
-    (mine, _), (base, weights) = c.area_draws(method, rule), d.area_draws(baseline, other)
+    _, labels = aligned({"a": ours.runs(), "b": theirs.runs()}, None)
+    (mine, _), (base, weights) = (arm.comparison.area_draws(arm.method, arm.rule) for arm in (ours, theirs))
 
     def both(mine, base):
         area, small, large = np.moveaxis(base, -1, 0)

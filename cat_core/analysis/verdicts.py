@@ -42,7 +42,7 @@ AT_SIZE = "supported, at the paper's size"
 CELLS = 5
 """Fewest cells for the rule on a bound: of 4, no order is rarer than 1 in 24."""
 ALPHA = 0.05
-BEFORE = ("reference", "ablations", "edge", "real", "headroom", "ledger", "by-heart")
+BEFORE = ("reference", "ablations", "edge", "real", "headroom", "ledger")
 """Studies recorded before the rules were fixed: what they decide is exploratory."""
 
 CLAIMS = {
@@ -132,18 +132,19 @@ class Verdict:
     @property
     def word(self) -> str:
         """The words of all families, one where they agree."""
-        words = {family: f.word for family, f in self.findings.items()}
-        if len(set(words.values())) == 1:
-            return next(iter(words.values()))
-        return "; ".join(f"{family}: {text}" for family, text in words.items())
+        return _one_or_each({family: f.word for family, f in self.findings.items()})
 
     @property
     def reason(self) -> str:
         """The reasons of all families in one line."""
-        reasons = {family: f.reason for family, f in self.findings.items()}
-        if len(set(reasons.values())) == 1:
-            return next(iter(reasons.values()))
-        return "; ".join(f"{family}: {text}" for family, text in reasons.items())
+        return _one_or_each({family: f.reason for family, f in self.findings.items()})
+
+
+def _one_or_each(texts: Mapping[str, str]) -> str:
+    """The text of all families where they agree, else that of each."""
+    if len(set(texts.values())) == 1:
+        return next(iter(texts.values()))
+    return "; ".join(f"{family}: {text}" for family, text in texts.items())
 
 
 # ---------------------------------------------------------------- reading

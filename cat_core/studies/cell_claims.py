@@ -13,8 +13,7 @@ from cat_core.analysis.claims import ClaimRow
 from cat_core.analysis.comparison import Comparison
 from cat_core.analysis.contrasts import Arm, contrasts
 from cat_core.analysis.quantities import Undefined
-from cat_core.analysis.saving import Arm as SavingArm
-from cat_core.analysis.saving import by_task, primary_rule, saving, saving_of
+from cat_core.analysis.saving import arms, primary_rule, saving, saving_of
 from cat_core.methods import RULES, name, rule_name
 from cat_core.ranking import Interval
 from cat_core.studies.study import Cell
@@ -29,11 +28,6 @@ def usable_rules(c: Comparison, methods: Sequence[str], rules: Iterable[str] = R
     small = c.frame[c.frame["method"].isin(methods)]
     columns = {rule: f"confidence_{rule}" for rule in rules}
     return tuple(r for r, column in columns.items() if column in small and not small[column].isna().any())
-
-
-def arms(c: Comparison, method: str, rule: str) -> list[SavingArm]:
-    """A method under a rule, task by task as a saving takes them."""
-    return [(part, method, rule) for part in by_task(c)]
 
 
 PAPERS = "chow_average"
@@ -86,12 +80,13 @@ def joint_contrasts(c: Comparison, other: Comparison) -> dict[str, Interval | Un
     Chow-Average, and "rule", Chow-Average less its router, both after the joint training. "post hoc": the joint S with
     its router less Xent's S with the router fitted to it afterwards.
     """
-    arms = {"cat": Arm(other, "cat-dist"), "plain": Arm(c, "edge-joint"), "joint": Arm(c, "edge-joint", "joint_router")}
+    joint = Arm(c, "edge-joint", "joint_router")
+    compared = {"cat": Arm(other, "cat-dist"), "plain": Arm(c, "edge-joint"), "joint": joint}
     wanted = {"whole": {"cat": 1, "joint": -1}, "training": {"cat": 1, "plain": -1}, "rule": {"plain": 1, "joint": -1}}
     if "edge" in usable_rules(other, ("xent",), ("edge",)):
-        arms["post hoc"] = Arm(other, "xent", "edge")
+        compared["post hoc"] = Arm(other, "xent", "edge")
         wanted["post hoc"] = {"joint": 1, "post hoc": -1}
-    return {"post hoc": Undefined("the cell beside has no rule edge for Xent")} | contrasts(arms, wanted)
+    return {"post hoc": Undefined("the cell beside has no rule edge for Xent")} | contrasts(compared, wanted)
 
 
 def joint_claims(c: Comparison, other: Comparison, reason: str | None, claim: str = "C7") -> list[ClaimRow]:
@@ -110,7 +105,7 @@ def joint_claims(c: Comparison, other: Comparison, reason: str | None, claim: st
     return [*rows, saving_row(c, claim, measure, number, label, reason, "secondary")]
 
 
-FILTERS = {"large-xent": ("cat-xent", "control"), "large-labels": ("cat-xent", "secondary")}
+LABEL_FILTERS = {"large-xent": ("cat-xent", "control"), "large-labels": ("cat-xent", "secondary")}
 """Methods that filter labels by L, with the CAT method that they are compared with, and the role of the row."""
 
 
@@ -118,7 +113,7 @@ def filter_claims(c: Comparison, other: Comparison, claim: str, reason: str | No
     """CAT of the cell beside (`other`) against what filters labels by L without a cascade (`c`), and that against
     Xent."""
     rows, rule = [], primary_rule(c)
-    for method, (cat, role) in FILTERS.items():
+    for method, (cat, role) in LABEL_FILTERS.items():
         if method in c.methods and {cat, "xent"} <= set(other.methods):
             for ours, theirs, a, b, kind in (
                 (arms(other, cat, rule), arms(c, method, rule), cat, method, role),
@@ -160,7 +155,7 @@ def cell_claims(cell: Cell, c: Comparison) -> list[ClaimRow]:
 
 def claims_beside(cell: Cell, c: Comparison) -> tuple[list[ClaimRow], dict | None]:
     """What a cell says together with the one that it stands beside: rows, and the contrasts of a joint training."""
-    if not cell.beside or not {"edge-joint", *FILTERS} & set(c.methods):
+    if not cell.beside or not {"edge-joint", *LABEL_FILTERS} & set(c.methods):
         return [], None
     ours, theirs = pair_beside(cell, c)
     partner = cell.partner()

@@ -97,7 +97,7 @@ def run(cells: Sequence[Cell], jobs: int = 1, say: Say | None = None) -> None:
     """
     if jobs < 1:
         raise ValueError(f"{jobs} jobs: expected 1 or more")
-    # Batches of ever new lengths would fill a larger cache: six gigabytes after some hundred steps in bfloat16.
+    # As in the book's driver: batches of ever new lengths fill a larger one.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     todo: dict[str, Part] = {}
     joined = [cell for cell in cells if isinstance(cell, JoinedCell)]

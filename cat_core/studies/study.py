@@ -38,6 +38,7 @@ from cat_core.training.provenance import find_root
 FOLDER = Path("data") / "studies"
 RUNS = Path("papermill_runs") / "studies"
 SPEED = ("length_groups",)  # keys of a cell on which its time depends, and of its numbers the rounding alone
+JOINED_KEYS = ("claim", "claim_tasks", "generative", "differs_from")  # of a cell that joins others
 Names = Annotated[tuple[str, ...], Strict(False)]  # a list, in YAML
 
 
@@ -288,22 +289,27 @@ class JoinedCell(Cell):
 
 
 def _joined(name: str, given: CellFile, cells: dict[str, Cell]) -> JoinedCell:
-    """The cell that joins others. Raises ValueError for ones that are not there, or differ in more than seeds."""
+    """The cell that joins others. Raises ValueError for ones that are not there, or differ in more than seeds, and for
+    keys that belong to these."""
+    if strange := given.model_fields_set - {"joins", *JOINED_KEYS}:
+        problem = f"cell {name!r} joins others and has {', '.join(sorted(strange))} of its own"
+        raise ValueError(f"{problem}: expected {', '.join(JOINED_KEYS)} alone")
     if unknown := [part for part in given.joins if part not in cells]:
         raise ValueError(f"cell {name!r} joins {', '.join(unknown)}: expected cells that stand before it in the file")
     parts = [cells[part] for part in given.joins]
     first = parts[0]
     for part in parts[1:]:
-        if differing := _differing(first.config, part.config, ("seeds", "large_seeds")):
+        differing = _differing(first.config, part.config, ("seeds", "large_seeds"))
+        if differing := differing or "queries" * (first.queries != part.queries):
             raise ValueError(f"cell {name!r} joins {first.name} and {part.name}, which differ in {differing}")
     seeds, large = ([s for part in parts for s in part.config[key]] for key in ("seeds", "large_seeds"))
     if len(set(seeds)) < len(seeds) or len(set(large)) < len(large):
         raise ValueError(f"cell {name!r} joins cells with a seed in common: {seeds}, of L {large}")
-    about = given.model_dump(include={"claim", "claim_tasks", "generative", "differs_from"})
+    about = given.model_dump(include=set(JOINED_KEYS))
     config = first.config | {"seeds": seeds, "large_seeds": large}
     return JoinedCell(
         first.study, name, config, first.folder, first.texts, **about, learned_rules=first.learned_rules,
-        parts=tuple(parts),
+        queries=first.queries, parts=tuple(parts),
     )  # fmt: skip
 
 

@@ -27,30 +27,30 @@ def token_outcomes(experiment: Experiment, edition: str = "", progress: Progress
     are null: who is right is known from the logits, and texts would repeat the data once a model.
     """
     experiment.train(progress)
-    suite, parts, costs = experiment.data.load(), [], {}
+    suite, configs, parts = experiment.data.load(), experiment.configs(), []
+    first = next(iter(configs.values()))  # all read the same tokens
+    tokenizer, costs = tokenizer_of(first), {}
     for split in EVALUATED:
+        held_out, kept = held_out_of(first, tokenizer, split, experiment.data)
         examples = suite.split(split)
-        for (method, seed), config in experiment.configs().items():
+        owner = [examples[e] for e, (_, target) in zip(kept.tolist(), held_out.pairs) for _ in target]
+        place = np.concatenate([np.arange(len(target)) for _, target in held_out.pairs])
+        read = place + np.repeat([len(prompt) for prompt, _ in held_out.pairs], [len(t) for _, t in held_out.pairs])
+        same = {
+            "edition": edition, "suite": suite.name, "task": [e.task for e in owner], "metric": "accuracy",
+            "split": split, "item_id": [f"{e.item_id}:{k:04d}" for e, k in zip(owner, place.tolist())],
+            "cluster_id": [e.cluster_id or e.item_id for e in owner],
+            "prediction": None, "target": None, "n_prompt": read, "n_generated": 1, "truncated": False,
+            "confidence_option_probability": np.nan, "confidence_option_margin": np.nan,
+        }  # fmt: skip
+        for (method, seed), config in configs.items():
+            model = "large" if method == "large" else "small"
             signals = experiment.token_signals(config, split, progress)
-            tokenizer = tokenizer_of(config)
-            held_out, kept = held_out_of(config, tokenizer, split, experiment.data)
-            prompts = dict(zip(kept.tolist(), (len(prompt) for prompt, _ in held_out.pairs)))
-            starts = np.flatnonzero(np.diff(signals.example, prepend=-1))
-            place = np.arange(len(signals.example)) - np.repeat(starts, np.diff([*starts, len(signals.example)]))
-            read = place + np.array([prompts[e] for e in signals.example.tolist()])
-            model = load_config(str(train_or_load(config, progress)))
-            cost = costs.setdefault(method == "large", {})
-            cost |= {n: decode_flops(model, n) for n in set(read.tolist()) - cost.keys()}
-            owner = [examples[e] for e in signals.example.tolist()]
+            shape = load_config(str(train_or_load(config, progress)))
+            cost = costs.setdefault(model, {})
+            cost |= {n: decode_flops(shape, n) for n in set(read.tolist()) - cost.keys()}
             confidence = np.log(np.maximum(signals.top_probability, np.finfo(np.float32).tiny)).astype(np.float64)
-            parts.append(pd.DataFrame({
-                "edition": edition, "suite": suite.name, "task": [e.task for e in owner], "metric": "accuracy",
-                "split": split, "item_id": [f"{e.item_id}:{k:04d}" for e, k in zip(owner, place.tolist())],
-                "cluster_id": [e.cluster_id or e.item_id for e in owner], "method": method, "seed": seed,
-                "model": "large" if method == "large" else "small", "quality": signals.right.astype(np.float64),
-                "prediction": None, "target": None, "n_prompt": read, "n_generated": 1, "truncated": False,
-                "flops": [cost[n] for n in read.tolist()],
-                **{f"confidence_{rule}": confidence for rule in TOKEN_RULES},
-                "confidence_option_probability": np.nan, "confidence_option_margin": np.nan,
-            }))  # fmt: skip
+            own = {"method": method, "seed": seed, "model": model, "quality": signals.right.astype(np.float64)}
+            own |= {f"confidence_{rule}": confidence for rule in TOKEN_RULES}
+            parts.append(pd.DataFrame(same | own | {"flops": [cost[n] for n in read.tolist()]}))
     return validate(pd.concat(parts, ignore_index=True))

@@ -9,6 +9,7 @@ from scipy import stats
 from small_tables import rows_of, table, text_table
 
 from cat_core.analysis.comparison import Comparison
+from cat_core.analysis.contrasts import Arm
 from cat_core.analysis.estimates import Estimate, model_variance, power, visible
 from cat_core.analysis.quantities import Undefined
 from cat_core.analysis.saving import by_task, difference_alone, primary_rule, saving, saving_of
@@ -109,7 +110,7 @@ def test_corpus_metrics_are_one_part_and_two_comparisons_may_meet():
     room = ends[1] - curve[1] + c.cost("dist")[0] / c.large_flops * (ends[1] - ends[0])
     assert found.number.estimate == pytest.approx((curve[0] - curve[1]) / room)
     one, two = (Comparison(c.frame[c.frame["method"].isin(["large", m])], resamples=60) for m in ("cat-dist", "dist"))
-    apart = saving_of([(one, "cat-dist", "chow_average")], [(two, "dist", "chow_average")])
+    apart = saving_of([Arm(one, "cat-dist")], [Arm(two, "dist")])
     assert vars(apart.number) == pytest.approx(vars(found.number)) and apart.error == pytest.approx(found.error)
 
 

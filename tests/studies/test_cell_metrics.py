@@ -12,7 +12,7 @@ from cat_core.analysis import claims, metrics, operating_points, resampling
 from cat_core.analysis.comparison import Comparison
 from cat_core.analysis.decomposition import PARTS
 from cat_core.analysis.quantities import Undefined
-from cat_core.analysis.saving import saving, saving_of
+from cat_core.analysis.saving import arms, saving, saving_of
 from cat_core.analysis.verdicts import read_entries
 from cat_core.files import file_sha256
 from cat_core.studies import cell_claims, cell_metrics
@@ -203,9 +203,8 @@ def test_a_router_trained_with_s_is_paired_with_the_cell_beside_it(cell, monkeyp
     primary, secondary = cell_claims.joint_claims(part, other, None)
     routed, plain = (part.audc("edge-joint", rule).estimate for rule in ("joint_router", "chow_average"))
     expected = theirs.audc("cat-dist").estimate - routed
-    arms = [[(c.of_task(task), *arm) for task in c.tasks] for c, *arm in (
-        (other, "cat-dist", "chow_average"), (part, "edge-joint", "joint_router"))]  # fmt: skip
-    assert primary.number == getattr(saving_of(*arms), "number", saving_of(*arms))
+    wanted = saving_of(arms(other, "cat-dist", "chow_average"), arms(part, "edge-joint", "joint_router"))
+    assert primary.number == getattr(wanted, "number", wanted)
     assert found["whole"].estimate == pytest.approx(expected, abs=1e-9)
     assert found["rule"].estimate == pytest.approx(plain - routed, abs=1e-9)
     assert found["training"].estimate + found["rule"].estimate == pytest.approx(expected, abs=1e-9)

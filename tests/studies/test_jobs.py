@@ -247,6 +247,7 @@ def test_cells_that_are_joined_are_run_apart_and_read_as_one(tmp_path, monkeypat
         ("joins: [wmt, less]", "cell 'both' joins less: expected cells that stand before it in the file"),
         ("joins: [wmt, wmt]", "cell 'both' joins cells with a seed in common"),
         ("joins: [wmt, longer]", "cell 'both' joins wmt and longer, which differ in steps"),
+        ("joins: [wmt, more]\n    steps: 3", "cell 'both' joins others and has steps of its own: expected claim, "),
     ],
 )
 def test_cells_that_cannot_be_joined_are_named(tmp_path, line, message):
