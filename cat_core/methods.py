@@ -8,8 +8,9 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Method:
     """A training method: its name for readers (`label`), which tokens count (`mask`), whether L's distribution is a
-    target (`distil`), whether it goes on from a small model that Xent has trained (`second_stage`), whether a router
-    is trained with S (`router`), and whether L's most probable token takes the place of the label (`relabel`)."""
+    target (`distil`), whether it goes on from an S that Xent has trained (`second_stage`), whether a router is trained
+    with S (`router`), whether L's most probable token takes the label's place (`relabel`), and whether a token that
+    says "ask L" does where L alone is right (`calls`)."""
 
     label: str
     mask: str
@@ -17,11 +18,12 @@ class Method:
     second_stage: bool = False
     router: bool = False
     relabel: bool = False
+    calls: bool = False
 
     @property
     def compares(self) -> bool:
         """Whether the loss needs to know anything of L."""
-        return self.distil or self.router or self.relabel or self.mask not in ("none", "small")
+        return self.distil or self.router or self.relabel or self.calls or self.mask not in ("none", "small")
 
     def label_weight(self, weight: float) -> float:
         """The w of the loss: `weight` where L's distribution is used, else 1 (labels alone)."""
@@ -42,13 +44,14 @@ METHODS = {
     "both-dist": Method("Both-right mask", "both", True),
     "neither-dist": Method("Both-wrong mask only", "neither", True),
     "gatekeeper": Method("Gatekeeper", "none", False, second_stage=True),
+    "call-token": Method("Deferral token", "none", False, second_stage=True, calls=True),
     "edge-joint": Method("EdgeInference, joint", "none", False, router=True),
 }
 """The four methods of the paper; for each CAT method the control that keeps as many tokens, at random; filtering of
 labels without a cascade: the tokens that L gets right alone, and L's most probable token in place of the label, after
-the same correct tokens (hard distillation, token by token); CAT-Dist with other masks; Gatekeeper (arXiv 2502.19335),
-whose loss is `loss.gatekeeper_loss`; EdgeInference (Kag et al., ICLR 2023) as a router trained together with S, whose
-loss is `rules.edge.joint_loss`."""
+the same correct tokens; CAT-Dist with other masks; Gatekeeper (arXiv 2502.19335), `loss.gatekeeper_loss`; a deferral
+token (`training.deferral`); EdgeInference (Kag et al., ICLR 2023), a router trained together with S by
+`rules.edge.joint_loss`."""
 
 
 def name(method: str) -> str:
@@ -61,7 +64,7 @@ class Rule:
     """A deferral rule: its name for readers (`label`), and in plain words (`words`); what it reads (`needs`); what it
     costs beyond S's answer (`cost`); where it comes from (`source`). learned: fitted on calibration rows, or with S.
     exact_exit: an unfinished answer that it defers stays deferred. family: shown with its family, by itself nobody's.
-    """
+    before: decides before S answers, and S is not paid for what it defers."""
 
     label: str
     needs: str
@@ -71,23 +74,20 @@ class Rule:
     learned: bool = False
     exact_exit: bool = False
     family: bool = False
+    before: bool = False
 
 
 _TOKENS, _DISTRIBUTIONS = "log-probabilities of its tokens", "distributions of its tokens"
-_OPTIONS = "scores of the options"
 _CASCADES, _OURS, _EDGE = "Gupta et al., arXiv 2404.10136", "a common choice", "Kag et al., ICLR 2023"
-_SMALL = "a small network, not counted"
+_OPTIONS, _SMALL = "scores of the options", "a small network, not counted"
 
 RULES = {
     "chow_average": Rule("Chow-Average", _TOKENS, "arXiv 2406.00060", words="average token log-probability"),
     "chow_sum": Rule("Chow-Sum", _TOKENS, _CASCADES, words="sum of token log-probabilities", exact_exit=True),
-    "chow_quantile_0": Rule(
-        "Chow-Quantile-0", _TOKENS, _CASCADES, words="minimum token log-probability", exact_exit=True
-    ),
-    "chow_quantile_25": Rule("Chow-Quantile-0.25", _TOKENS, _CASCADES, family=True),
-    "chow_quantile_50": Rule("Chow-Quantile-0.5", _TOKENS, _CASCADES, family=True),
-    "chow_quantile_75": Rule("Chow-Quantile-0.75", _TOKENS, _CASCADES, family=True),
-    "chow_quantile_100": Rule("Chow-Quantile-1", _TOKENS, _CASCADES, family=True),
+    "chow_quantile_0": Rule("Chow-Quantile-0", _TOKENS, _CASCADES, words="minimum token log-probability",
+                            exact_exit=True),  # fmt: skip
+    **{f"chow_quantile_{k}": Rule(f"Chow-Quantile-{k / 100:g}", _TOKENS, _CASCADES, family=True)
+       for k in (25, 50, 75, 100)},
     "token_margin": Rule("Token margin", _DISTRIBUTIONS, _OURS),
     "token_entropy": Rule("Token entropy", _DISTRIBUTIONS, _OURS),
     "option_probability": Rule("Option probability", _OPTIONS, _OURS, words="probability among the options"),
@@ -95,6 +95,9 @@ RULES = {
     "post_hoc_quantile": Rule("Post-Hoc-Quantile", _TOKENS, _CASCADES, _SMALL, learned=True),
     "post_hoc_embed": Rule("Post-Hoc-Embed", f"{_TOKENS}, L's first layer", _CASCADES, "L's first layer", learned=True),
     "edge": Rule("EdgeInference", f"{_TOKENS}, S's states", _EDGE, _SMALL, learned=True),
+    "route_ngrams": Rule("Router on n-grams", "the prompt", _OURS, _SMALL, learned=True, before=True),
+    "route_probe": Rule("Router on S's state", "S's state after it", _OURS, "S reads it", learned=True, before=True),
+    "call_token": Rule("Deferral token", "the probability of a token trained with S", _OURS, learned=True),
     "joint_router": Rule("EdgeInference, joint", "a router trained with S", _EDGE, _SMALL, learned=True),
 }
 """Deferral rules in the order in which pages show them. `confidence` computes those that need no learning."""

@@ -356,8 +356,9 @@ def _cache_doors(folder: Path) -> dict[str, Door]:
         return {name: getattr(found, name).clone() for name in ("correct", "offsets", "states", "head")}
 
     answers = features.AnswerFeatures(
-        tuple("abc"), *(np.random.default_rng(0).random((3, n), dtype=np.float32) for n in (11, 4, 5)),
-        np.ones((6, 11), np.float32), np.array([0, 2, 4, 6]), np.array([7, 8, 9]),
+        tuple("abc"), np.zeros(3, np.float32),
+        *(np.random.default_rng(0).random((3, n), dtype=np.float32) for n in (11, 4, 4, 5)),
+        np.ones((6, 11), np.float32), np.array([0, 2, 4, 6]), np.array([7, 8, 9]), np.array([1, 2, 3]),
     )  # fmt: skip
     answers.save(folder / "features")
 

@@ -25,17 +25,21 @@ def answers(n, seed=0, longest=5, signal=1.0):
         quantiles.append(np.quantile(logprob, np.linspace(0, 1, 11)))
     features = AnswerFeatures(
         item_ids=tuple(f"i{k}" for k in range(n)),
+        deferral=np.zeros(n, np.float32),
         quantiles=np.array(quantiles, np.float32),
         small_state=(signal * np.outer(small_ease, [1, -1, 2]) + draw.normal(size=(n, 3))).astype(np.float32),
+        prompt_state=np.outer(small_ease, [0, 0]).astype(np.float32),
         large_embedding=(signal * np.outer(large_ease, [2, 1, 0, 1]) + 0.3 * draw.normal(size=(n, 4))).astype(
             np.float32
         ),
         tokens=np.concatenate(tokens).astype(np.float32),
         offsets=np.cumsum([0, *lengths]),
         large_flops=np.full(n, 7),
+        prompt_flops=np.full(n, 3),
     )
     small = (draw.random(n) < 1 / (1 + np.exp(-3 * small_ease))).astype(float)
     large = (draw.random(n) < 1 / (1 + np.exp(-3 * large_ease - 1))).astype(float)
+    features.prompt_state[:] = signal * np.outer(small_ease, [2, 1]) + draw.normal(size=(n, 2))
     return features, small, large
 
 

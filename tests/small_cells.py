@@ -32,8 +32,8 @@ class Made(Cell):
         return read_metrics(json.loads(self.metrics_path.read_text())["metrics"])
 
 
-def made(folder, name, frame) -> Made:
-    """A cell with its metrics written, by the functions that `cell_metrics.cell_metrics` uses."""
+def made(folder, name, frame, **more) -> Made:
+    """A cell with its metrics written, by the functions that `cell_metrics.cell_metrics` uses; more: of its metrics."""
     rng = np.random.default_rng(3)
     for rule in ("token_entropy", "post_hoc_quantile", "edge"):
         noise = np.round(rng.normal(size=len(frame)), 2)
@@ -47,6 +47,6 @@ def made(folder, name, frame) -> Made:
         study="made", cell=name, commit="0123456789ab", device="a machine", resamples=40,
         rule_grid=rule_grid(c, RULES, resamples=40),
         contrasts=contrasts.rule_contrasts(c, ["chow_quantile_0", *learned]),
-        factors=contrasts.rule_effects(c, c.methods, RULES),
+        factors=contrasts.rule_effects(c, c.methods, RULES), **more,
     ))  # fmt: skip
     return cell

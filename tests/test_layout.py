@@ -31,7 +31,7 @@ ROOMS = {
 DOORS = ("cat_core.study", "cat_core.runs", "cat_core.bootstrap", "cat_core.pairs", "cat_core.cascade")
 """Modules that start a command line from the room that holds it, under `if __name__ == "__main__"`."""
 OPTIONAL = {"vllm", "peft", "gguf", "datasets", "pyarrow", "sacrebleu", "tqdm", "tomllib", "rouge_score", "scipy",
-            "babel"}  # fmt: skip
+            "babel", "sklearn"}  # fmt: skip
 """Packages that may be imported inside a function, as one can do without them (tomllib: where Python is too old)."""
 LONGEST = 460
 

@@ -227,28 +227,28 @@ class Comparison(InPoints):
         def joined():
             if rule != "chow_average" and column in self.frame:  # all but the confidence is known then
                 known = self.pairing(method, seed, split)
-                values = self._once(("small", method, seed, split), lambda: self._small(known))[column].to_numpy(float)
+                values = self.small_rows(known)[column].to_numpy(float)
                 if not np.isnan(values).any():
                     return replace(known, confidence=values, rule=rule)
             return paired(self._rows(method, seed, large, split), method, seed, split, rule, large_seed=large)
 
         return self._once(("pairing", method, seed, split, rule), joined)
 
-    def _small(self, known: Pairing) -> pd.DataFrame:
+    def small_rows(self, known: Pairing) -> pd.DataFrame:
         """The rows of S of a pairing, in its order."""
-        rows = self._rows(known.method, known.seed, self._large(known.seed), known.split)
-        mine = (rows["model"] == "small") & (rows["method"] == known.method) & (rows["seed"] == known.seed)
-        return rows[mine & (rows["split"] == known.split)].set_index("item_id").loc[known.item_ids]
+        key = (known.method, known.seed, known.split)
+        return self._once(("small", *key), lambda: self._parts[key].set_index("item_id").loc[known.item_ids])
+
+    @property
+    def _parts(self) -> dict[tuple, pd.DataFrame]:  # by method, seed and split
+        return self._once("parts", lambda: dict(iter(self.frame.groupby(["method", "seed", "split"], sort=False))))
 
     def _rows(self, method: str, seed: int, large: int | None, split: str) -> pd.DataFrame:
-        """The rows of one small model and of its large one: `paired` searches these faster than the whole table.
-
-        The whole table where some are not there, so that the error can say what it holds.
-        """
-        parts = self._once("parts", lambda: dict(iter(self.frame.groupby(["method", "seed", "split"], sort=False))))
+        """The rows of S and its L, which `paired` searches fast; all where some are missing, for the error to say."""
+        parts = self._parts
         wanted = [key for key in parts if key[0] == "large" and large in (None, key[1]) and key[2] == split]
         wanted.insert(0, (method, seed, split))
-        complete = all(key in parts for key in wanted) and len(wanted) > 1
+        complete = wanted[0] in parts and len(wanted) > 1
         return pd.concat([parts[key] for key in wanted]) if complete else self.frame
 
     def run(self, method: str, seed: int, split: str = "test", rule: str = "chow_average") -> Pairing | CorpusRun:

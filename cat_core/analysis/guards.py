@@ -27,7 +27,7 @@ SPOILT = 0.05
 ENDS = 10
 """A training log is judged by the means of its first and last such part."""
 SLACK = 1.05
-"""By so much the loss of a second stage, which begins at the end of the first, may have risen."""
+"""By so much the loss of an S that begins trained (a second stage, a healed S) may have risen, and twice its error."""
 
 Logs = Mapping[tuple[str, int], Sequence[Mapping]]
 """Training logs of S by (method, seed): dicts with step, loss and perhaps keep_rate."""
@@ -43,16 +43,18 @@ class Guard:
 
 
 def guards(
-    c: Comparison, logs: Logs | None = None, normalize: str = "tokens", guessing: Mapping[str, float] | None = None
+    c: Comparison, logs: Logs | None = None, normalize: str = "tokens", guessing: Mapping[str, float] | None = None,
+    begun: bool = False,
 ) -> tuple[Guard, ...]:
     """Every guard that a comparison and the logs of its small models raise; those that forbid a verdict first.
 
     normalize: what the losses are divided by (`train.TrainSettings`). guessing: by task, the accuracy of choosing
-    blindly among the options (`blind`), where the suite is there to tell.
+    blindly among the options (`blind`), where the suite is there to tell. begun: every method goes on from one S that
+    was trained before.
     """
     raised = [
-        loss_rises(logs or {}, normalize), one_answer(c), not_learnt(c, guessing or {}), no_headroom(c), few_items(c),
-        no_width(c), spoilt(c, "empty answers", "empty"), spoilt(c, "cut answers", "truncated"),
+        loss_rises(logs or {}, normalize, begun), one_answer(c), not_learnt(c, guessing or {}), no_headroom(c),
+        few_items(c), no_width(c), spoilt(c, "empty answers", "empty"), spoilt(c, "cut answers", "truncated"),
     ]  # fmt: skip
     return tuple(sorted((g for g in raised if g), key=lambda g: not g.forbids))
 
@@ -66,12 +68,13 @@ def silenced(rows: Iterable[ClaimRow], raised: Sequence[Guard]) -> list[ClaimRow
 # ---------------------------------------------------------------- from training logs
 
 
-def loss_rises(logs: Logs, normalize: str = "tokens") -> Guard | None:
+def loss_rises(logs: Logs, normalize: str = "tokens", begun: bool = False) -> Guard | None:
     """A small model's loss ends where it began or above: it has learnt nothing, or forgotten what it knew.
 
     Each end is the mean of a tenth of the log; at least 2 logged steps. A masked loss that is divided by all target
     tokens grows as the mask lets more of them in, so it has to have risen for each kept token as well; and as those
-    that come in are hard ones, S must not be right on more tokens than it was.
+    that come in are hard ones, S must not be right on more tokens than it was. What begins trained (`begun`) need not
+    fall: it may rise by `SLACK`, and by twice the standard error of the difference between the halves of the log.
     """
     risen = []
     for (method, seed), log in logs.items():
@@ -81,7 +84,9 @@ def loss_rises(logs: Logs, normalize: str = "tokens") -> Guard | None:
             continue
         masked = METHODS[method].mask != "none" and normalize == "tokens"
         first, last = _ends(losses)
-        rose = not last < first * (SLACK if METHODS[method].second_stage else 1)  # what is no number has not fallen
+        rose = not last < first  # what is no number has not fallen
+        if begun or METHODS[method].second_stage:
+            rose = not last < first * SLACK and not _within_error(losses)
         if masked and (kept > 0).all():
             begin, end = _ends(losses / kept)
             right = [row["both"] + row["only_small"] for row in log if "loss" in row and "both" in row]
@@ -93,6 +98,13 @@ def loss_rises(logs: Logs, normalize: str = "tokens") -> Guard | None:
         return None
     text = f"The training loss did not fall: {_listed(risen)}. Such a model has not learnt; a smaller learning rate may"
     return Guard("the loss rises", f"{text} help.", True)
+
+
+def _within_error(losses: np.ndarray) -> bool:
+    """Whether the second half of a log lies above the first by no more than twice the standard error of that."""
+    halves = np.array_split(losses, 2)
+    error = sum(half.var(ddof=1) / len(half) if len(half) > 1 else 0.0 for half in halves) ** 0.5
+    return bool(halves[1].mean() - halves[0].mean() <= 2 * error)
 
 
 def _ends(values: np.ndarray) -> tuple[float, float]:

@@ -66,29 +66,37 @@ def saving_of(ours: Sequence[Arm], theirs: Sequence[Arm]) -> Estimate | Undefine
     for arm in (*ours, *theirs):
         if (why := arm.comparison.unknown_costs) is not None:
             return why
-    ratio = float(np.mean([arm.comparison.cost(arm.method)[0] / arm.comparison.large_flops for arm in theirs]))
-    parts = [_areas(a, b, ratio) for a, b in zip(ours, theirs, strict=True)]
+    costs = float(np.mean([arm.comparison.cost(arm.method)[0] / arm.comparison.large_flops for arm in theirs]))
+    parts = [_areas(a, b, costs) for a, b in zip(ours, theirs, strict=True)]
     once = np.mean([found[0] for found in parts], axis=0)  # [k, 2] dAUDC and room of each seed
     drawn = np.mean([found[1] for found in parts], axis=0)  # [b, k, 2] the same of items drawn anew
     weights = parts[0][2]  # of seeds, the same for all tasks: they have the models in common
-    room, low = once[:, 1].mean(), percentiles(combined(drawn[..., 1], once[:, 1], weights), first.level)[0]
+    clusters = sum(int(found[3].max()) + 1 for found in parts)
+    return ratio(once, drawn, weights, first.groups, clusters, first.level)
+
+
+def ratio(once: np.ndarray, drawn: np.ndarray, weights, groups, clusters: int, level: float) -> Estimate | Undefined:
+    """The saving dAUDC / room, of both by seed [k, 2] and on items drawn anew [b, k, 2]; the rest as `Estimate.of`.
+
+    Undefined where room is not shown to be above 0.
+    """
+    room, low = once[:, 1].mean(), percentiles(combined(drawn[..., 1], once[:, 1], weights), level)[0]
     if low <= 0:
         return Undefined("L is not shown to be better than the cascade: there is nothing to save")
     estimate = once[:, 0].mean() / room
     # What a seed or an item adds to the ratio, to first order: linear, so that a small room in some draw does no harm.
     values, draws = (estimate + (x[..., 0] - estimate * x[..., 1]) / room for x in (once, drawn))
-    clusters = sum(int(found[3].max()) + 1 for found in parts)
-    return Estimate.of(values, draws, weights, first.groups, clusters, first.level)
+    return Estimate.of(values, draws, weights, groups, clusters, level)
 
 
-def _areas(ours: Arm, theirs: Arm, ratio: float):
+def _areas(ours: Arm, theirs: Arm, costs: float):
     """dAUDC and room of each seed [k, 2]; the same on resampled items [b, k, 2]; seed weights [b, k]; clusters [n]."""
     _, labels = aligned({"a": ours.runs(), "b": theirs.runs()}, None)
     (mine, _), (base, weights) = (arm.comparison.area_draws(arm.method, arm.rule) for arm in (ours, theirs))
 
     def both(mine, base):
         area, small, large = np.moveaxis(base, -1, 0)
-        return np.stack([mine[..., 0] - area, large - area + ratio * (large - small)], axis=-1)
+        return np.stack([mine[..., 0] - area, large - area + costs * (large - small)], axis=-1)
 
     return both(mine[0], base[0]), both(mine[1:], base[1:]), weights, labels
 

@@ -1,4 +1,4 @@
-"""What learned deferral rules look at: numbers of S's answers, and L's first layer on the prompt.
+"""What learned deferral rules look at: S's state after the prompt, its answers, and L's first layer on the prompt.
 
 Of an encoder-decoder model that is the first layer of its encoder.
 
@@ -25,7 +25,7 @@ from cat_core.architectures import has_encoder, target_outputs
 from cat_core.cascade import CascadeRunner
 from cat_core.confidence import chosen_logprob, margin_and_entropy
 from cat_core.files import read_sealed, whole_file, write_sealed
-from cat_core.flops import first_layer_flops
+from cat_core.flops import first_layer_flops, prefill_flops
 from cat_core.inference import LOGIT_BUDGET, answering
 from cat_core.queries import aligned, plan_batches
 
@@ -82,23 +82,29 @@ def first_layer(model) -> torch.nn.Module:
 class AnswerFeatures:
     """Features of n answers of S, item after item in the order of the requests; arrays in float32.
 
+    deferral: [n] the largest log-probability that any position gives to the deferral token (0 where there is none);
     quantiles: [n, 11] of the token log-probabilities, at `LEVELS`, interpolated as `numpy.quantile`; small_state:
     [n, H_S] S's last hidden state (after the final norm: what the head reads), the mean over the positions that the
-    answer's tokens were chosen at, so EOS counts and the prompt does not; large_embedding: [n, H_L] output of L's
-    first layer (`first_layer`), the mean over the prompt's tokens; tokens: [all answer tokens, 11] (`token_features`);
-    offsets: int64 [n + 1], where each answer's tokens start; large_flops: int64 [n], what `large_embedding` costs.
+    answer's tokens were chosen at, so EOS counts and the prompt does not; prompt_state: [n, H_S] the first of these,
+    which S has when it has read the prompt and said nothing; large_embedding: [n, H_L] output of L's first layer
+    (`first_layer`), the mean over the prompt's tokens; tokens: [all answer tokens, 11] (`token_features`); offsets:
+    int64 [n + 1], where each answer's tokens start; large_flops, prompt_flops: int64 [n], what `large_embedding` costs,
+    and what `prompt_state`, S's reading of the prompt.
 
     A rule that reads `large_embedding` pays `large_flops` for every query, on top of S; when one is deferred, L starts
     anew.
     """
 
     item_ids: tuple[str, ...]
+    deferral: np.ndarray
     quantiles: np.ndarray
     small_state: np.ndarray
+    prompt_state: np.ndarray
     large_embedding: np.ndarray
     tokens: np.ndarray
     offsets: np.ndarray
     large_flops: np.ndarray
+    prompt_flops: np.ndarray
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -126,12 +132,16 @@ class AnswerFeatures:
         """Read what `save` wrote; ValueError for another version's columns, and for files that were changed or cut."""
         folder = Path(folder)
         meta = read_sealed(folder / "features.json", folder / "features.safetensors")
-        if meta["columns"] != list(TOKEN_FEATURES) or meta["levels"] != list(LEVELS):
+        arrays = load_file(folder / "features.safetensors")
+        if (meta["columns"], meta["levels"]) != (list(TOKEN_FEATURES), list(LEVELS)) or arrays.keys() != {*_ARRAYS}:
             raise ValueError(f"{folder} holds the features of another version: delete it and compute them again")
-        return cls(tuple(meta["item_ids"]), **load_file(folder / "features.safetensors"))
+        return cls(tuple(meta["item_ids"]), **arrays)
 
 
-_ARRAYS = ("quantiles", "small_state", "large_embedding", "tokens", "offsets", "large_flops")
+_ARRAYS = (
+    "deferral", "quantiles", "small_state", "prompt_state", "large_embedding", "tokens", "offsets", "large_flops",
+    "prompt_flops",
+)  # fmt: skip
 
 
 def answer_features(
@@ -139,12 +149,14 @@ def answer_features(
     requests: Sequence,
     answers: Sequence[Sequence[int]],
     progress: Callable[[int, int], None] | None = None,
+    deferral: int | None = None,
 ) -> AnswerFeatures:
     """Features of S's answers to `requests`.
 
     runner: the pair of models, with the settings S answered under; answers: token ids of each answer, in request
-    order (`queries.Response.tokens`); progress: function of (items done, items in all). An item gets the same
-    numbers in a batch as alone (1e-5). Raises ValueError, naming the item, for answers that cannot be S's.
+    order (`queries.Response.tokens`); progress: function of (items done, items in all); deferral: the token by which S
+    was taught to say "ask L". An item gets the same numbers in a batch as alone (1e-5). Raises ValueError, naming the
+    item, for answers that cannot be S's.
     """
     items = runner.items(requests)
     answers = [list(answer) for answer in answers]
@@ -162,26 +174,30 @@ def answer_features(
         start = first_layer(large)
         for batch in plan_batches([(len(i.prompt), len(a), 1) for i, a in zip(items, answers)], runner.batch_tokens):
             prompts, given = [items[i].prompt for i in batch], [answers[i] for i in batch]
-            states, numbers = _answer_numbers(small, prompts, given, runner.pad, runner.vocab)
+            told = _answer_numbers(small, prompts, given, runner.pad, runner.vocab, deferral)
             embeddings = _masked_mean(*_right_padded(start, prompts, runner.pad))
-            for row in zip(batch, states, numbers, embeddings):
+            for row in zip(batch, *told, embeddings):
                 rows[row[0]] = row[1:]
             done += len(batch)
             if progress is not None:
                 progress(done, len(items))
     for item, row in zip(items, rows):
-        for what, array in zip(("small model's answer", "small model's answer", "prompt"), row):
+        for what, array in zip((*["small model's answer"] * 4, "prompt"), row):
             if np.isnan(array).any():
                 raise ValueError(f"item {item.item_id!r}: NaN in the {what}: the weights are damaged, or overflow")
-    states, numbers, embeddings = zip(*rows)
+    states, before, deferral, numbers, embeddings = zip(*rows)
+    lengths = [len(item.prompt) for item in items]
     return AnswerFeatures(
         item_ids=tuple(item.item_id for item in items),
+        deferral=np.array(deferral, dtype=np.float32),
         quantiles=np.stack([np.quantile(n[:, -1], LEVELS) for n in numbers]).astype(np.float32),
         small_state=np.stack(states),
+        prompt_state=np.stack(before),
         large_embedding=np.stack(embeddings),
         tokens=np.concatenate(numbers),
         offsets=np.cumsum([0, *map(len, answers)]),
-        large_flops=np.array([first_layer_flops(large.config, len(item.prompt)) for item in items]),
+        large_flops=np.array([first_layer_flops(large.config, n) for n in lengths]),
+        prompt_flops=np.array([prefill_flops(small.config, n) for n in lengths]),
     )
 
 
@@ -212,13 +228,21 @@ def _answer_states(model, prompts, answers, pad: int) -> tuple[Tensor, Tensor]:
     return hidden, mask & (torch.arange(mask.shape[1], device=mask.device) >= starts[:, None] - 1)
 
 
-def _answer_numbers(model, prompts, answers, pad: int, vocab: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Mean last hidden state [B, H] over each answer, and the `token_features` [its tokens, 11] of each."""
+def _answer_numbers(model, prompts, answers, pad: int, vocab: int, deferral: int | None) -> tuple:
+    """Of each answer: the mean last hidden state [B, H], the first one [B, H], the largest log-probability of the
+    deferral token [B], and its `token_features`, a list of [its tokens, 11]."""
     hidden, chosen = _answer_states(model, prompts, answers, pad)
     states = hidden[chosen]
     tokens = torch.tensor([token for answer in answers for token in answer], device=chosen.device)
     head, step = model.get_output_embeddings(), max(1, LOGIT_BUDGET // vocab)
     parts = zip(states.split(step), tokens.split(step))
-    numbers = torch.cat([token_features(head(s)[..., :vocab], t) for s, t in parts])
+    numbers, called = [], []
+    for some, their in parts:
+        logits = head(some)[..., :vocab]
+        numbers.append(token_features(logits, their))
+        called.append(logits.new_zeros(len(some)) if deferral is None else logits.log_softmax(-1)[:, deferral])
     counts = [len(answer) for answer in answers]
-    return _masked_mean(hidden, chosen), [part.cpu().numpy() for part in numbers.split(counts)]
+    called = [float(part.max()) for part in torch.cat(called).split(counts)]
+    first = hidden[torch.arange(len(hidden)), chosen.int().argmax(1)].float().cpu().numpy()
+    numbers = [part.cpu().numpy() for part in torch.cat(numbers).split(counts)]
+    return _masked_mean(hidden, chosen), first, called, numbers

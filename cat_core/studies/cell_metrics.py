@@ -13,14 +13,16 @@ from dataclasses import replace
 import numpy as np
 
 from cat_core.analysis import limits
-from cat_core.analysis.comparison import Comparison
+from cat_core.analysis.comparison import PAIRS, Comparison
 from cat_core.analysis.contrasts import rule_contrasts, rule_effects
 from cat_core.analysis.corpus import METRICS
 from cat_core.analysis.decomposition import decompose, rule_grid
 from cat_core.analysis.intervals import Intervals, band_ends, rounded
 from cat_core.analysis.metrics import CellMetrics, MaskDifferences, RuleFlops, TaskMetrics, TokenMetrics, suite_metrics
-from cat_core.analysis.quantities import Undefined
+from cat_core.analysis.quantities import Quantity, Undefined
 from cat_core.analysis.resampling import CurveBand
+from cat_core.analysis.rivals import Policy, Rival, compared, policies
+from cat_core.analysis.saving import primary_rule, saving
 from cat_core.curves import audc
 from cat_core.flops import first_layer_flops
 from cat_core.methods import RULES
@@ -39,6 +41,7 @@ from cat_core.studies.study import Cell
 from cat_core.training.configs import shape_config
 
 BUDGET = 0.3
+SAVED = (*PAIRS, ("cat-xent", "large-xent"), ("cat-dist", "large-dist"), ("large-xent", "xent"), ("large-dist", "dist"))
 MAIN = ("xent", "dist", "cat-xent", "cat-dist", "random-xent", "random-dist")
 MASKS = ("cat-dist", "large-dist", "small-dist", "both-dist", "neither-dist", "random-dist")
 COIN_METHODS = ("dist", "cat-dist")
@@ -118,6 +121,18 @@ def rule_flops(cell: Cell, c: Comparison, rules: Sequence[str]) -> dict[str, Rul
     return {EMBED: RuleFlops(mean, mean / small, mean / c.large_flops)}
 
 
+def savings_of(c: Comparison) -> dict[str, Quantity]:
+    """What CAT saves against the same loss unmasked and its controls, by the primary rule, of the pairs there are."""
+    numbers = {f"{a} - {b}": saving(c, a, b) for a, b in SAVED if {a, b} <= set(c.methods)}
+    return {pair: x if isinstance(x, Undefined) else x.number for pair, x in numbers.items()}
+
+
+def rivals_of(c: Comparison) -> dict[str, Rival] | Undefined | None:
+    """Cascades and routers on one axis, against Xent's cascade; None where nothing was routed by the prompt."""
+    reference = Policy(plain_method(c), primary_rule(c))
+    return compared(c, policies(c), reference) if "prompt_flops" in c.frame else None
+
+
 def task_metrics(cell: Cell, parts: Sequence[Comparison]) -> dict[str, TaskMetrics]:
     """The numbers of each task; S by Xent, else by the first method."""
     metrics = {}
@@ -178,6 +193,8 @@ def cell_metrics(cell: Cell, resamples: int = 2_000) -> CellMetrics:
     return CellMetrics(
         **vars(suite_metrics(c, rows, BUDGET, ("chow_average",))) | {"tasks": task_metrics(cell, tasks)},
         joint=joint,
+        savings=savings_of(c),
+        rivals=rivals_of(c),
         shift=ablations.change_of(cell, resamples) if cell.differs_from else None,
         tables=cell.tables,
         study=cell.study,

@@ -24,12 +24,10 @@ from cat_core.files import write_text
 from cat_core.flops import COSTS
 from cat_core.methods import METHODS
 from cat_core.queries import check_settings
-from cat_core.rules.features import answer_features
-from cat_core.rules.posthoc import learned_confidences
 from cat_core.tasks.example import score
 from cat_core.tasks.schema import brief, nearest
 from cat_core.text import check_text_settings
-from cat_core.training import artifacts, joint, obtain
+from cat_core.training import artifacts, learned, obtain
 from cat_core.training.checks import check_models, check_texts
 from cat_core.training.configs import HEALING_SEED, DataConfig, TrainConfig, describes_size, parse_size, resolve_device
 from cat_core.training.depth import named_cut
@@ -50,9 +48,8 @@ from cat_core.training.starts import FIELDS, resolve_precision, start_of
 from cat_core.training.train import TrainSettings
 
 ANSWERING_MODULES = ("cat_core.cascade", "cat_core.training.models")
-RULE_MODULES = ("cat_core.rules.posthoc", "cat_core.training.joint", "cat_core.tasks.example", *ANSWERING_MODULES)
 SIGNAL_MODULES = ("cat_core.training.signals", "cat_core.training.models")
-SECOND_STAGE = 4  # Gatekeeper: a quarter of the steps again, at a tenth of the peak learning rate (our choice)
+SECOND_STAGE = 4  # a quarter of the steps again (our choice)
 EVALUATED = ("calibration", "test")
 RUNNER_OPTIONS = ("max_new_tokens", "batch_tokens", "prediction", "truncate_prompts", "costs")
 UNTAUGHT = {"teacher": None, "out_of_fold": False}
@@ -127,6 +124,8 @@ class Experiment:
     costs: str = option(
         'FLOPs by "formula" (unknown where a model has none), or "measured" there', "formula", page=False
     )
+    second_rate: float = option("peak of a second stage, as a share of the first's", 0.1, page=False)
+    gatekeeper_weight: float = option("a of Gatekeeper's loss", TrainSettings.gatekeeper_weight, page=False)
     out_of_fold: bool = option("L's word comes from an L that has not seen the example", False, page=False)
     apart: bool = option("L learns from one half of the training examples, and S from the other", False, page=False)
     teacher: str = option("what is kept of L: hidden, topk or argmax", TrainSettings.teacher, page=False)
@@ -268,15 +267,15 @@ class Experiment:
         """How the small model of that method and seed is trained.
 
         Xent has a teacher, too: it changes nothing in the loss, but the token ledger is logged for every method.
-        It goes on from the `healed` S where there is one, and a second stage from S by Xent, for a quarter of the steps
-        at a tenth of the learning rate.
+        It goes on from the `healed` S where there is one, and a second stage from S by Xent, for a quarter of the
+        steps at `second_rate`.
         """
         settings = replace(self.small_settings, method=method, seed=seed)
         initial = self.healed
         if not self.steps:  # as it was loaded
             settings = TrainSettings(method=method, steps=0, seed=seed)
         if METHODS[method].second_stage:
-            steps, rate = max(1, settings.steps // SECOND_STAGE), settings.learning_rate / 10
+            steps, rate = max(1, settings.steps // SECOND_STAGE), settings.learning_rate * self.second_rate
             settings = replace(settings, steps=steps, learning_rate=rate)
             initial = self.small_config("xent", seed)
         teacher = self.large_config(self.large_seed(seed))
@@ -345,29 +344,18 @@ class Experiment:
         return json.loads((folder / "answers.json").read_text(encoding="utf-8"))
 
     def learned_confidences(self, method: str, seed: int, progress: Progress = None) -> dict[str, list[float]]:
-        """Confidence of S by the learned deferral rules (`posthoc`, `edge`), in the order of its `answers`.
-
-        Fitted on the calibration items alone, with the training seed of S; "joint_router", which only S of method
-        edge-joint has, was trained with S.
-        """
+        """S's confidence by the learned rules, in the order of its `answers` (`learned.confidences`)."""
         small, large = self.small_config(method, seed), self.large_config(self.large_seed(seed))
-        examples = self._evaluated()
 
         def make(folder: Path) -> None:
             answers = [self.answers(config, progress) for config in (small, large)]
-            runner = self._runner(small, large, progress)
-            features = answer_features(runner, examples, [a["tokens"] for a in answers[0]])
-            quality = [[score(e, a["prediction"]) for e, a in zip(examples, given)] for given in answers]
-            split, clusters = [e.split for e in examples], [e.cluster_id or e.item_id for e in examples]
-            scores = learned_confidences(features, *quality, split, clusters, seed)
-            if METHODS[method].router:
-                scores["joint_router"] = joint.router_confidence(joint.load_router(train_or_load(small)), features)
-            table = {rule: values.tolist() for rule, values in scores.items()}
-            write_text(folder / "confidences.json", json.dumps(table))
+            runner, trained = self._runner(small, large, progress), train_or_load(small)
+            table = learned.confidences(runner, self._evaluated(), answers, method, trained, seed)
+            write_text(folder / "confidences.json", json.dumps({rule: x.tolist() for rule, x in table.items()}))
 
         models = {"small": small.digest(), "large": large.digest(), "seed": seed}
         identity = {**models, "data": self.data.load().fingerprint, **self._runner_options(), **self._answer_identity}
-        folder = artifacts.obtain("learned", identity, RULE_MODULES, make)
+        folder = artifacts.obtain("learned", identity, learned.MODULES, make)
         return json.loads((folder / "confidences.json").read_text(encoding="utf-8"))
 
     def _evaluated(self) -> list:
@@ -424,10 +412,11 @@ class Experiment:
         self.train(progress)
         rows = []
         for (method, seed), config in self.configs().items():
-            learned = self.learned_confidences(method, seed, progress) if method in learned_rules else {}
+            more = self.learned_confidences(method, seed, progress) if method in learned_rules else {}
+            prompt_flops = more.pop("prompt_flops", None)
             for number, answer in enumerate(self.answers(config, progress)):
                 example = examples[answer["item_id"]]
-                confidences = answer["confidences"] | {rule: values[number] for rule, values in learned.items()}
+                confidences = answer["confidences"] | {rule: values[number] for rule, values in more.items()}
                 if self.defer_empty and method != "large" and not answer["prediction"]:
                     confidences = dict.fromkeys(confidences, LOWEST)
                 row = {
@@ -441,12 +430,14 @@ class Experiment:
                     "references": json.dumps(example.references, ensure_ascii=False) if example.references else None,
                     **{name: getattr(example, name) or None for name in ("tokenize", "fame", "held_out")},
                     **further_columns(example, answer["prediction"]),
+                    "prompt_flops": prompt_flops and prompt_flops[number],
                     **{name: answer[name] for name in ("n_prompt", "n_generated", "truncated", "flops")},
                     **{f"confidence_{rule}": value for rule, value in confidences.items()},
                 }
                 rows.append(row)
         frame = pd.DataFrame(rows)
-        frame["flops"] = pd.array([row["flops"] for row in rows], dtype="Int64")  # no floats beside what is unknown
+        for column in ("flops", "prompt_flops"):
+            frame[column] = pd.array([row[column] for row in rows], dtype="Int64")  # no floats beside what is unknown
         unused = [*CHOSEN] if frame["also"].isna().all() else []
         frame = frame.drop(columns=unused + [name for name in MORE if frame[name].isna().all()])
         for rule in ("option_probability", "option_margin"):

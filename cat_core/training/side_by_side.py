@@ -181,7 +181,7 @@ class SideBySideTrainer(Trainer):
                 loss, stats = training_loss(
                     states[k][is_target], model.head(k), labels[k][is_target], settings, teacher,
                     rows, mask_generator(settings.seed, self.state.global_step) if random else None,
-                    distribution=shared.get(same),
+                    distribution=shared.get(same), deferral=self.train_dataset.training_set.deferral,
                 )  # fmt: skip
             losses.append(loss)
             if model.training:

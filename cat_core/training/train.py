@@ -24,6 +24,7 @@ from cat_core.fused import fused_linear_cat_loss
 from cat_core.loss import NORMALIZE, cascade_aware_loss, gatekeeper_loss
 from cat_core.methods import METHODS
 from cat_core.tasks.schema import brief
+from cat_core.training.deferral import check_deferral, deferral_targets
 from cat_core.training.frozen import FrozenStates, Shortcut, eval_lower
 from cat_core.training.models import has_plain_head, quiet
 from cat_core.training.teacher import MODES, TeacherCache
@@ -113,8 +114,7 @@ class TrainSettings:
 class CascadeAwareTrainer(Trainer):
     """`Trainer` whose loss is the one of `settings.method`; `teacher` holds L's outputs on the training set.
 
-    Resume, accelerate, mixed precision, logging and schedules are those of transformers. Logged beside the loss:
-    keep_rate, and the 2x2 token ledger (both, only_small, only_large, neither) as shares since the last log.
+    All else is as in transformers. Logged beside the loss: keep_rate, and the token `LEDGER` as shares since the last.
     """
 
     def __init__(
@@ -128,6 +128,7 @@ class CascadeAwareTrainer(Trainer):
         if teacher is None and self.method.compares:
             raise ValueError(f"method {settings.method!r} compares S with L: give the teacher's outputs")
         check_prompts(self.model, self.train_dataset)
+        check_deferral(self.method, self.train_dataset.deferral, self.train_dataset.pairs)
         self.fused = settings.loss == "fused" and has_plain_head(self.model)
         self._ledger: dict[str, torch.Tensor] = {}
         self._calls = (-1, 0)
@@ -144,15 +145,14 @@ class CascadeAwareTrainer(Trainer):
         exact = not self.deferred and num_items_in_batch is not None
         generator = self._generator() if self.method.mask == "random" else None
         rows = None if self.teacher is None else self.teacher.rows(inputs["examples"].cpu())
-        # Around all of it, as accelerate wraps the model's forward alone: the fused loss holds a head, and weights are
-        # cast once for all length groups.
+        # accelerate wraps the model's forward alone; the fused loss holds a head, and groups share what is cast
         with self.accelerator.autocast():
             outputs, states, head, labels = self.predictions(model, inputs)
             is_target = labels != IGNORE
             loss, stats = training_loss(
                 states[is_target], head, labels[is_target], self.settings, self.teacher, rows, generator,
                 reduction="sum" if self.deferred and model.training else "mean",
-                divisor=num_items_in_batch if exact else None,
+                divisor=num_items_in_batch if exact else None, deferral=self.train_dataset.deferral,
             )  # fmt: skip
         if self.deferred and model.training:
             divisor = stats.tokens if self.method.second_stage else stats.kept
@@ -291,13 +291,14 @@ def training_loss(
     states: torch.Tensor, head: torch.nn.Linear | None, target: torch.Tensor, settings: TrainSettings,
     teacher: TeacherCache | None, rows: torch.Tensor | None, generator: torch.Generator | None = None,
     reduction: str = "mean", distribution: dict | None = None, divisor: torch.Tensor | None = None,
+    deferral: int | None = None,
 ):  # fmt: skip
     """The loss of `settings.method` on target tokens, and its `LossStats`.
 
     states: [tokens, H] hidden states that `head` reads, or [tokens, V] logits where `head` is None; target: int64
     [tokens]; teacher, rows: L's outputs and the rows of these tokens in them; generator: of the random mask;
     distribution: `teacher.distribution` of these tokens where the caller has it already; divisor: of a mean, where it
-    is not the number of these tokens.
+    is not the number of these tokens; deferral: the token that says "ask L".
     """
     method, device = METHODS[settings.method], states.device
     if method.router:
@@ -323,7 +324,11 @@ def training_loss(
     if method.second_stage:
         with torch.no_grad():
             _, stats = cascade_aware_loss(logits, target, **common | {"label_weight": 1.0})
-        loss = gatekeeper_loss(logits, target, weight=settings.gatekeeper_weight, reduction=common["reduction"])
+        if method.calls:
+            target = deferral_targets(logits, target, correct, deferral)
+            loss = cascade_aware_loss(logits, target, reduction=common["reduction"])
+        else:
+            loss = gatekeeper_loss(logits, target, weight=settings.gatekeeper_weight, reduction=common["reduction"])
     else:
         if "teacher_logits" in given:
             given = {"teacher_logits": given["teacher_logits"][:, : logits.shape[-1]]}

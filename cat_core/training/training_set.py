@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, Sampler
 from cat_core.queries import aligned
 from cat_core.shapes.caches import cheapest_cuts
 from cat_core.text import TextFormat
+from cat_core.training.deferral import deferral_token
 
 IGNORE = -100  # the label of what is no target, as in transformers
 # What one more pass for a length group is taken to cost, as so many tokens of padding would: the weights are read and
@@ -40,6 +41,7 @@ class TrainingSet(Dataset):
         prompts = text.prompts(asked, [getattr(e, "task", "") for e in examples])
         targets = text.targets(asked, [e.target for e in examples])
         self.pad, self.encoder = text.tokenizer.pad_token_id, text.encoder
+        self.deferral = deferral_token(text)
         self.pairs = []
         for example, prompt, target in zip(examples, prompts, targets, strict=True):
             excess = len(prompt) + len(target) - context

@@ -92,6 +92,18 @@ def test_a_second_stage_begins_at_the_end_of_the_first():
     assert guards.loss_rises({("gatekeeper", 0): log([1.0, 1.06])}).forbids
 
 
+def test_a_healed_s_may_scatter_but_not_rise():
+    draw = np.random.default_rng(0)
+    flat = (1.9 + 0.2 * draw.normal(size=20)).tolist()
+    flat[:2], flat[-2:] = [1.7, 1.8], [2.1, 2.1]  # the ends by chance
+    assert guards.loss_rises({("xent", 0): log(flat)}).forbids, "from scratch it has learnt nothing"
+    assert guards.loss_rises({("xent", 0): log(flat)}, begun=True) is None
+    rising = [x + 0.05 * i for i, x in enumerate(flat)]
+    assert guards.loss_rises({("xent", 0): log(rising)}, begun=True).forbids
+    broken = [*flat[:-1], float("nan")]
+    assert guards.loss_rises({("xent", 0): log(broken)}, begun=True).forbids
+
+
 def test_one_answer_for_everything():
     targets, large = alternating(200, 5)
     raised = guards.one_answer(answered(["yes"] * 200, large, targets))

@@ -49,6 +49,7 @@ METHOD_STYLE: dict[str, MethodStyle] = {
     "both-dist": MethodStyle(name("both-dist"), "#002080", (8.0, 1.4, 1.0, 1.4), "X"),
     "neither-dist": MethodStyle(name("neither-dist"), "#604040", (0.9, 1.6), "*"),
     "gatekeeper": MethodStyle(name("gatekeeper"), "#400040", (5.0, 2.6), "p"),
+    "call-token": MethodStyle(name("call-token"), "#6040C0", (2.0, 1.6, 5.0, 1.6), "H"),
     "edge-joint": MethodStyle(name("edge-joint"), "#9F70FF", (3.0, 1.0, 3.0, 2.2), "h"),
     "random-deferral": MethodStyle("Random deferral", "#767676", (1.0, 2.2), ""),
     "oracle": MethodStyle("Oracle", "#595959", (6.0, 1.8, 1.0, 1.8, 1.0, 1.8), ""),

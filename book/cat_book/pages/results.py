@@ -137,7 +137,8 @@ class Results:
     def guards(self, c: Comparison) -> tuple[Guard, ...]:
         """What keeps a comparison of these results from saying anything."""
         guessing = blind(self.suite) if self.suite else None
-        return guards(c, self.logs(c.methods), self.experiment.normalize, guessing)
+        begun = self.experiment.healing_steps > 0
+        return guards(c, self.logs(c.methods), self.experiment.normalize, guessing, begun)
 
     def token_ledger(self, method: str) -> Ledger:
         """The 2x2 ledger over held-out target tokens (teacher forcing), summed over the seeds of S."""

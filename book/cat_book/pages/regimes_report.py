@@ -1,0 +1,160 @@
+"""Where CAT helps: the grid of study `regimes`, and all recorded cells on one map.
+
+All numbers are those of the metrics: the saving of CAT-Xent against Xent, the share of answers that neither model gets
+right (with S by Xent), and how far L is ahead of S.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from cat_book.drawing import figures
+from cat_book.drawing.tables import Table
+from cat_book.pages.pieces import by_label, caption, nothing, shown
+from cat_core.analysis.metrics import CellMetrics
+from cat_core.analysis.quantities import NOT_THERE, Quantity, Unit, show_number
+from cat_core.ranking import Interval
+from cat_core.studies.study import Cell
+from cat_core.training.configs import parse_size
+
+SAVED = Unit(100, 0, "\u00a0%", True)
+PAIR = ("cat-xent", "xent")
+COLOURS = "PuOr"
+FAR = 40.0  # percent: where colours end
+
+
+@dataclass(frozen=True)
+class Place:
+    """A cell on the map. neither: share of test answers that neither model gets right; ahead: L less S, in points;
+    saving: of CAT-Xent against Xent; grid: noise, width of S and steps, of a cell of the grid."""
+
+    label: str
+    neither: float
+    ahead: float
+    saving: Interval
+    grid: tuple[float, int, int] | None = None
+
+    @property
+    def sign(self) -> int:
+        """1 where the interval lies above 0, -1 below, else 0."""
+        return int(self.saving.low > 0) - int(self.saving.high < 0)
+
+
+def saving_of(m: CellMetrics, pair: tuple[str, str] = PAIR) -> Quantity:
+    """What the first method saves against the second by the primary rule: as computed for pairs, else as claimed."""
+    if (known := (m.savings or {}).get(" - ".join(pair), NOT_THERE)) != NOT_THERE:
+        return known
+    rows = [r for r in m.claims if r.role == "primary" and r.family == "CAT-Xent" and r.share and r.claim != "C8"]
+    return rows[0].number if rows and pair == PAIR else NOT_THERE
+
+
+def places(cells: Sequence[Cell]) -> list[Place]:
+    """Every cell that says what CAT-Xent saves."""
+    found, labels = [], dict(zip(by_label(cells), cells, strict=True))
+    for label, cell in labels.items():
+        m, config = cell.metrics(), cell.config
+        saving = saving_of(m)
+        if not isinstance(saving, Interval):
+            continue
+        plain, grid = m.methods["xent"], None
+        if cell.study == "regimes":
+            width = parse_size(config["small"], config["context"]).hidden
+            grid = (config["suite_options"]["noise"], width, config["steps"])
+        ahead = m.scale * (m.large_alone.estimate - plain.small_alone.estimate)
+        found.append(Place(label, plain.sequence_ledger[3], ahead, saving, grid))
+    return found
+
+
+def grid_figure(found: Iterable[Place], cells: Sequence[Cell], number: str = "") -> figures.Shown | Table:
+    """The grid: a panel a length of training, in it noise by width of S; printed in bold where the sign is clear."""
+    table = {place.grid: place for place in found if place.grid is not None}
+    if not table:
+        return nothing("Where CAT-Xent saves: a grid")
+    noises, widths, lengths = (sorted({key[i] for key in table}) for i in range(3))
+    with matplotlib.rc_context(figures.LOOK):
+        fig = Figure(figsize=(figures.WIDTH, 1.4 + 0.62 * len(noises)), layout="constrained")
+        axes = np.atleast_1d(fig.subplots(1, len(lengths), sharey=True))
+        for ax, steps in zip(axes, lengths):
+            values = np.full((len(noises), len(widths)), np.nan)
+            for i, noise in enumerate(noises):
+                for j, width in enumerate(widths):
+                    place = table.get((noise, width, steps))
+                    if place is None:
+                        continue
+                    values[i, j] = percent = 100 * place.saving.estimate
+                    ax.text(
+                        j, i, f"{percent:+.0f}", ha="center", va="center", fontsize=9,
+                        color="white" if abs(percent) > 0.7 * FAR else "#1a1a1a",
+                        fontweight="bold" if place.sign else "normal",
+                    )  # fmt: skip
+            ax.imshow(values, cmap=COLOURS, vmin=-FAR, vmax=FAR, aspect="auto")
+            ax.set(xticks=range(len(widths)), yticks=range(len(noises)), title=f"{steps:,} steps", xlabel="width of S")
+            ax.set_xticklabels(widths)
+            ax.set_yticklabels([f"{100 * noise:.0f} %" for noise in noises])
+            ax.grid(visible=False)
+        axes[0].set_ylabel("labels drawn at random")
+    text = (
+        "what CAT-Xent saves against Xent (%, FLOPs-equivalent) by noise of the labels, width of S and length of "
+        "training; bold: the 95 % interval excludes 0"
+    )
+    notes = [f"{p.label} {show_number(p.saving, SAVED)}" for p in table.values()]
+    metrics = [cell.metrics() for cell in cells if cell.study == "regimes"]
+    return shown(fig, "Three grids of numbers", notes, caption(text, metrics, number=number))
+
+
+def map_figure(found: Sequence[Place], cells: Sequence[Cell], number: str = "") -> figures.Shown | Table:
+    """All cells by what both models leave unsolved and how far L is ahead; the marks say what CAT-Xent saves."""
+    if not found:
+        return nothing("Where CAT-Xent saves: all recorded cells")
+    kinds = {1: ("^", "saves"), 0: ("o", "not clear"), -1: ("v", "costs")}
+    with matplotlib.rc_context(figures.LOOK):
+        fig = Figure(figsize=(figures.WIDTH, 4.6), layout="constrained")
+        ax = fig.subplots()
+        for sign, (marker, label) in kinds.items():
+            group = [p for p in found if p.sign == sign]
+            if not group:
+                continue
+            for inside in (True, False):
+                part = [p for p in group if (p.grid is not None) == inside]
+                ax.scatter(
+                    [100 * p.neither for p in part], [p.ahead for p in part],
+                    c=[100 * p.saving.estimate for p in part], cmap=COLOURS, vmin=-FAR, vmax=FAR, marker=marker,
+                    s=46 if inside else 90, edgecolors="#1a1a1a", linewidths=0.6 if inside else 1.4, zorder=3,
+                    label=None if inside == any(p.grid is None for p in group) else label,
+                )  # fmt: skip
+        for place in found:
+            if place.grid is None:
+                ax.annotate(figures.plain(place.label), (100 * place.neither, place.ahead), xytext=(6, 4),
+                            textcoords="offset points", fontsize=7.5)  # fmt: skip
+        ax.axhline(0.0, color="#1a1a1a", linewidth=1.0, zorder=1)
+        ax.set(xlabel="answers that neither model gets right (%)", ylabel="L less S by Xent (points)")
+        figures.legend(fig, [ax])
+    text = (
+        "all recorded cells: what is left unsolved, how far L is ahead, and what CAT-Xent saves; large marks with a "
+        "name are suites of other studies, small ones the grid; darker: more"
+    )
+    metrics = [cell.metrics() for cell in cells]
+    notes = [f"{p.label} {show_number(p.saving, SAVED)}" for p in found]
+    return shown(fig, "Points on a map", notes, caption(text, metrics, number=number))
+
+
+def tally_words(found: Sequence[Place]) -> str:
+    """In how many cells CAT-Xent saves, and on which side of the map, in one sentence."""
+    if not found:
+        return "nothing is recorded yet"
+    clear = {sign: [p for p in found if p.sign == sign] for sign in (1, -1)}
+    text = f"CAT-Xent saves in {len(clear[1])} and costs in {len(clear[-1])} of {len(found)} cells, by intervals"
+    if len(clear[1]) > 1:
+        low, high = (100 * q for q in np.quantile([p.neither for p in clear[1]], [0.1, 0.9]))
+        text += f"; where it saves, neither model is right on {low:.0f} to {high:.0f} % of the answers (middle 80 %)"
+    return text
+
+
+def numbers(found: Iterable[Place]) -> list[dict]:
+    """The map as plain numbers, to be written."""
+    return [asdict(place) for place in found]

@@ -1,0 +1,129 @@
+"""Areas over budgets against curves that can be drawn by hand, and against plain loops over items."""
+
+import numpy as np
+import pytest
+from small_tables import table, text_table
+
+from cat_core.analysis.comparison import Comparison
+from cat_core.analysis.quantities import Undefined
+from cat_core.analysis.rivals import SHARES, Policy, compared, policies
+from cat_core.ranking import Interval
+
+RULE = "option_probability"
+
+
+def routed(n=120, seeds=(0, 1), tasks=("t",), rng=0, **more):
+    """A table whose small models have the routers' columns, without ties."""
+    frame = table(methods=("xent", "cat-xent"), n=n, seeds=seeds, tasks=tasks, rng=rng, **more)
+    draw, small = np.random.default_rng(rng + 1), frame["model"] == "small"
+    for column in (RULE, "route_ngrams", "route_probe"):
+        noise = draw.normal(size=len(frame))
+        frame[f"confidence_{column}"] = np.where(small, frame["confidence_chow_average"] + noise, np.nan)
+    frame["prompt_flops"] = np.where(small, 3.0, np.nan)
+    frame["prompt_flops"] = frame["prompt_flops"].astype("Int64")
+    return frame
+
+
+def by_hand(c, policy, seed):
+    """(area, room) of one seed: items deferred one by one, costs and quality added up, the budget axis walked in small
+    steps. Quality and cost lie on straight lines between 101 rates, as in the module."""
+    p = c.pairing(policy.method, seed, rule=policy.rule)
+    n, small, large = len(p.confidence), p.small_flops, p.large_flops
+    order, paid_small = np.argsort(p.confidence), np.ones(n, bool)
+    if policy.rule.startswith("route"):
+        paid_small[:] = False
+    if policy.share:
+        before = c.pairing(policy.method, seed, rule=policy.router).confidence
+        known = np.sort(c.pairing(policy.method, seed, "calibration", policy.router).confidence)
+        sent = before <= known[int(round(policy.share * len(known))) - 1]
+        order = np.concatenate([[i for i in np.argsort(before) if sent[i]], [i for i in order if not sent[i]]])
+        paid_small = ~sent
+    reading = 3.0 if "route_probe" in (policy.rule, policy.router) else 0.0
+    quality, cost = [p.small_quality.sum()], [small.sum()]
+    for i in order.astype(int):
+        quality.append(quality[-1] + p.large_quality[i] - p.small_quality[i])
+        cost.append(cost[-1] + large[i] + (0.0 if paid_small[i] else reading - small[i]))
+    rates = np.arange(n + 1) / n
+    quality, cost = (np.interp(np.linspace(0, 1, 101), rates, np.array(x) / n) for x in (quality, cost))
+    low, high = small.mean(), large.mean()
+    budgets = np.linspace(low, high, 101)
+    area = np.trapezoid(np.interp(budgets, cost, quality), budgets) / (high - low)
+    return area, (high * quality[-1] - low * quality[0]) / (high - low) - area
+
+
+@pytest.mark.parametrize("policy", [
+    Policy("xent", RULE), Policy("xent", "route_ngrams"), Policy("cat-xent", "route_probe"),
+    Policy("cat-xent", RULE, "route_ngrams", 0.2), Policy("xent", RULE, "route_probe", 0.1),
+])  # fmt: skip
+def test_areas_and_savings_by_hand(policy):
+    c = Comparison(routed(), resamples=200)
+    reference = Policy("xent", "chow_quantile_0")
+    found = compared(c, [policy], reference)[policy.key]
+    ours, theirs = ([by_hand(c, p, seed) for seed in c.seeds] for p in (policy, reference))
+    assert found.area.estimate == pytest.approx(np.mean([a for a, _ in ours]))
+    gain = np.mean([a for a, _ in ours]) - np.mean([a for a, _ in theirs])
+    assert found.saving.estimate == pytest.approx(gain / np.mean([room for _, room in theirs]))
+    assert found.area.low < found.area.estimate < found.area.high and 0 < found.power <= 1
+
+
+def test_a_coin_before_s_answers_is_the_straight_line():
+    """Deferral at random, S not paid: from (C_S, A_S) to (C_L, A_L); a cascade at random costs more, and has less."""
+    frame = routed()
+    frame.loc[frame["model"] == "small", ["confidence_route_ngrams", f"confidence_{RULE}"]] = 0.5
+    c = Comparison(frame, resamples=50)
+    coin, cascade = Policy("xent", "route_ngrams"), Policy("xent", RULE)
+    found = compared(c, [coin, cascade], coin)
+    small, large = c.alone("xent").estimate, c.large_alone().estimate
+    assert found[coin.key].area.estimate == pytest.approx((small + large) / 2)
+    low, high = np.mean([c.pairing("xent", s).small_flops.mean() for s in c.seeds]), c.large_flops
+    lost = (high - low) * (large - small) / high / 2  # its line ends at C_S + C_L: at C_L it is C_S / C_L short of A_L
+    assert found[cascade.key].area.estimate == pytest.approx(small + lost, abs=1e-4)
+    assert found[coin.key].saving == found[coin.key].saving and isinstance(found[cascade.key].saving, Interval)
+
+
+def test_several_tasks_are_averaged():
+    frame = routed(tasks=("a", "b"), n=80)
+    c = Comparison(frame[~((frame["task"] == "b") & frame["item_id"].str.endswith(("5", "6", "7")))], resamples=50)
+    policy = Policy("xent", RULE)
+    found = compared(c, [policy], policy)[policy.key].area.estimate
+    assert found == pytest.approx(np.mean([by_hand(c.of_task(t), policy, s)[0] for t in c.tasks for s in c.seeds]))
+
+
+def test_the_share_is_chosen_on_calibration_items():
+    """On calibration the router knows everything, on test nothing: a share above 0 is chosen all the same."""
+    frame = routed(n=200)
+    small = frame["model"] == "small"
+    large = frame[~small].set_index(["split", "item_id"])["quality"]
+    gain = large.loc[list(zip(frame["split"], frame["item_id"]))].to_numpy() - frame["quality"]
+    known = small & (frame["split"] == "calibration")
+    frame.loc[known, "confidence_route_ngrams"] = -gain[known] + frame.loc[known, "confidence_route_ngrams"] / 100
+    c = Comparison(frame, resamples=20)
+    chosen = {p.router: p.share for p in policies(c) if p.method == "xent" and p.router}
+    assert chosen["route_ngrams"] > 0 and set(chosen.values()) <= set(SHARES)
+    assert [p.key for p in policies(c) if p.method == "xent"] == [
+        f"xent {RULE}", "xent route_ngrams", "xent route_probe",
+        f"xent {RULE} route_ngrams", f"xent {RULE} route_probe",
+    ]  # fmt: skip
+    never = Policy("xent", RULE, "route_ngrams", 0.0)
+    found = compared(c, [never, Policy("xent", RULE)], Policy("xent", RULE))
+    assert found[never.key].area == found[f"xent {RULE}"].area
+
+
+def test_translations_and_what_cannot_be_said():
+    frame = text_table()
+    small = frame["model"] == "small"
+    frame["confidence_route_ngrams"] = np.where(small, np.random.default_rng(0).normal(size=len(frame)), np.nan)
+    frame["prompt_flops"] = np.where(small, 3, None)
+    frame["prompt_flops"] = frame["prompt_flops"].astype("Int64")
+    c = Comparison(frame, resamples=20)
+    wanted = policies(c)
+    assert [p.key for p in wanted[:3]] == ["dist chow_average", "dist route_ngrams", "dist chow_average route_ngrams"]
+    found = compared(c, wanted, wanted[0])
+    ends = c.alone("dist").estimate, c.large_alone().estimate
+    assert all(min(ends) - 3 < rival.area.estimate < max(ends) + 3 for rival in found.values())  # BLEU, 0 to 100
+    frame = routed()
+    frame["flops"] = frame["flops"].where(frame["model"] == "large", 200)
+    dear = Comparison(frame, resamples=20)
+    assert compared(dear, policies(dear), Policy("xent", RULE)) == Undefined("S costs no less than L")
+    frame["flops"] = frame["flops"].astype("Int64").where(frame["model"] == "large")
+    assert "unknown" in str(compared(Comparison(frame), [], Policy("xent", RULE)))

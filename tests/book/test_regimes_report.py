@@ -1,0 +1,63 @@
+"""The map of where CAT-Xent saves: places from metrics, the grid, and the sentence."""
+
+from dataclasses import replace
+
+import pytest
+from cat_book.pages import regimes_report
+from small_cells import made
+from small_tables import table
+
+from cat_core.analysis.quantities import Undefined
+from cat_core.ranking import Interval
+
+
+def cell(folder, name, saving, rng=0, study="regimes", noise=0.05, width=4, steps=750):
+    frame = table(seeds=(0, 1, 2), large_seeds=(3, 7), n=40, rng=rng)
+    found = made(folder / name, name, frame, savings={"cat-xent - xent": saving})
+    size = f"hidden {width}, layers 1, heads 2"
+    config = {"suite_options": {"noise": noise}, "small": size, "context": 64, "steps": steps}
+    return replace(found, study=study, config=config)
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("map")
+    savings = [Interval(0.2, 0.1, 0.3), Interval(0.1, 0.0, 0.2), Interval(0.0, -0.1, 0.1)]
+    grid = [
+        cell(folder, f"n{i}w{width}", saving, i, noise=0.05 + i / 10, width=width)
+        for i, saving in enumerate(savings)
+        for width in (4, 8)
+    ]
+    named = cell(folder, "named", Interval(-0.3, -0.4, -0.2), 9, study="made")
+    return [*grid, named, cell(folder, "silent", Undefined("nothing to save"), 5)]
+
+
+def test_places_are_read_from_the_metrics(cells):
+    found = regimes_report.places(cells)
+    assert len(found) == 7 and found[-1].grid is None
+    assert [p.grid for p in found[:2]] == [(0.05, 4, 750), (0.05, 8, 750)]
+    assert [p.sign for p in found] == [1, 1, 0, 0, 0, 0, -1]  # an interval that ends at 0 does not exclude it
+    m = cells[0].metrics()
+    assert found[0].neither == m.methods["xent"].sequence_ledger[3]
+    c = cells[0].comparison()
+    assert found[0].ahead == pytest.approx(100 * (c.large_alone().estimate - c.alone("xent").estimate))
+    assert regimes_report.numbers(found)[0]["saving"] == {"estimate": 0.2, "low": 0.1, "high": 0.3}
+
+
+def test_figures_and_the_sentence(cells):
+    found = regimes_report.places(cells)
+    grid = regimes_report.grid_figure(found, cells, "Figure 1")
+    assert "n0w4" in grid.alt and "named" not in grid.alt
+    assert "named" in regimes_report.map_figure(found, cells, "Figure 2").alt
+    words = regimes_report.tally_words(found)
+    assert words.startswith("CAT-Xent saves in 2 and costs in 1 of 7 cells, by intervals; where")
+    assert regimes_report.tally_words([]) == "nothing is recorded yet"
+    assert regimes_report.grid_figure([], []).rows[0][0] == regimes_report.map_figure([], []).rows[0][0] == "none"
+
+
+def test_an_older_recording_is_read_from_its_claims(cells):
+    m = replace(cells[0].metrics(), savings={})
+    assert str(regimes_report.saving_of(m)) == str(regimes_report.NOT_THERE)
+    about = {"claim": "C1", "role": "primary", "family": "CAT-Xent", "share": True, "number": Interval(0.1, 0, 0.2)}
+    row = replace(cells[0].metrics().claims[0], **about)
+    assert regimes_report.saving_of(replace(m, claims=(row,))) == Interval(0.1, 0, 0.2)
