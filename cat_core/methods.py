@@ -62,9 +62,8 @@ def name(method: str) -> str:
 @dataclass(frozen=True)
 class Rule:
     """A deferral rule: its name for readers (`label`), and in plain words (`words`); what it reads (`needs`); what it
-    costs beyond S's answer (`cost`); where it comes from (`source`). learned: fitted on calibration rows, or with S.
-    exact_exit: an unfinished answer that it defers stays deferred. family: shown with its family, by itself nobody's.
-    before: decides before S answers, and S is not paid for what it defers."""
+    costs beyond S's answer (`cost`); its `source`. learned: on calibration rows, or with S. exact_exit: an unfinished
+    answer that it defers stays deferred. family: shown with its family alone. before: decides before S answers."""
 
     label: str
     needs: str
@@ -79,15 +78,14 @@ class Rule:
 
 _TOKENS, _DISTRIBUTIONS = "log-probabilities of its tokens", "distributions of its tokens"
 _CASCADES, _OURS, _EDGE = "Gupta et al., arXiv 2404.10136", "a common choice", "Kag et al., ICLR 2023"
-_OPTIONS, _SMALL = "scores of the options", "a small network, not counted"
+_OPTIONS, _SMALL, _QUANTILES = "scores of the options", "a small network, not counted", (25, 50, 75, 100)
 
 RULES = {
     "chow_average": Rule("Chow-Average", _TOKENS, "arXiv 2406.00060", words="average token log-probability"),
     "chow_sum": Rule("Chow-Sum", _TOKENS, _CASCADES, words="sum of token log-probabilities", exact_exit=True),
     "chow_quantile_0": Rule("Chow-Quantile-0", _TOKENS, _CASCADES, words="minimum token log-probability",
                             exact_exit=True),  # fmt: skip
-    **{f"chow_quantile_{k}": Rule(f"Chow-Quantile-{k / 100:g}", _TOKENS, _CASCADES, family=True)
-       for k in (25, 50, 75, 100)},
+    **{f"chow_quantile_{k}": Rule(f"Chow-Quantile-{k / 100:g}", _TOKENS, _CASCADES, family=True) for k in _QUANTILES},
     "token_margin": Rule("Token margin", _DISTRIBUTIONS, _OURS),
     "token_entropy": Rule("Token entropy", _DISTRIBUTIONS, _OURS),
     "option_probability": Rule("Option probability", _OPTIONS, _OURS, words="probability among the options"),

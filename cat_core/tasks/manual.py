@@ -23,6 +23,8 @@ from cat_core.tasks.example import Example
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo", "ensurepip"}
 MOST = 8
 """Passages of one module or chapter that are tested on at most: more of them say little more."""
+WIDE = 8
+"""Characters a word, of the longest passage: a longer one is a table, or a list of names."""
 _BREAK = re.compile(r"(?<=[.!?:])\s+|\n\s*\n")
 
 
@@ -91,7 +93,11 @@ def docstrings(tree: ast.AST, name: str) -> Iterator[tuple[str, str]]:
 
 
 def cut(text: str, words: int) -> Iterator[str]:
-    """Passages of at most so many words and at least three, of whole sentences but for longer ones."""
+    """Passages of at most so many words and at least three, of whole sentences but for longer ones; prose alone."""
+    return (passage for passage in _cut(text, words) if len(passage) <= WIDE * words)
+
+
+def _cut(text: str, words: int) -> Iterator[str]:
     passage: list[str] = []
     sentences = (sentence.split() for sentence in _BREAK.split(text))
     for found in (s[k : k + words] for s in sentences for k in range(0, len(s), words)):

@@ -39,6 +39,8 @@ def test_passages_end_with_sentences():
     first, second = cut(text, 7)
     assert (first, second) == ("One two three. Four five six seven.", text.removeprefix(first).strip())
     assert list(cut("Two words.", 7)) == [] and list(cut("a b c d e f g h i j", 3)) == ["a b c", "d e f", "g h i"]
+    table = "+-------" * 9 + "+ | A | B |"
+    assert list(cut(f"One two three four five six. {table}", 6)) == ["One two three four five six."]
 
 
 def test_what_there_is_not_is_refused():
