@@ -4,7 +4,7 @@
 # The same without make: python -m cat_core.bootstrap --extras book; then .venv's python -m cat_core.runs book
 
 .DEFAULT_GOAL := help
-.PHONY: help book study test lint venv clean distclean
+.PHONY: help book study gpu test lint venv clean distclean
 
 EDITION ?= quick
 PAIR ?=
@@ -42,6 +42,8 @@ help:
 	@echo "make book PAIR=NAME        with another pair of models (python -m cat_core.pairs lists them); none: from scratch"
 	@echo "make study STUDY=NAME      train what study data/studies/NAME.yaml lacks, record it (hours; goes on where it was);"
 	@echo "                           JOBS=2: by two processes"
+	@echo "make gpu                   benchmarks, study smol-gpu and a page on a GPU, in parts (a quarter of an hour);"
+	@echo "                           TOY=1: at toy size on a CPU"
 	@echo "make test                  the whole test suite; PYTEST_ARGS='-m \"not slow\"' for the quick part"
 	@echo "make lint                  ruff, and no outputs left in the notebooks"
 	@echo "make venv                  only the environment, with everything a contributor needs"
@@ -54,6 +56,10 @@ help:
 book:
 	@$(call bootstrap,book)
 	@$(VENV_PYTHON) -m cat_core.runs book --edition "$(EDITION)" $(if $(PAIR),--pair "$(PAIR)")
+
+gpu:
+	@$(call bootstrap,book)
+	@$(VENV_PYTHON) -m benchmarks.gpu run $(if $(TOY),--toy)
 
 study:
 	@$(call bootstrap,book)
