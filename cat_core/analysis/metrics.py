@@ -66,7 +66,8 @@ class MethodMetrics:
 class TaskMetrics(InPoints):
     """One task of several: S by Xent (else the first method) and L alone, who is right, and the differences.
 
-    further: the same by the metrics that the task reports beside its own, as far as they have it.
+    further: the same by the metrics that the task reports beside its own, as far as they have it; bag_of_words: quality
+    of `tasks.bag_of_words`, trained on the same examples.
     """
 
     n: int
@@ -79,6 +80,7 @@ class TaskMetrics(InPoints):
     differences: Pairs = field(default_factory=dict)
     alone: Pairs = field(default_factory=dict)
     further: dict[str, TaskMetrics] | None = None
+    bag_of_words: float | None = None
 
 
 @dataclass(frozen=True)

@@ -143,6 +143,7 @@ def task_metrics(cell: Cell, parts: Sequence[Comparison]) -> dict[str, TaskMetri
         metrics[task] = replace(
             alone_and_differences(part), answers=answers.shares, tokens=tokens.shares,
             majority=cell.training.get("majority", {}).get(task, majority(part)), further=further or None,
+            bag_of_words=cell.training.get("bag_of_words", {}).get(task),
         )  # fmt: skip
     return metrics
 

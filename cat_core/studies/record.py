@@ -20,6 +20,7 @@ from cat_core.analysis.publish import publish
 from cat_core.files import file_sha256, seal, write_text
 from cat_core.studies.cell_metrics import cell_metrics
 from cat_core.studies.study import Cell, read_record
+from cat_core.tasks.bag_of_words import bag_of_words
 from cat_core.training.artifacts import root
 from cat_core.training.configs import resolve_device
 from cat_core.training.experiment import Experiment
@@ -52,7 +53,9 @@ def run_cell(cell: Cell, progress=None, costs: Callable[[Cell], dict] | None = N
     else:
         frame = experiment.outcomes(cell.study, progress, cell.learned_rules)
     training = {"logs": _logs(experiment), "tokens": _tokens(experiment, progress)}
-    training["majority"] = _majority(experiment.data.load().split("test"))
+    suite, learnt = experiment.data.load(), experiment.training_data.load()
+    training["majority"] = _majority(suite.split("test"))
+    training["bag_of_words"] = _rounded(bag_of_words(learnt.split("train"), suite.split("test")))
     frame = slim(frame if cell.texts else drop_text(frame), cell.learned_rules)
     write_outcomes(cell.outcomes_path, frame, compactly=True)
     write_text(cell.training_path, json.dumps(training, separators=(",", ":")) + "\n")
