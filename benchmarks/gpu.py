@@ -6,7 +6,7 @@
     python -m benchmarks.gpu pack --to DIR        what they need on a machine without network, in pieces of 60 MiB
     python -m benchmarks.gpu unpack DIR           the pieces together again, checked, installed, over there
 
-Parts: the benchmarks of the loss (with Liger where it is installed), of the runner and of the teacher; the replicates of
+Parts: the benchmarks of the loss (with Liger where it is installed), of the runner and of the teacher; replicates of
 study `smol-gpu`, `SIDE` at a time in as many processes; one page of the book by papermill. Each is to take `MINUTES` at
 most, leaves complete tables, and is not run again; what was stopped goes on from its last checkpoint.
 `papermill_runs/gpu/manifest.json` says what they ran on.

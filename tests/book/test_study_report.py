@@ -167,6 +167,12 @@ def record(cell, found):
         cell.metrics_path.write_text(json.dumps({"page": cell.name, "metrics": plain(found)}))
 
 
+def test_many_missing_cells_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(shown, "FEW", 1)
+    found = shown.recorded("tiny", root=project(tmp_path))
+    assert found.missing == "Recorded cells of tiny: 0; not recorded yet: 2 of 2 cells of study tiny."
+
+
 def test_recorded_names_what_is_missing(tmp_path):
     root = project(tmp_path, text=STUDY.replace("suite: mini-wmt", "claim: C2\n    suite: mini-wmt", 1))
     assert shown.recorded("tiny", root=root) == (

@@ -24,6 +24,7 @@ from cat_core.ranking import Interval
 from cat_core.studies.study import FOLDER, Cell, load_study
 from cat_core.training.provenance import find_root
 
+FEW = 3  # cells of a study that are named one by one where they are not recorded
 PART_LABELS = {"whole": "difference", "small_alone": "S alone", "complement": "complement", "ranking": "ranking"}
 
 
@@ -46,11 +47,11 @@ def recorded(studies: str | Iterable[str], claim: str = "", root: Path | None = 
         if not (root / FOLDER / f"{study}.yaml").is_file():
             lacking.append(f"study {study} (there is no {(FOLDER / study).as_posix()}.yaml)")
             continue
-        for cell in load_study(study, root).whole.values():
-            if claim in ("", cell.claim):
-                ready = cell.record is not None and cell.metrics_path.is_file()
-                cells += [cell] * ready
-                lacking += [f"{study}/{cell.name}"] * (not ready)
+        wanted = [cell for cell in load_study(study, root).whole.values() if claim in ("", cell.claim)]
+        ready = [cell for cell in wanted if cell.record is not None and cell.metrics_path.is_file()]
+        absent = [f"{study}/{cell.name}" for cell in wanted if cell not in ready]
+        cells += ready
+        lacking += absent if len(absent) <= FEW else [f"{len(absent)} of {len(wanted)} cells of study {study}"]
     if not studies:
         return Recorded((), "No recorded cell is of these data.")
     what = f"Recorded cells of {', '.join(studies)}" + (f" for {claim}" if claim else "")
