@@ -326,7 +326,7 @@ def training_loss(
             _, stats = cascade_aware_loss(logits, target, **common | {"label_weight": 1.0})
         if method.calls:
             target = deferral_targets(logits, target, correct, deferral)
-            loss = cascade_aware_loss(logits, target, label_weight=1.0, reduction=common["reduction"])
+            loss = cascade_aware_loss(logits, target, label_weight=1.0, mask="none", reduction=common["reduction"])
         else:
             loss = gatekeeper_loss(logits, target, weight=settings.gatekeeper_weight, reduction=common["reduction"])
     else:
