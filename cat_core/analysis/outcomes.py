@@ -49,9 +49,9 @@ CHOSEN = ("option", "right_option")
 _TEXTS = ("references", "tokenize", "also", "group_id", "held_out")
 MORE = dict.fromkeys(_TEXTS, _STRING) | dict.fromkeys((*CHOSEN, "prompt_flops"), _INTEGER) | {"fame": _FLOAT}
 """Optional columns: further right answers beside the target, a JSON list; BLEU's tokenizer where it is not 13a; metrics
-that the task reports beside its own, with blanks between, and what they need (`further`): the question that an item is
-one answer of, the numbers of the chosen and of the right option (-1: none); what of an item training has not seen
-(`example.HELD_OUT`), how well known what it asks is, in [0, 1]; FLOPs of S's reading of the prompt. Null: not said."""
+that the task reports beside its own, with blanks between; what they need (`further`): the question that an item is one
+answer of, the numbers of the chosen and of the right option (-1: none); what of an item training has not seen
+(`example.HELD_OUT`); fame, in [0, 1]; FLOPs of S's reading of the prompt (0: none). Null: not said."""
 QUALITY = "quality_"  # begins the columns of quality by a further metric that a single answer has
 
 SCHEMA = pa.schema([*_TYPES.items(), *((f"confidence_{rule}", _FLOAT) for rule in _CONFIDENCES)])

@@ -81,9 +81,8 @@ def policies(c: Comparison) -> list[Policy]:
         found.append(Policy(method, rule))
         if "call_token" in there:
             found.append(Policy(method, "call_token"))
-        if "prompt_flops" in known[method]:
-            found += [Policy(method, before) for before in BEFORE if before in there]
-            found += [_chosen(c, Policy(method, rule, before)) for before in BEFORE if before in there]
+        found += [Policy(method, before) for before in BEFORE if before in there]
+        found += [_chosen(c, Policy(method, rule, before)) for before in BEFORE if before in there]
     return found
 
 

@@ -413,7 +413,7 @@ class Experiment:
         rows = []
         for (method, seed), config in self.configs().items():
             more = self.learned_confidences(method, seed, progress) if method in learned_rules else {}
-            prompt_flops = more.pop("prompt_flops", None)
+            read = more.pop("prompt_flops", None)
             for number, answer in enumerate(self.answers(config, progress)):
                 example = examples[answer["item_id"]]
                 confidences = answer["confidences"] | {rule: values[number] for rule, values in more.items()}
@@ -430,16 +430,16 @@ class Experiment:
                     "references": json.dumps(example.references, ensure_ascii=False) if example.references else None,
                     **{name: getattr(example, name) or None for name in ("tokenize", "fame", "held_out")},
                     **further_columns(example, answer["prediction"]),
-                    "prompt_flops": prompt_flops and prompt_flops[number],
+                    "prompt_flops": read[number] if read else 0,
                     **{name: answer[name] for name in ("n_prompt", "n_generated", "truncated", "flops")},
                     **{f"confidence_{rule}": value for rule, value in confidences.items()},
                 }
                 rows.append(row)
         frame = pd.DataFrame(rows)
-        for column in ("flops", "prompt_flops"):
-            frame[column] = pd.array([row[column] for row in rows], dtype="Int64")  # no floats beside what is unknown
+        frame["flops"] = pd.array([row["flops"] for row in rows], dtype="Int64")  # no floats beside what is unknown
         unused = [*CHOSEN] if frame["also"].isna().all() else []
-        frame = frame.drop(columns=unused + [name for name in MORE if frame[name].isna().all()])
+        unused += [name for name in MORE if frame[name].isna().all()]
+        frame = frame.drop(columns=unused + ([] if frame["prompt_flops"].any() else ["prompt_flops"]))
         for rule in ("option_probability", "option_margin"):
             if f"confidence_{rule}" not in frame:
                 frame[f"confidence_{rule}"] = np.nan

@@ -19,8 +19,7 @@ def cells(tmp_path_factory):
     frame = table(methods=("xent", "cat-xent"), seeds=(0, 1, 2), large_seeds=(3, 7))
     small = frame["model"] == "small"
     frame["confidence_route_ngrams"] = np.where(small, np.random.default_rng(0).normal(size=len(frame)), np.nan)
-    frame["prompt_flops"] = np.where(small, 3, np.nan)
-    frame["prompt_flops"] = frame["prompt_flops"].astype("Int64")
+    frame["prompt_flops"] = np.where(small, 3, 0)
     c = Comparison(frame, DEAL, resamples=40)
     rivals = compared(c, policies(c), Policy("xent", "option_probability"))
     folder = tmp_path_factory.mktemp("rivals")
