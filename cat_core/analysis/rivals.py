@@ -29,7 +29,6 @@ from cat_core.analysis.resampling import GRID, MeanRun, Scratch, aligned, combin
 from cat_core.analysis.saving import SIZES, by_task, primary_rule, ratio
 from cat_core.methods import RULES
 from cat_core.ranking import Interval
-from cat_core.router import rate_threshold
 
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
 """Shares of the calibration queries that `Policy.router` may send to L beforehand; the best one there is taken."""
@@ -110,7 +109,7 @@ class _Part:
             if policy.router and policy.share:
                 both = (c.pairing(policy.method, seed, s, policy.router) for s in (split, "calibration"))
                 seen, known = (pairing.confidence for pairing in both)
-                sent = seen <= rate_threshold(known, policy.share)
+                sent = seen <= _threshold(known, policy.share)
                 deferred = np.where(sent, beforehand, deferred)
                 # those that are sent come before all others, in the router's order
                 confidence = np.where(sent, _ranks(seen) - len(sent), _ranks(confidence))
@@ -118,6 +117,13 @@ class _Part:
             self.runs.append(with_confidence(c.run(policy.method, seed, split), confidence))
             self.costs.append((MeanRun(small / scale, deferred / scale, confidence), scale))
             self.alone.append((small, large))
+
+
+def _threshold(known: np.ndarray, share: float) -> float:
+    """The highest threshold that sends at most the share of the `known` queries; -inf where it would send none."""
+    values, counts = np.unique(known, return_counts=True)
+    last = np.searchsorted(counts.cumsum(), share * len(known) * (1 + 1e-9), side="right") - 1
+    return float(values[last]) if last >= 0 else -np.inf
 
 
 def _ranks(confidence: np.ndarray) -> np.ndarray:

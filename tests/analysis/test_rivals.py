@@ -6,7 +6,7 @@ from small_tables import table, text_table
 
 from cat_core.analysis.comparison import Comparison
 from cat_core.analysis.quantities import Undefined
-from cat_core.analysis.rivals import SHARES, Policy, compared, policies
+from cat_core.analysis.rivals import SHARES, Policy, _threshold, compared, policies
 from cat_core.ranking import Interval
 
 RULE = "option_probability"
@@ -106,6 +106,12 @@ def test_the_share_is_chosen_on_calibration_items():
     never = Policy("xent", RULE, "route_ngrams", 0.0)
     found = compared(c, [never, Policy("xent", RULE)], Policy("xent", RULE))
     assert found[never.key].area == found[f"xent {RULE}"].area
+
+
+def test_a_share_that_ties_would_exceed_sends_fewer():
+    known = np.array([1.0, 1.0, 2.0, 3.0, 3.0])
+    wanted = {0.0: -np.inf, 0.2: -np.inf, 0.4: 1.0, 0.59: 1.0, 0.6: 2.0, 0.99: 2.0, 1.0: 3.0}
+    assert {share: _threshold(known, share) for share in wanted} == wanted
 
 
 def test_translations_and_what_cannot_be_said():
