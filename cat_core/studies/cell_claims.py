@@ -1,4 +1,4 @@
-"""What a recorded cell says of the claims: rows of `analysis.claims`, its own, and with the cell it stands beside."""
+"""What a recorded cell says of the claims: rows of `analysis.claims`, its own, and of the cell it stands beside."""
 
 from __future__ import annotations
 
@@ -67,10 +67,23 @@ def saving_row(c: Comparison, claim: str, measure: str, number, family: str, rea
 
 
 def pair_beside(cell: Cell, c: Comparison) -> tuple[Comparison, Comparison]:
-    """`c` of a cell and the comparison of the cell that it stands beside, both on the tasks that decide the latter."""
+    """`c` of a cell and the comparison of the cell that it stands beside, both on the tasks that decide the latter.
+
+    Raises ValueError where their large models answer differently: trained on another kind of processor, an L of the
+    same configuration is another L, and S of the two cells cannot be paired.
+    """
     partner = cell.partner()
     other = deciding(partner, partner.comparison(resamples=c.resamples))
+    if not np.array_equal(*(_large_quality(x.frame, other.tasks) for x in (c, other))):
+        problem = f"L of cell {cell.place!r} answers otherwise than that of {cell.beside!r}, beside which it stands"
+        raise ValueError(f"{problem}: run both on one machine, or all methods in one cell")
     return c if set(c.tasks) == set(other.tasks) else of_tasks(c, other.tasks), other
+
+
+def _large_quality(frame, tasks: Sequence[str]) -> np.ndarray:
+    """Quality of L's test answers on some tasks, by seed and item."""
+    rows = frame[(frame["model"] == "large") & (frame["split"] == "test") & frame["task"].isin(list(tasks))]
+    return rows.sort_values(["seed", "task", "item_id"])["quality"].to_numpy()
 
 
 def joint_contrasts(c: Comparison, other: Comparison) -> dict[str, Interval | Undefined]:
@@ -109,18 +122,14 @@ LABEL_FILTERS = {"large-xent": ("cat-xent", "control"), "large-labels": ("cat-xe
 """Methods that filter labels by L, with the CAT method that they are compared with, and the role of the row."""
 
 
-def filter_claims(c: Comparison, other: Comparison, claim: str, reason: str | None) -> list[ClaimRow]:
-    """CAT of the cell beside (`other`) against what filters labels by L without a cascade (`c`), and that against
-    Xent."""
+def filter_claims(c: Comparison, claim: str, reason: str | None) -> list[ClaimRow]:
+    """CAT against what filters labels by L without a cascade, and that against Xent."""
     rows, rule = [], primary_rule(c)
     for method, (cat, role) in LABEL_FILTERS.items():
-        if method in c.methods and {cat, "xent"} <= set(other.methods):
-            for ours, theirs, a, b, kind in (
-                (arms(other, cat, rule), arms(c, method, rule), cat, method, role),
-                (arms(c, method, rule), arms(other, "xent", rule), method, "xent", "secondary"),
-            ):
-                measure = claims.saving_measure(rule, a, b)
-                rows.append(saving_row(c, claim, measure, saving_of(ours, theirs), name(cat), reason, kind))
+        if {method, cat, "xent"} <= set(c.methods):
+            for a, b, kind in ((cat, method, role), (method, "xent", "secondary")):
+                number = saving(c, a, b, rule)
+                rows.append(saving_row(c, claim, claims.saving_measure(rule, a, b), number, name(cat), reason, kind))
     return rows
 
 
@@ -157,13 +166,11 @@ def claims_beside(cell: Cell, c: Comparison) -> tuple[list[ClaimRow], dict | Non
     """What a cell says together with the one that it stands beside: rows, and the contrasts of a joint training."""
     if not cell.beside or not {"edge-joint", *LABEL_FILTERS} & set(c.methods):
         return [], None
+    if "edge-joint" not in c.methods:  # all that is compared is in the cell; the one beside has the claim
+        return filter_claims(c, cell.named(cell.beside).claim, why_not(cell, c)), None
     ours, theirs = pair_beside(cell, c)
-    partner = cell.partner()
-    reason = why_not(partner, theirs)
-    rows = filter_claims(ours, theirs, partner.claim, reason)
-    if "edge-joint" not in c.methods:
-        return rows, None
-    return rows + joint_claims(ours, theirs, reason), joint_contrasts(ours, theirs)
+    reason = why_not(cell.partner(), theirs)
+    return joint_claims(ours, theirs, reason), joint_contrasts(ours, theirs)
 
 
 def deciding(cell: Cell, c: Comparison) -> Comparison:

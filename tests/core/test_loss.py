@@ -456,7 +456,7 @@ def by_method(name, small, labels, large, weight=0.3, **options):
 
 def test_methods_are_the_four_formulas_and_their_controls():
     masked = {f"{mask}-dist" for mask in ("large", "small", "both", "neither")}
-    controls = {"random-xent", "random-dist", "large-xent", "large-labels", "gatekeeper", "edge-joint"}
+    controls = {"random-xent", "random-dist", "large-xent", "large-labels", "gatekeeper", "call-token", "edge-joint"}
     assert set(METHODS) == {"xent", "dist", "cat-xent", "cat-dist"} | controls | masked
     assert all(METHODS[name] == Method(METHODS[name].label, name.removesuffix("-dist"), True) for name in masked)
     small, labels, large = batch((6, 7), seed=14)

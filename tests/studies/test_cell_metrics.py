@@ -1,6 +1,7 @@
 """The numbers of a cell come from its table alone, and the claims' entries can be read by the ledger."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from cat_core.analysis.quantities import Undefined
 from cat_core.analysis.saving import arms, saving, saving_of
 from cat_core.analysis.verdicts import read_entries
 from cat_core.files import file_sha256
+from cat_core.methods import name
 from cat_core.studies import cell_claims, cell_metrics
 from cat_core.studies.command import main
 from cat_core.studies.record import experiment_of, run_cell
@@ -214,5 +216,23 @@ def test_a_router_trained_with_s_is_paired_with_the_cell_beside_it(cell, monkeyp
     assert whole.joint["whole"] == found["whole"] and primary.n == other.n
     assert whole.tables == {c.place: file_sha256(c.outcomes_path) for c in (edge, cell)}
     assert set(whole.rule_grid.over_random) == {"edge-joint"} and "joint_router" in whole.rule_grid.rules
+    changed = edge.comparison(resamples=20)
+    mine = (changed.frame["model"] == "large") & (changed.frame["split"] == "test")
+    changed.frame.loc[mine, "quality"] = 1 - changed.frame.loc[mine, "quality"]
+    with pytest.raises(ValueError, match="L of cell 'edge/beside' answers otherwise than that of 'tiny/superglue'"):
+        cell_claims.pair_beside(edge, changed)
     with pytest.raises(ValueError, match="is to stand beside 'tiny/superglue', but differs in steps"):
         edge_study(cell, "other", {"steps": 5}).partner()
+
+
+def test_what_filters_labels_is_a_control_of_the_cell_beside():
+    c = Comparison(table(("xent", "cat-xent", "large-xent", "large-labels"), seeds=range(4), n=200), resamples=60)
+    rows = cell_claims.filter_claims(c, "C2", "too easy")
+    assert [(r.role, r.family, r.claim, r.ineligible) for r in rows] == [
+        ("control", "CAT-Xent", "C2", "too easy"), *[("secondary", "CAT-Xent", "C2", "too easy")] * 3,
+    ]  # fmt: skip
+    pairs = (("cat-xent", "large-xent"), ("large-xent", "xent"), ("cat-xent", "large-labels"), ("large-labels", "xent"))
+    for row, (a, b) in zip(rows, pairs, strict=True):
+        number = saving(c, a, b)
+        assert row.number == getattr(number, "number", number) and row.measure.endswith(f"{name(a)} against {name(b)}")
+    assert cell_claims.filter_claims(replace(c, methods=("xent", "cat-xent")), "C2", None) == []
