@@ -7,6 +7,7 @@ from cat_book.pages import regimes_report
 from small_cells import made
 from small_tables import table
 
+from cat_core.analysis.publish import publish
 from cat_core.analysis.quantities import Undefined
 from cat_core.ranking import Interval
 
@@ -32,7 +33,7 @@ def cells(tmp_path_factory):
     return [*grid, named, cell(folder, "silent", Undefined("nothing to save"), 5)]
 
 
-def test_places_are_read_from_the_metrics(cells):
+def test_places_are_read_from_the_metrics(cells, tmp_path):
     found = regimes_report.places(cells)
     assert len(found) == 7 and found[-1].grid is None
     assert [p.grid for p in found[:2]] == [(0.05, 4, 750), (0.05, 8, 750)]
@@ -41,7 +42,9 @@ def test_places_are_read_from_the_metrics(cells):
     assert found[0].neither == m.methods["xent"].sequence_ledger[3]
     c = cells[0].comparison()
     assert found[0].ahead == pytest.approx(100 * (c.large_alone().estimate - c.alone("xent").estimate))
-    assert regimes_report.numbers(found)[0]["saving"] == {"estimate": 0.2, "low": 0.1, "high": 0.3}
+    written = regimes_report.numbers(found)
+    assert written[0]["saving"] == {"estimate": 0.2, "low": 0.1, "high": 0.3} and "grid" not in written[-1]
+    publish(tmp_path, "map", None, {"map": written})
 
 
 def test_figures_and_the_sentence(cells):

@@ -99,7 +99,14 @@ def test_trainer_loss_and_gradient_are_those_of_the_plain_formula(setting, tmp_p
         labels.append(torch.tensor(target))
         teacher_logits.append(outputs.logits(outputs.rows(torch.tensor([i]))))
     chosen = METHODS[method]
-    if chosen.second_stage:
+    if chosen.calls:  # "ask L" in place of what L gets right and S, among all other tokens, does not
+        bos, called = tokenizer.bos_token_id, []
+        for row, theirs, label in zip(torch.cat(logits), torch.cat(teacher_logits), torch.cat(labels)):
+            others = [v for v in range(len(row)) if v != bos]
+            called.append(bos if theirs[label] >= theirs.max() and row[label] < row[others].max() else int(label))
+        assert bos in called and set(called) != {bos}
+        expected = torch.nn.functional.cross_entropy(torch.cat(logits), torch.tensor(called))
+    elif chosen.second_stage:
         expected = gatekeeper_loss(torch.cat(logits), torch.cat(labels))
     elif chosen.relabel:
         theirs = torch.cat(teacher_logits).argmax(-1)

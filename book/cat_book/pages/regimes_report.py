@@ -156,5 +156,5 @@ def tally_words(found: Sequence[Place]) -> str:
 
 
 def numbers(found: Iterable[Place]) -> list[dict]:
-    """The map as plain numbers, to be written."""
-    return [asdict(place) for place in found]
+    """The map as plain numbers, to be written; a cell that is not of the grid has no place in it."""
+    return [{key: value for key, value in asdict(place).items() if value is not None} for place in found]
