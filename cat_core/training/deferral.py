@@ -19,12 +19,19 @@ def deferral_token(text: TextFormat) -> int | None:
     return next((token for token in given if token is not None and token not in (text.eos, text.end)), None)
 
 
-def check_deferral(method: Method, token: int | None, pairs) -> None:
-    """ValueError where a method needs a deferral token, and there is none that is in no target of `pairs`."""
-    if method.calls and token is None:
+def deferral_of(method: Method, training_set) -> int | None:
+    """The deferral token of a training set, None for a method that has no use for it.
+
+    Raises ValueError where there is none, and where a target holds it.
+    """
+    if not method.calls:
+        return None
+    token = training_set.deferral
+    if token is None:
         raise ValueError(f"method {method.label!r} needs a BOS or padding token that ends no answer, and there is none")
-    if method.calls and any(token in target for _, target in pairs):
+    if any(token in target for _, target in training_set.pairs):
         raise ValueError(f"method {method.label!r} needs a token that no answer holds, and token {token} is in some")
+    return token
 
 
 def deferral_targets(

@@ -23,6 +23,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from cat_core.architectures import MODEL_INPUTS, has_encoder
 from cat_core.methods import METHODS
+from cat_core.training.deferral import deferral_of
 from cat_core.training.models import has_plain_head
 from cat_core.training.teacher import TeacherCache
 from cat_core.training.train import TrainSettings, add, ledger, mask_generator, run_trainer, shares, training_loss
@@ -147,6 +148,8 @@ class SideBySideTrainer(Trainer):
         if self.accelerator.num_processes > 1:
             raise ValueError("models are trained side by side in one process: start one process for each group of them")
         self.settings, self.teachers = settings, teachers
+        given = getattr(self.train_dataset, "training_set", self.train_dataset)  # of `_Slots`
+        self.deferral = [deferral_of(METHODS[s.method], given) for s in settings]
         self._sums: list[dict] = [{} for _ in settings]
 
     def _get_train_sampler(self, train_dataset=None):
@@ -181,7 +184,7 @@ class SideBySideTrainer(Trainer):
                 loss, stats = training_loss(
                     states[k][is_target], model.head(k), labels[k][is_target], settings, teacher,
                     rows, mask_generator(settings.seed, self.state.global_step) if random else None,
-                    distribution=shared.get(same), deferral=self.train_dataset.training_set.deferral,
+                    distribution=shared.get(same), deferral=self.deferral[k],
                 )  # fmt: skip
             losses.append(loss)
             if model.training:

@@ -24,7 +24,7 @@ from cat_core.fused import fused_linear_cat_loss
 from cat_core.loss import NORMALIZE, cascade_aware_loss, gatekeeper_loss
 from cat_core.methods import METHODS
 from cat_core.tasks.schema import brief
-from cat_core.training.deferral import check_deferral, deferral_targets
+from cat_core.training.deferral import deferral_of, deferral_targets
 from cat_core.training.frozen import FrozenStates, Shortcut, eval_lower
 from cat_core.training.models import has_plain_head, quiet
 from cat_core.training.teacher import MODES, TeacherCache
@@ -128,7 +128,7 @@ class CascadeAwareTrainer(Trainer):
         if teacher is None and self.method.compares:
             raise ValueError(f"method {settings.method!r} compares S with L: give the teacher's outputs")
         check_prompts(self.model, self.train_dataset)
-        check_deferral(self.method, self.train_dataset.deferral, self.train_dataset.pairs)
+        self.deferral = deferral_of(self.method, self.train_dataset)
         self.fused = settings.loss == "fused" and has_plain_head(self.model)
         self._ledger: dict[str, torch.Tensor] = {}
         self._calls = (-1, 0)
@@ -152,7 +152,7 @@ class CascadeAwareTrainer(Trainer):
             loss, stats = training_loss(
                 states[is_target], head, labels[is_target], self.settings, self.teacher, rows, generator,
                 reduction="sum" if self.deferred and model.training else "mean",
-                divisor=num_items_in_batch if exact else None, deferral=self.train_dataset.deferral,
+                divisor=num_items_in_batch if exact else None, deferral=self.deferral,
             )  # fmt: skip
         if self.deferred and model.training:
             divisor = stats.tokens if self.method.second_stage else stats.kept

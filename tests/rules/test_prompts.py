@@ -24,7 +24,7 @@ def test_both_learn_where_to_ask_the_large_model():
     texts, features, small, large, split, clusters = rows()
     found = prompt_confidences(texts, features, small, large, split, clusters)
     assert list(found) == list(BEFORE)
-    for name, least in (("route_ngrams", 0.85), ("route_probe", 0.65)):
+    for name, least in (("route_ngrams", 0.8), ("route_probe", 0.65)):
         for part in ("calibration", "test"):
             mine = split == part
             assert auroc(-found[name][mine], (large > small)[mine]) > least

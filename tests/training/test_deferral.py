@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cat_core.methods import METHODS
-from cat_core.training.deferral import check_deferral, deferral_targets, deferral_token
+from cat_core.training.deferral import deferral_of, deferral_targets, deferral_token
 from cat_core.training.experiment import Experiment
 
 
@@ -34,13 +34,18 @@ def test_the_token_is_one_that_no_answer_holds():
     assert deferral_token(text(1, 0, 2)) == 1
     assert deferral_token(text(2, 0, 2)) == 0 == deferral_token(text(None, 0, 2))
     assert deferral_token(text(2, 2, 2)) is None is deferral_token(text(3, 3, 2, end=3))
-    method = METHODS["call-token"]
-    check_deferral(method, 5, [([5], [1, 2])])
-    check_deferral(METHODS["xent"], None, [])
-    with pytest.raises(ValueError, match="needs a BOS or padding token that ends no answer"):
-        check_deferral(method, None, [])
-    with pytest.raises(ValueError, match="no answer holds, and token 2 is in some"):
-        check_deferral(method, 2, [([5], [1, 2])])
+
+
+@pytest.mark.parametrize("token", [None, 5, 2])
+def test_a_method_that_needs_it_is_refused_where_there_is_none(token):
+    training_set = SimpleNamespace(deferral=token, pairs=[([5], [1, 2])])
+    assert deferral_of(METHODS["gatekeeper"], SimpleNamespace()) is None
+    if token == 5:
+        assert deferral_of(METHODS["call-token"], training_set) == 5
+        return
+    problem = "no answer holds, and token 2 is in some" if token else "needs a BOS or padding token that ends no answer"
+    with pytest.raises(ValueError, match=problem):
+        deferral_of(METHODS["call-token"], training_set)
 
 
 @pytest.mark.slow
