@@ -73,6 +73,15 @@ def test_a_part_that_fails_is_one_line_and_the_next_is_run(root, capsys, monkeyp
     assert first.startswith("bad: failed after 0.0 min: ") and "no-such-file" in first and second == "good: 0.0 min"
 
 
+def test_a_toy_does_not_stand_for_the_part(root, monkeypatch):
+    def found(root, toy=False):
+        return {"one": gpu.Part("one", ("json.tool", "-h") if toy else ("json.tool",), (root / "book" / "_toc.yml",))}
+
+    monkeypatch.setattr(gpu, "parts", found)
+    assert gpu.run(root, [], toy=True) == 0
+    assert gpu.done(root, found(root, toy=True)["one"]) and not gpu.done(root, found(root)["one"])
+
+
 def test_an_unknown_part_is_named(root, capsys):
     assert gpu.main(["run", "smol-1-to-smol-3"]) == 2
     said = capsys.readouterr().err
