@@ -40,7 +40,8 @@ PIECE = 60 * 2**20
 MANIFEST, PIECES = "manifest.json", "pieces.json"
 LACKING = ("datasets", "papermill", "gguf", "sacrebleu", "pydantic", "rouge-score", "scikit-learn", "babel", "seaborn",
            "ipykernel", "ipywidgets", "myst-nb", "pyarrow", "scipy", "matplotlib", "liger-kernel")  # fmt: skip
-"""Packages that a machine with torch and transformers may be without."""
+"""Packages that a machine with torch and transformers may be without; what these need in turn is not packed, and wheels
+are those of the Python that packs."""
 
 
 @dataclass(frozen=True)

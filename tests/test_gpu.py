@@ -7,6 +7,7 @@ import sys
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_study import project
 
 from benchmarks import gpu
 
@@ -35,9 +36,7 @@ cells:
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    (tmp_path / "data" / "studies").mkdir(parents=True)
-    (tmp_path / "book").mkdir()
-    (tmp_path / "book" / "_toc.yml").write_text("root: intro\n")
+    project(tmp_path)
     (tmp_path / "data" / "studies" / "smol-gpu.yaml").write_text(TOY)
     monkeypatch.setenv("CAT_ARTIFACTS", str(tmp_path / "artifacts"))
     monkeypatch.chdir(tmp_path)
