@@ -32,7 +32,7 @@ from cat_core.analysis.further import (
     has_texts,
 )
 from cat_core.analysis.intervals import RANDOM, Intervals
-from cat_core.analysis.outcomes import COST, OutcomeError, Pairing, paired, validate
+from cat_core.analysis.outcomes import COST, OutcomeError, Pairing, join, paired, validate
 from cat_core.analysis.quantities import Undefined, Unit
 from cat_core.analysis.resampling import GRID, Bootstrap, area_draws, paired_bootstrap
 from cat_core.ranking import DeferralCurve, Interval, rank
@@ -97,7 +97,7 @@ class Comparison(InPoints):
         if len(suites) > 1:
             raise OutcomeError(f"the table holds the suites {', '.join(suites)}: compare one at a time")
         if self.task is not None:
-            if self.task not in set(frame["task"]):
+            if not (frame["task"] == self.task).any():
                 raise OutcomeError(f"no task {self.task!r}: the table holds {', '.join(sorted(set(frame['task'])))}")
             frame = frame[frame["task"] == self.task]
         small = frame[frame["model"] == "small"]
@@ -230,7 +230,11 @@ class Comparison(InPoints):
                 values = self.small_rows(known)[column].to_numpy(float)
                 if not np.isnan(values).any():
                     return replace(known, confidence=values, rule=rule)
-            return paired(self._rows(method, seed, large, split), method, seed, split, rule, large_seed=large)
+            parts = self._parts
+            of_large = [key for key in parts if key[0] == "large" and large in (None, key[1]) and key[2] == split]
+            if (method, seed, split) in parts and len(of_large) == 1 and column in self.frame:
+                return join(parts[method, seed, split], parts[of_large[0]], method, seed, split, rule)
+            return paired(self.frame, method, seed, split, rule, large_seed=large)  # which says what is missing
 
         return self._once(("pairing", method, seed, split, rule), joined)
 
@@ -242,14 +246,6 @@ class Comparison(InPoints):
     @property
     def _parts(self) -> dict[tuple, pd.DataFrame]:  # by method, seed and split
         return self._once("parts", lambda: dict(iter(self.frame.groupby(["method", "seed", "split"], sort=False))))
-
-    def _rows(self, method: str, seed: int, large: int | None, split: str) -> pd.DataFrame:
-        """The rows of S and its L, which `paired` searches fast; all where some are missing, for the error to say."""
-        parts = self._parts
-        wanted = [key for key in parts if key[0] == "large" and large in (None, key[1]) and key[2] == split]
-        wanted.insert(0, (method, seed, split))
-        complete = wanted[0] in parts and len(wanted) > 1
-        return pd.concat([parts[key] for key in wanted]) if complete else self.frame
 
     def run(self, method: str, seed: int, split: str = "test", rule: str = "chow_average") -> Pairing | CorpusRun:
         """One method and seed, ready for curves and the bootstrap in this metric."""

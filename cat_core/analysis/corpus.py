@@ -193,7 +193,7 @@ def counted_rows(frame: pd.DataFrame) -> np.ndarray:
 def right_answers(frame: pd.DataFrame) -> list[tuple[str, ...]]:
     """The target and the further references of each row of an outcome table; the former is None without texts."""
     if "references" not in frame:
-        return [(target,) for target in frame["target"]]
+        return list(zip(frame["target"].tolist()))
     return [
         tuple(dict.fromkeys((target, *(json.loads(more) if isinstance(more, str) else ()))))
         for target, more in zip(frame["target"], frame["references"])
@@ -202,7 +202,7 @@ def right_answers(frame: pd.DataFrame) -> list[tuple[str, ...]]:
 
 def tokenizers(frame: pd.DataFrame) -> list[str]:
     """The tokenizers of BLEU that the rows of an outcome table name, sorted; "" is the default."""
-    return sorted(set(frame["tokenize"].fillna(""))) if "tokenize" in frame else [""]
+    return sorted(frame["tokenize"].fillna("").unique()) if "tokenize" in frame else [""]
 
 
 def _alike(frame: pd.DataFrame, wanted: np.ndarray) -> list[np.ndarray]:

@@ -227,7 +227,7 @@ def validate(table, source: str = "the outcome table") -> pd.DataFrame:
 def _faults(frame: pd.DataFrame, confidences: Sequence[str]) -> Iterator[tuple[pd.Series, str, str]]:
     """What a row may not hold: in which rows it does, what is wrong with these, and what to do."""
     unknown = frame[COST].isna()
-    some = unknown & frame["model"].isin(set(frame["model"][~unknown]))
+    some = unknown & frame["model"].isin(frame["model"][~unknown].unique())
     yield some, f"{COST} is null or NaN for a model that has them elsewhere", "measure all rows of a model, or none"
     for name in _TYPES:
         if name not in (*TEXT, COST):
@@ -381,7 +381,10 @@ def paired(
         columns = (str(name) for name in frame.columns if str(name).startswith("confidence_"))
         known = ", ".join(name.removeprefix("confidence_") for name in columns)
         raise OutcomeError(f"confidence {confidence!r} is not in the table: expected one of {known}")
-    frame = _one_suite(frame, suite)
+    if suite is not None:
+        frame = _only(frame, "suite", suite)
+    elif len(suites := sorted(frame["suite"].unique())) > 1:
+        raise OutcomeError(f"the table holds the suites {', '.join(suites)}: give suite")
     frame = frame[[name for name in frame.columns if name == column or not name.startswith("confidence_")]]
     if task is not None:
         frame = _only(frame, "task", task)
@@ -393,6 +396,12 @@ def paired(
         large = _only(large, "seed", large_seed)
     elif len(seeds) > 1:
         raise OutcomeError(f"the table holds large models of seeds {seeds}: give large_seed")
+    return join(small, large, method, seed, split, confidence)
+
+
+def join(small, large, method: str, seed: int, split: str, confidence: str) -> Pairing:
+    """The rows of one small model and of one large model in a split as `paired` gives them; errors as there."""
+    column = f"confidence_{confidence}"
     for rows, model in ((small, "small"), (large, "large")):
         if rows["item_id"].duplicated().any():
             item = rows["item_id"][rows["item_id"].duplicated()].iloc[0]
@@ -434,7 +443,7 @@ def _counted(small, large) -> dict[str, dict]:
         if column not in small or small[column].isna().any() or large[column].isna().any():
             continue
         try:
-            counts["signatures"][metric] = joined_signature((*small[signature], *large[signature]))
+            counts["signatures"][metric] = joined_signature((*small[signature].unique(), *large[signature].unique()))
         except ValueError as error:
             raise OutcomeError(f"{metric} was {error}") from None
         counts["small_counts"][metric] = small[column].to_numpy(dtype=object)
@@ -449,12 +458,3 @@ def _only(frame, name, value):
         there = ", ".join(map(str, sorted(frame[name].unique()))) or "nothing"
         raise OutcomeError(f"no rows with {name} {value!r}: the table holds {there}")
     return rows
-
-
-def _one_suite(frame, suite):
-    if suite is not None:
-        return _only(frame, "suite", suite)
-    suites = sorted(frame["suite"].unique())
-    if len(suites) > 1:
-        raise OutcomeError(f"the table holds the suites {', '.join(suites)}: give suite")
-    return frame

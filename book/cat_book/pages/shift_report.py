@@ -30,7 +30,7 @@ def shifts(cells: Sequence[Cell], comparisons: Mapping[str, Comparison], method:
     for label, c in comparisons.items():
         for task in c.tasks if len(c.tasks) > 1 else ():
             source = limits.without_task(c, task)
-            if (source.frame["split"] == "calibration").any() and "test" in set(c.of_task(task).frame["split"]):
+            if (source.frame["split"] == "calibration").any() and (c.of_task(task).frame["split"] == "test").any():
                 rows.append(limits.shift(source, c.of_task(task), (f"{label}: other tasks", task), method, budget))
     kind = {label: (by_name[label].study, by_name[label].config["suite"], c.seeds) for label, c in comparisons.items()}
     for label, other in permutations(comparisons, 2):
