@@ -28,7 +28,7 @@ from cat_core.analysis.operating_points import (
 )
 from cat_core.analysis.quantities import NOT_THERE, Quantity, Undefined, read
 from cat_core.analysis.resampling import CurveBand
-from cat_core.analysis.rivals import Rival
+from cat_core.analysis.rivals import AtCost, Rival
 from cat_core.curves import audc
 from cat_core.ranking import Interval
 
@@ -171,16 +171,17 @@ class CellMetrics(SuiteMetrics):
     """Every number that the pages say of a recorded cell.
 
     joint: contrasts with the cell that it stands beside; savings: of pairs of methods, by the primary
-    rule; rivals: policies on one axis, by `rivals.Policy.key`, each
-    against Xent's cascade; shift: what its one changed setting does; tables: sha256 of
-    the outcome tables that all of this rests on; audc_by_seed: what a single run would have shown; over_coin: cascade
-    less a coin of the same cost; other_metrics: by the other corpus metrics, and by what the one task reports beside
-    its own; bootstraps: intervals, drawn once, of the tasks that decide (first), all tasks, and each.
+    rule; rivals: policies on one axis, by `rivals.Policy.key`, each against Xent's cascade; between: the cascades of
+    the cell beside, by method, at the cost of this cell's S alone; shift: what its one changed setting does; tables:
+    sha256 of the outcome tables that all of this rests on; audc_by_seed: what a single run would have shown; over_coin:
+    cascade less a coin of the same cost; other_metrics: by the other corpus metrics, and by what the one task reports
+    beside its own; bootstraps: intervals, drawn once, of the tasks that decide (first), all tasks, and each.
     """
 
     joint: Pairs | None = None
     savings: Pairs | None = None
     rivals: dict[str, Rival] | Undefined | None = None
+    between: dict[str, AtCost | Undefined] | None = None
     shift: SettingChange | Undefined | None = None
     tables: dict[str, str] = field(default_factory=dict)
     study: str

@@ -25,7 +25,7 @@ import numpy as np
 from cat_core.analysis.comparison import Comparison, with_confidence
 from cat_core.analysis.estimates import Estimate
 from cat_core.analysis.quantities import NOT_THERE, Quantity, Undefined
-from cat_core.analysis.resampling import GRID, MeanRun, Scratch, aligned, combined, draw_blocks, percentiles
+from cat_core.analysis.resampling import GRID, MeanRun, Scratch, aligned, combined, draw_blocks, intervals, percentiles
 from cat_core.analysis.saving import SIZES, by_task, primary_rule, ratio
 from cat_core.methods import RULES
 from cat_core.ranking import Interval
@@ -67,6 +67,17 @@ class Rival:
     area: Interval
     saving: Quantity = NOT_THERE
     power: float | None = None
+
+
+@dataclass(frozen=True)
+class AtCost:
+    """`at_cost_of`: the mean cost as a share of L's; quality of one model, of the cascade there, and the cascade's less
+    the model's, paired."""
+
+    cost: float
+    alone: Interval
+    cascade: Interval
+    difference: Interval
 
 
 def policies(c: Comparison) -> list[Policy]:
@@ -131,14 +142,19 @@ def _ranks(confidence: np.ndarray) -> np.ndarray:
     return np.unique(confidence, return_inverse=True)[1].astype(np.float64)
 
 
+def _priced(part: _Part, counts: np.ndarray):
+    """Of each seed, on items drawn `counts` [b, n] times: quality and mean cost [b, g] at the rates of `GRID`."""
+    ready, scratch = aligned({"runs": part.runs}, None)[0], Scratch()
+    for run, (cost, scale) in zip(ready["runs"], part.costs):
+        yield run.resample(counts, GRID, scratch)[1], cost.resample(counts, GRID, scratch)[1] * scale
+
+
 def _measured(part: _Part, counts: np.ndarray | None) -> np.ndarray:
     """Area and room of each seed [b, k, 2] on items drawn `counts` [b, n] times (None: each once)."""
-    found, scratch = [], Scratch()
-    ready, _ = aligned({"runs": part.runs}, None)
+    found = []
     if counts is None:
         counts = np.ones((1, len(part.alone[0][0])), dtype=np.int32)
-    for run, (cost, scale), (small, large) in zip(ready["runs"], part.costs, part.alone):
-        quality, paid = run.resample(counts, GRID, scratch)[1], cost.resample(counts, GRID, scratch)[1] * scale
+    for (quality, paid), (small, large) in zip(_priced(part, counts), part.alone):
         total = counts.sum(axis=1)
         low, high = counts @ small / total, counts @ large / total
         budgets = low[:, None] + (high - low)[:, None] * GRID
@@ -180,6 +196,44 @@ def compared(c: Comparison, wanted: Sequence[Policy], reference: Policy) -> dict
             saved.power(SIZES[0]) if known else None,
         )  # fmt: skip
     return rows
+
+
+def at_cost_of(one: Comparison, method: str, c: Comparison, policy: Policy) -> AtCost | Undefined:
+    """A cascade against one model that answers everything by itself, the S of `one` by `method`, at its mean cost.
+
+    Both on the same items, with the same L for each seed; means over tasks where quality is one over items. On
+    resampled items the cascade is read off at the cost of the model there. Undefined where the model costs less than
+    S of the cascade or more than L.
+    """
+    if (why := one.unknown_costs or c.unknown_costs) is not None:
+        return why
+    numbers, shares = [], []
+    for alone, part in zip(by_task(one), by_task(c), strict=True):
+        low, own, high = part.cost(policy.method)[0], alone.cost(method)[0], part.large_flops
+        if not low <= own <= high:
+            costs = f"it costs {own / high:.2f} times as much as L, S of the cascade {low / high:.2f} times"
+            return Undefined(costs)
+        single, cascade = _Part(alone, Policy(method, policy.rule)), _Part(part, policy)
+        _, labels = aligned({"one": single.runs, "cascade": cascade.runs}, None)
+
+        def both(counts, single=single, cascade=cascade):
+            """[b, k, 2] quality of the model and of the cascade at its cost."""
+            rows = []
+            for (alone, paid), (quality, cost) in zip(_priced(single, counts), _priced(cascade, counts)):
+                there = [np.interp(*row) for row in zip(paid[:, 0], cost, quality)]
+                rows.append(np.stack([alone[:, 0], there], axis=-1))
+            return np.stack(rows, axis=1)
+
+        parts, weights = [both(np.ones((1, len(labels)), dtype=np.int32))], []
+        for _, counts, weight in draw_blocks(labels, len(c.seeds), c.resamples, groups=c.groups):
+            parts.append(both(counts))
+            weights.append(weight)
+        numbers.append(np.concatenate(parts))
+        shares.append(float(own / high))
+    mean = np.mean(numbers, axis=0)
+    mean = np.concatenate([mean, mean[..., 1:] - mean[..., :1]], axis=-1)
+    draws = combined(mean[1:], mean[0], np.concatenate(weights))
+    return AtCost(float(np.mean(shares)), *intervals(mean[0].mean(axis=0), draws, c.level))
 
 
 def _drawn(c: Comparison, policy: Policy):

@@ -66,13 +66,14 @@ def saving_row(c: Comparison, claim: str, measure: str, number, family: str, rea
     return claims.claim_row(c, claim, measure, number, role=role, family=family, **about)
 
 
-def pair_beside(cell: Cell, c: Comparison) -> tuple[Comparison, Comparison]:
-    """`c` of a cell and the comparison of the cell that it stands beside, both on the tasks that decide the latter.
+def pair_beside(cell: Cell, c: Comparison, but: Sequence[str] = ()) -> tuple[Comparison, Comparison]:
+    """`c` of a cell and the comparison of the cell that it stands beside, both on the tasks that decide the latter;
+    but: settings in which they may differ, besides the methods.
 
     Raises ValueError where their large models answer differently: trained on another kind of processor, an L of the
     same configuration is another L, and S of the two cells cannot be paired.
     """
-    partner = cell.partner()
+    partner = cell.partner(but)
     other = deciding(partner, partner.comparison(resamples=c.resamples))
     if not np.array_equal(*(_large_quality(x.frame, other.tasks) for x in (c, other))):
         problem = f"L of cell {cell.place!r} answers otherwise than that of {cell.beside!r}, beside which it stands"

@@ -21,7 +21,7 @@ from cat_core.analysis.intervals import Intervals, band_ends, rounded
 from cat_core.analysis.metrics import CellMetrics, MaskDifferences, RuleFlops, TaskMetrics, TokenMetrics, suite_metrics
 from cat_core.analysis.quantities import Quantity, Undefined
 from cat_core.analysis.resampling import CurveBand
-from cat_core.analysis.rivals import Policy, Rival, compared, policies
+from cat_core.analysis.rivals import AtCost, Policy, Rival, at_cost_of, compared, policies
 from cat_core.analysis.saving import primary_rule, saving
 from cat_core.curves import audc
 from cat_core.flops import first_layer_flops
@@ -35,6 +35,7 @@ from cat_core.studies.cell_claims import (
     deciding,
     majority,
     of_tasks,
+    pair_beside,
     usable_rules,
 )
 from cat_core.studies.study import Cell
@@ -133,6 +134,15 @@ def rivals_of(c: Comparison) -> dict[str, Rival] | Undefined | None:
     return compared(c, policies(c), reference) if "prompt_flops" in c.frame else None
 
 
+def between_of(cell: Cell, c: Comparison) -> dict[str, AtCost | Undefined] | None:
+    """The cascades of the cell beside at the cost of this cell's S alone, where that is another S; else None."""
+    if not cell.beside or cell.config["small"] == cell.named(cell.beside).config["small"]:
+        return None
+    ours, theirs = pair_beside(cell, c, ("small", "learning_rate"))
+    rule, one = primary_rule(theirs), plain_method(ours)
+    return {m: at_cost_of(ours, one, theirs, Policy(m, rule)) for m in theirs.methods}
+
+
 def task_metrics(cell: Cell, parts: Sequence[Comparison]) -> dict[str, TaskMetrics]:
     """The numbers of each task; S by Xent, else by the first method."""
     metrics = {}
@@ -196,6 +206,7 @@ def cell_metrics(cell: Cell, resamples: int = 2_000) -> CellMetrics:
         joint=joint,
         savings=savings_of(c),
         rivals=rivals_of(c),
+        between=between_of(cell, c),
         shift=ablations.change_of(cell, resamples) if cell.differs_from else None,
         tables=cell.tables,
         study=cell.study,

@@ -16,7 +16,7 @@ A study is `data/studies/<name>.yaml`: methods, seeds and its *cells*, each one 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -191,10 +191,11 @@ class Cell:
         """Another cell of the same project by "study/cell", recorded or not."""
         return open_cell(place, self.folder.parents[len(RUNS.parts)])
 
-    def partner(self) -> Cell:
-        """The recorded cell that this one stands beside. ValueError where it is not recorded, or differs in setting."""
+    def partner(self, but: Sequence[str] = ()) -> Cell:
+        """The recorded cell that this one stands beside. ValueError where it is not recorded, or differs in settings
+        other than the methods, and those named."""
         other = self.named(self.beside)
-        if differing := _differing(self.config, other.config, ("methods",)):
+        if differing := _differing(self.config, other.config, ("methods", *but)):
             raise ValueError(f"cell {self.name!r} is to stand beside {self.beside!r}, but differs in {differing}")
         other._required()
         return other

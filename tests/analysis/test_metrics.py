@@ -138,4 +138,4 @@ def test_no_number_is_null_without_a_reason(content):
 
 def test_fields_that_are_none_are_left_out():
     optional = {f.name for f in fields(CellMetrics) if f.default is None}
-    assert optional == {"guards", "joint", "rivals", "savings", "shift"}
+    assert optional == {"between", "guards", "joint", "rivals", "savings", "shift"}

@@ -6,7 +6,7 @@ from small_tables import table, text_table
 
 from cat_core.analysis.comparison import Comparison
 from cat_core.analysis.quantities import Undefined
-from cat_core.analysis.rivals import SHARES, Policy, _threshold, compared, policies
+from cat_core.analysis.rivals import SHARES, Policy, _threshold, at_cost_of, compared, policies
 from cat_core.ranking import Interval
 
 RULE = "option_probability"
@@ -131,3 +131,31 @@ def test_translations_and_what_cannot_be_said():
     assert compared(dear, policies(dear), Policy("xent", RULE)) == Undefined("S costs no less than L")
     frame["flops"] = frame["flops"].astype("Int64").where(frame["model"] == "large")
     assert "unknown" in str(compared(Comparison(frame), [], Policy("xent", RULE)))
+
+
+def test_one_model_in_between_against_the_cascade_at_its_cost():
+    """By hand: the cascade of each seed, item by item, until it has cost as much as the other model."""
+    frame, other = routed(), routed(rng=0)
+    small = other["model"] == "small"
+    other.loc[small, "flops"] = 40  # S of the cascade costs less, L more
+    other.loc[small, "quality"] = (np.random.default_rng(5).random(small.sum()) < 0.6).astype(float)
+    c, one = Comparison(frame, resamples=300), Comparison(other, resamples=300)
+    found = at_cost_of(one, "xent", c, Policy("cat-xent", RULE))
+    cascade, alone = [], []
+    for seed in c.seeds:
+        p, q = (x.pairing(m, seed, rule=RULE) for x, m in ((c, "cat-xent"), (one, "xent")))
+        order, n = np.argsort(p.confidence), len(p.confidence)
+        quality = (p.small_quality.sum() + np.r_[0, np.cumsum((p.large_quality - p.small_quality)[order])]) / n
+        cost = (p.small_flops.sum() + np.r_[0, np.cumsum(p.large_flops[order])]) / n
+        at = np.linspace(0, 1, 101)
+        quality, cost = (np.interp(at, np.arange(n + 1) / n, x) for x in (quality, cost))
+        cascade.append(np.interp(40, cost, quality))
+        alone.append(q.small_quality.mean())
+    assert found.cost == pytest.approx(40 / c.large_flops)
+    assert found.cascade.estimate == pytest.approx(np.mean(cascade))
+    assert found.alone.estimate == pytest.approx(np.mean(alone))
+    assert found.difference.estimate == pytest.approx(np.mean(cascade) - np.mean(alone))
+    assert found.difference.low < found.difference.estimate < found.difference.high
+    for cost, wanted in ((1, "S of the cascade"), (10**6, "as much as L")):
+        other.loc[small, "flops"] = cost
+        assert wanted in at_cost_of(Comparison(other), "xent", c, Policy("cat-xent", RULE)).reason

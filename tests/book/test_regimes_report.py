@@ -64,3 +64,13 @@ def test_an_older_recording_is_read_from_its_claims(cells):
     about = {"claim": "C1", "role": "primary", "family": "CAT-Xent", "share": True, "number": Interval(0.1, 0, 0.2)}
     row = replace(cells[0].metrics().claims[0], **about)
     assert regimes_report.saving_of(replace(m, claims=(row,))) == Interval(0.1, 0, 0.2)
+
+
+def test_labels_stay_in_the_frame_and_apart(cells):
+    (place, *_, far), saving = regimes_report.places(cells)[-1:] * 2, Interval(0.0, -0.1, 0.1)
+    left = replace(place, label="a", neither=0.1, ahead=5.0, saving=saving)
+    near = replace(left, label="b", neither=0.12, ahead=5.1)
+    right = replace(far, label="c", neither=0.7, ahead=20.0)
+    found = regimes_report.label_places([right, near, left], [left, near, right])
+    assert [found[p] for p in (left, near, right)] == [(1, 4), (1, -11), (-1, 4)]
+    assert regimes_report.label_places([left], [left]) == {left: (1, 4)}

@@ -10,7 +10,7 @@ from small_tables import table
 
 from cat_core.analysis.comparison import Comparison
 from cat_core.analysis.quantities import Undefined, show_number
-from cat_core.analysis.rivals import Policy, Rival, compared, policies
+from cat_core.analysis.rivals import AtCost, Policy, Rival, compared, policies
 from cat_core.ranking import Interval
 
 
@@ -66,3 +66,22 @@ def test_the_sentence_counts_clear_signs(cells, tmp_path):
     )
     assert rivals_report.rivals_words(cells[1:]) == "no recorded cell has routers yet"
     assert rivals_report.rivals_table(cells[1:]).rows[0][0] == "none"
+
+
+def test_one_model_in_between(tmp_path):
+    def at(low, high):
+        return AtCost(0.4, Interval(0.5, 0.4, 0.6), Interval(0.6, 0.5, 0.7), Interval((low + high) / 2, low, high))
+
+    known = {"cat-xent": at(0.1, 0.3), "xent": at(-0.2, 0.1), "dist": Undefined("it costs too much")}
+    cell = made(tmp_path, "middle", table(seeds=(0, 1, 2), large_seeds=(3, 7)), between=known)
+    rows = rivals_report.between_table([cell]).rows
+    assert [row[0] for row in rows] == [f"middle, cascade of S by {m}" for m in ("Xent", "Dist", "CAT-Xent")]
+    assert rows[2][1] == "40 %" and rows[2][4].startswith("+20.00") and "it costs too much" in rows[1][1]
+    assert rivals_report.between_words([cell]) == (
+        "by intervals that exclude 0, the cascade of Xent beats one model in between at its cost in 0 and loses to it "
+        "in 0 of 1 cells; the cascade of CAT-Xent beats one model in between at its cost in 1 and loses to it in 0 of "
+        "1 cells"
+    )
+    other = made(tmp_path, "plain", table(seeds=(0, 1, 2), large_seeds=(3, 7)))
+    assert rivals_report.between_words([other]) == "no recorded cell has a model in between yet"
+    assert rivals_report.between_table([other]).rows[0][0] == "none"

@@ -182,12 +182,12 @@ cells:
 """
 
 
-def edge_study(cell, name, change):
-    """A study of edge-joint beside the tiny cell, in the same project."""
+def edge_study(cell, name, change, method="edge-joint"):
+    """A study of edge-joint (or another method) beside the tiny cell, in the same project."""
     root = cell.folder.parents[2]
     setting = {k: v for k, v in cell.config.items() if k not in ("methods", "seeds", "large_seeds")} | change
     lines = [f"    {key}: {json.dumps(value)}" for key, value in setting.items()]
-    text = EDGE.replace("study: edge", f"study: {name}") + "\n".join(lines) + "\n"
+    text = EDGE.replace("study: edge", f"study: {name}").replace("edge-joint", method) + "\n".join(lines) + "\n"
     (root / "data" / "studies" / f"{name}.yaml").write_text(text)
     return load_study(name, root).cell("beside")
 
@@ -223,6 +223,23 @@ def test_a_router_trained_with_s_is_paired_with_the_cell_beside_it(cell, monkeyp
         cell_claims.pair_beside(edge, changed)
     with pytest.raises(ValueError, match="is to stand beside 'tiny/superglue', but differs in steps"):
         edge_study(cell, "other", {"steps": 5}).partner()
+
+
+def test_an_s_in_between_stands_against_the_cascades_of_the_cell_beside_it(cell, monkeypatch):
+    root = cell.folder.parents[2]
+    monkeypatch.setenv("CAT_ARTIFACTS", str(root / "artifacts"))
+    monkeypatch.chdir(root)
+    middle = edge_study(cell, "middle", {"small": "hidden 12, layers 1, heads 2", "learning_rate": 0.008}, "xent")
+    run_cell(middle)
+    found = cell_metrics.between_of(middle, middle.comparison(resamples=20))
+    theirs = cell_metrics.deciding(cell, cell.comparison(resamples=20))
+    ours = cell_metrics.of_tasks(middle.comparison(resamples=20), theirs.tasks)
+    assert set(found) == set(theirs.methods) and cell_metrics.between_of(cell, cell.comparison()) is None
+    own = [ours.of_task(t).alone("xent").estimate for t in ours.tasks]
+    assert found["cat-dist"].alone.estimate == pytest.approx(np.mean(own))
+    assert 0 < found["xent"].cost < 1
+    with pytest.raises(ValueError, match="is to stand beside 'tiny/superglue', but differs in learning_rate, small"):
+        middle.partner()
 
 
 def test_what_filters_labels_is_a_control_of_the_cell_beside():

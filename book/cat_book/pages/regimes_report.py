@@ -127,10 +127,9 @@ def map_figure(found: Sequence[Place], cells: Sequence[Cell], number: str = "") 
                     s=46 if inside else 90, edgecolors="#1a1a1a", linewidths=0.6 if inside else 1.4, zorder=3,
                     label=None if inside == any(p.grid is None for p in group) else label,
                 )  # fmt: skip
-        for place in found:
-            if place.grid is None:
-                ax.annotate(figures.plain(place.label), (100 * place.neither, place.ahead), xytext=(6, 4),
-                            textcoords="offset points", fontsize=7.5)  # fmt: skip
+        for place, (side, up) in label_places([p for p in found if p.grid is None], found).items():
+            ax.annotate(figures.plain(place.label), (100 * place.neither, place.ahead), textcoords="offset points",
+                        xytext=(7 * side, up), ha="left" if side > 0 else "right", fontsize=7.5)  # fmt: skip
         ax.axhline(0.0, color="#1a1a1a", linewidth=1.0, zorder=1)
         ax.set(xlabel="answers that neither model gets right (%)", ylabel="L less S by Xent (points)")
         figures.legend(fig, [ax])
@@ -141,6 +140,19 @@ def map_figure(found: Sequence[Place], cells: Sequence[Cell], number: str = "") 
     metrics = [cell.metrics() for cell in cells]
     notes = [f"{p.label} {show_number(p.saving, SAVED)}" for p in found]
     return shown(fig, "Points on a map", notes, caption(text, metrics, number=number))
+
+
+def label_places(named: Sequence[Place], found: Sequence[Place]) -> dict[Place, tuple[int, int]]:
+    """Where the label of each place goes: 1 to its right, -1 to its left, which keeps it in the frame; and how many
+    points up, below the place where another label is near already."""
+    spread = [max(values) - min(values) or 1.0 for values in zip(*((p.neither, p.ahead) for p in found))]
+    middle = min(p.neither for p in found) + 0.5 * spread[0]
+    taken: dict[Place, tuple[int, int]] = {}
+    for place in sorted(named, key=lambda p: (p.neither, p.ahead)):
+        near = [p for p in taken if abs(p.neither - place.neither) < 0.4 * spread[0]
+                and abs(p.ahead - place.ahead) < 0.06 * spread[1]]  # fmt: skip
+        taken[place] = (1 if place.neither < middle else -1, (4, -11, 14, -21)[len(near) % 4])
+    return taken
 
 
 def tally_words(found: Sequence[Place]) -> str:

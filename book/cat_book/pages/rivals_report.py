@@ -1,5 +1,5 @@
-"""Rivals of the cascade on one axis: routers that look at the prompt, alone and before a cascade, and S that was taught
-to ask. All numbers are those of the metrics (`analysis.rivals`)."""
+"""Rivals of the cascade on one axis: routers that look at the prompt, alone and before a cascade, S that was taught to
+ask, and one model in between. All numbers are those of the metrics (`analysis.rivals`)."""
 
 from __future__ import annotations
 
@@ -91,3 +91,46 @@ def rivals_words(cells: Sequence[Cell]) -> str:
     ]
     return f"against the cascade of Xent, by intervals that exclude 0, {'; '.join(parts)}"
 
+
+BETWEEN = ("xent", "dist", "cat-xent", "cat-dist")
+
+
+def between(cells: Sequence[Cell]) -> dict[str, CellMetrics]:
+    """The metrics of cells whose S stands between S and L of the cell beside."""
+    return {label: m for label, m in by_label(cells).items() if m.between}
+
+
+def between_table(cells: Sequence[Cell]) -> Table:
+    """One model that answers everything by itself, and cascades at its cost; a row a cascade and cell."""
+    rows, metrics = [], between(cells)
+    for label, m in metrics.items():
+        for method, at in ((k, m.between[k]) for k in BETWEEN if k in m.between):
+            where = f"{label}, cascade of S by {name(method)}"
+            if isinstance(at, Undefined):
+                rows.append((where, show_number(at, Unit(m.scale, 2)), "", "", ""))
+                continue
+            own, there = (show_number(x, Unit(m.scale, 2)) for x in (at.alone, at.cascade))
+            better = show_number(at.difference, Unit(m.scale, 2, "", True))
+            rows.append((where, f"{100 * at.cost:.0f} %", own, there, better))
+    columns = ("Cell, cascade", "cost of one query, of L's", "one model in between", "cascade at that cost",
+               "cascade less model")  # fmt: skip
+    note = "Points of the metric, means over tasks. The model in between learns from labels alone, by Xent."
+    return filled(columns, rows, "One model in between", note_on(list(metrics.values()), note) if metrics else "")
+
+
+def between_words(cells: Sequence[Cell]) -> str:
+    """How often a cascade beats one model in between, in one sentence."""
+    found = {m: [] for m in BETWEEN}
+    for metrics in between(cells).values():
+        for method, at in metrics.between.items():
+            if not isinstance(at, Undefined):
+                found[method].append(at.difference)
+    parts = [
+        f"the cascade of {name(method)} beats one model in between at its cost in {sum(x.low > 0 for x in rows)} and "
+        f"loses to it in {sum(x.high < 0 for x in rows)} of {len(rows)} cells"
+        for method, rows in found.items()
+        if rows
+    ]
+    if not parts:
+        return "no recorded cell has a model in between yet"
+    return f"by intervals that exclude 0, {'; '.join(parts)}"
