@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 
 TIMES = {"minutes", "run_minutes", "run_seconds"}
 """Glued when a page ends: the time it took is no result, and its metrics are the same in every run."""
-SHOWN_WHOLE = {"summary"}
-"""Glued as objects with a look of their own (tables), by {glue} and not in a sentence."""
+SHOWN_WHOLE = {"summary", "opening", "questions"}
+"""Glued as objects with a look of their own (tables, figures), by {glue} and not in a sentence."""
 ROLE = re.compile(r"\{glue:text\}`([^`:]+)(?::([^`]*))?`")
 DECIMAL = re.compile(r"(?<![\w.])\d[\d,]*\.\d+(?![\d.])")
 

@@ -16,6 +16,7 @@ from cat_book.drawing.markup import asset
 ROOT = Path(__file__).resolve().parents[2]
 DRAWING = ROOT / "book" / "cat_book" / "drawing"
 ASSETS = sorted((DRAWING / "assets").iterdir())
+WIDGETS = [path.stem for path in ASSETS if path.suffix == ".js"]
 SHEETS = [path.name for path in ASSETS if path.suffix == ".css"]
 PAIRS = {"(": ")", "[": "]", "{": "}"}
 FAR = re.compile(r"https?:|//[a-z]|@import|url\(|\beval\b|Function\(|innerHTML|\.write\(|fetch|XMLHttp|import\(")
@@ -64,8 +65,9 @@ def test_style_sheets_touch_nothing_else_and_hold_no_dead_rule(name):
     assert set(re.findall(r"\.(c(?:at|x)-[a-z]+)", asset(name))) <= used
 
 
-def test_script_is_written_so_that_white_space_can_go():
-    text = (DRAWING / "assets" / "explorer.js").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", WIDGETS)
+def test_script_is_written_so_that_white_space_can_go(name):
+    text = (DRAWING / "assets" / f"{name}.js").read_text(encoding="utf-8")
     code = bare(text)
     assert "//" not in code and "`" not in code and '\\"' not in text and "\\'" not in text
     loose = [line for line in code.splitlines() if line.strip() and not re.search(r"[;{},+(]\s*$|^\s*}$", line)]
@@ -98,10 +100,11 @@ def test_strings_are_kept():
     assert '" % of the FLOPs of L."' in asset("explorer.js") and "'[id=\"IDENT\"]'" in asset("explorer.js")
 
 
-def test_template_names_only_what_is_filled_in():
-    source = (DRAWING / "explorer.py").read_text(encoding="utf-8")
-    call = source[source.index('asset("explorer.html")') :]
-    names = Template(asset("explorer.html")).get_identifiers()
+@pytest.mark.parametrize("name", WIDGETS)
+def test_template_names_only_what_is_filled_in(name):
+    source = (DRAWING / f"{name}.py").read_text(encoding="utf-8")
+    call = source[source.index(f'asset("{name}.html")') :]
+    names = Template(asset(f"{name}.html")).get_identifiers()
     assert names and all(re.search(rf"\b{name}=", call) for name in names)
 
 
@@ -122,5 +125,5 @@ def test_installed_package_holds_the_assets(tmp_path):
 
 def test_the_site_holds_no_code():
     files = overlay(ROOT, {}, {})
-    assert "intro.md" in files and "_static/print.css" in files
+    assert "intro.md" in files and "_static/book.css" in files
     assert not [name for name in files if name.startswith("cat_book") or name.endswith((".py", ".pyc"))]

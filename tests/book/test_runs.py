@@ -444,7 +444,7 @@ def test_clean_removes_products_and_nothing_tracked(tmp_path):
     assert "unknown edition 'fast'" in runs(root, "clean", "--edition", "fast", status=2)
 
 
-def test_overlay_strips_widgets_and_folds_injected_parameters():
+def test_overlay_strips_widgets_and_the_cells_of_parameters():
     widget = {"metadata": {"widgets": {"state": 1}, "papermill": {}}, "nbformat": 4, "nbformat_minor": 4}
     cells = [
         {"cell_type": "markdown", "metadata": {}, "source": "# T"},
@@ -454,8 +454,7 @@ def test_overlay_strips_widgets_and_folds_injected_parameters():
     made = json.loads(clean_notebook(widget | {"cells": cells}, "left out"))
     assert made["metadata"] == {}
     assert "left out" in made["cells"][1]["source"]
-    assert made["cells"][2]["metadata"]["tags"] == ["injected-parameters", "hide-input"]
-    assert made["cells"][2]["metadata"]["mystnb"] == {"code_prompt_show": "Values of this edition"}
+    assert made["cells"][2]["metadata"]["tags"] == ["injected-parameters", "remove-cell"]
     assert made["cells"][3]["outputs"] == []
 
 

@@ -28,9 +28,9 @@ LARGE_PAGE = 150 * 1024  # bytes of HTML without pictures
 def clean_notebook(notebook, note=None, run=False):
     """A notebook as the build wants it, as bytes.
 
-    Without widget state and outputs of cells tagged `remove-output`, with the cell of injected parameters
-    folded, and with `note` (one line) as a remark below the title. A page with a note has not been run, unless `run`
-    says so: the numbers that its prose quotes are replaced by a dash.
+    Without widget state, outputs of cells tagged `remove-output`, and the cells of parameters, which a page tells at
+    its end (`covers.closing`); with `note` (one line) as a remark below the title. A page with a note has not been run,
+    unless `run` says so: the numbers that its prose quotes are replaced by a dash.
     """
     metadata = notebook.get("metadata", {})
     for key in ("widgets", "papermill"):
@@ -40,9 +40,8 @@ def clean_notebook(notebook, note=None, run=False):
             cell.get("metadata", {}).pop(key, None)
         if cell["cell_type"] == "code" and "remove-output" in tags(cell):
             cell["outputs"] = []
-        if "injected-parameters" in tags(cell) and "hide-input" not in tags(cell):
-            cell["metadata"]["tags"] = [*tags(cell), "hide-input"]
-            cell["metadata"]["mystnb"] = {"code_prompt_show": "Values of this edition"}
+        if {"parameters", "injected-parameters"} & {*tags(cell)}:
+            cell["metadata"]["tags"] = [*tags(cell), "remove-cell"]
         if note and not run and cell["cell_type"] == "markdown":
             cell["source"] = GLUED.sub("—", cell["source"])
     if note:

@@ -1,4 +1,7 @@
-"""Banners: what a reader must know before the numbers, in words, framed; nothing in them is said by colour alone."""
+"""Banners, what a reader must know before the numbers, in words, framed; and what need not be read: one folded line.
+
+Nothing in them is said by colour alone.
+"""
 
 from __future__ import annotations
 
@@ -39,3 +42,9 @@ def banners(guards: Sequence[Guard], of: str = "this run") -> list[Banner]:
     heading = f"No verdict: {of} cannot say which method is better." if forbidden else f"Read {of} with care."
     lines = [(guard.name[0].upper() + guard.name[1:] + " (no verdict)" * guard.forbids, guard.text) for guard in guards]
     return [Banner(heading, lines)]
+
+
+def folded(line: str, body: str) -> str:
+    """HTML `body` behind one closed `line`, which is escaped; on paper the line alone."""
+    style = f"<style>{asset('closing.css')}</style>"
+    return f'<details class="cat-closing">{style}<summary>{escape(line)}</summary>{body}</details>'
