@@ -366,8 +366,11 @@ class Experiment:
 
     @property
     def _answer_identity(self) -> dict:
-        about = {} if self.answer_precision == "fp32" else {"precision": self.answer_precision}
-        return about | ({"stop": self.stop} if self.stop else {})
+        return self._precision | ({"stop": self.stop} if self.stop else {})
+
+    @property
+    def _precision(self) -> dict:
+        return {} if self.answer_precision == "fp32" else {"precision": self.answer_precision}
 
     def _answering_model(self, folder: str):
         """A trained model that is to answer, in `answer_precision`."""
@@ -383,16 +386,17 @@ class Experiment:
         return CascadeRunner(*models, tokenizer, text=obtain.text_of(small, tokenizer, self.stop), **options)
 
     def token_signals(self, config: TrainConfig, split: str = "test", progress: Progress = None) -> TokenSignals:
-        """What a model says of the target tokens of a split (teacher forcing); `example` counts all of the split."""
+        """What a model says of the target tokens of a split (teacher forcing), in `answer_precision`; `example` counts
+        all of the split."""
         trained = train_or_load(config, progress)
 
         def make(folder: Path) -> None:
-            model, tokenizer = load_model(str(trained)).eval(), load_tokenizer(str(trained))
+            model, tokenizer = self._answering_model(str(trained)), load_tokenizer(str(trained))
             held_out, kept = obtain.held_out_of(config, tokenizer, split, self.data)
             signals = token_signals(model.to(resolve_device(self.device)), held_out)
             replace(signals, example=kept[signals.example]).save(folder)
 
-        identity = {"model": config.digest(), "data": self.data.load().fingerprint, "split": split}
+        identity = {"model": config.digest(), "data": self.data.load().fingerprint, "split": split, **self._precision}
         return TokenSignals.load(obtain.obtained(config, "signals", identity, SIGNAL_MODULES, make))
 
     def outcomes(self, edition: str = "", progress: Progress = None, learned_rules: Sequence[str] = ()):

@@ -137,6 +137,8 @@ def test_answers_are_in_fp32_unless_bf16_is_asked_for(pair):
     one, two = (e.answers(config) for e in (plain, fast))
     scores = [[a["confidences"]["chow_sum"] for a in answers] for answers in (one, two)]
     assert scores[0] != scores[1] and scores[0] == pytest.approx(scores[1], rel=0.2)
+    right, rough = (e.token_signals(config).label_logprob for e in (plain, fast))
+    assert right.tolist() != rough.tolist() and right == pytest.approx(rough, rel=0.2)
 
 
 def test_a_run_is_announced_by_the_name_of_its_model(pair):
