@@ -41,5 +41,5 @@ def calculator(name: str = "calculator", **start: float) -> str:
     )
     return Template(markup.asset("calculator.html")).substitute(
         ident=ident, css=markup.asset("calculator.css"), rows=rows,
-        script=markup.asset("calculator.js").replace("IDENT", ident),
+        script=markup.script("calculator", ident),
     )  # fmt: skip

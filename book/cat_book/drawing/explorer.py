@@ -9,7 +9,6 @@ come from data. Needs numpy only.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -209,9 +208,7 @@ def threshold_explorer(
         "Share of <i>C</i><sub>L</sub> (%)", f"Mean {scale.prefix}FLOPs", "Deferral rate (%)",
         "Threshold \u03c4",
     ]  # fmt: skip
-    payload = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
-    for sign in "<>&":  # no text from outside can end the script element or open a comment in it
-        payload = payload.replace(sign, f"\\u{ord(sign):04x}")
+    payload = markup.script_data(data)
     digest = hashlib.sha256("\n".join((payload, drawing, options, title)).encode()).hexdigest()
     ident = f"cx-{name}-{digest[:10]}"
     radios = "".join(
@@ -230,7 +227,7 @@ def threshold_explorer(
         legend=legend, chart=escape(chart), drawing=drawing,
         now=now, last=grid - 1, step=step, spoken=escape(f"deferral rate {now} %, {', '.join(spoken)}"),
         summary=escape(summary), heads="".join(f'<th scope="col">{head}</th>' for head in heads), rows="".join(body),
-        data=payload, script=markup.asset("explorer.js").replace("IDENT", ident),
+        data=payload, script=markup.script("explorer", ident),
     )  # fmt: skip
 
 

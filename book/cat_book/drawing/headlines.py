@@ -7,7 +7,6 @@ shows what comes next.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import Template
@@ -43,15 +42,13 @@ def headlines_explorer(cells: Sequence[Runs], *, name: str, title: str, unit: st
         raise ValueError("expected at least one cell, each with as many values as seeds, at least one")
     rng = np.random.default_rng(seed)
     panels = [_panel(c, rng.permutation(len(c.seeds)), unit) for c in cells]
-    payload = json.dumps(panels, ensure_ascii=True, separators=(",", ":"))
-    for sign in "<>&":
-        payload = payload.replace(sign, f"\\u{ord(sign):04x}")
+    payload = markup.script_data(panels)
     ident = f"cx-{name}-{hashlib.sha256((payload + title).encode()).hexdigest()[:10]}"
     options = "".join(f'<option value="{i}">{escape(c.label)}: {escape(c.what)}</option>' for i, c in enumerate(cells))
     first = panels[0]
     return Template(markup.asset("headlines.html")).substitute(
         ident=ident, css=markup.asset("headlines.css"), title=escape(title), options=options, data=payload,
-        all=escape(first["all"]), script=markup.asset("headlines.js").replace("IDENT", ident),
+        all=escape(first["all"]), script=markup.script("headlines", ident),
     )  # fmt: skip
 
 

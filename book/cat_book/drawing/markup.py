@@ -6,6 +6,7 @@ Nothing here knows a method or a metric. Needs numpy only.
 from __future__ import annotations
 
 import html
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -54,6 +55,19 @@ def asset(name: str) -> str:
     for i in range(0, len(parts), 2):  # the others are the strings
         parts[i] = re.sub(needless, r"\1", re.sub(r"\s+", " ", parts[i])).replace(";}", "}")
     return "".join(parts).strip()
+
+
+def script(name: str, ident: str) -> str:
+    """The script of a widget, `assets/<name>.js`, started on the elements of that id by `boot.js`."""
+    return asset("boot.js").replace("BEGIN", asset(f"{name}.js")).replace("IDENT", ident)
+
+
+def script_data(data: object) -> str:
+    """JSON for a script element: no text in it, wherever it comes from, can end the element or open a comment."""
+    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
 
 
 def number_row(who: str, value: object, *, infinite: bool = False) -> np.ndarray:

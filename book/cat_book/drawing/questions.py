@@ -7,7 +7,6 @@ looks texts up and moves dots. Every text of an item is escaped, because it come
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from string import Template
@@ -87,9 +86,7 @@ def questions_explorer(questions: Sequence[Question], *, name: str, title: str =
         "left": LEFT, "cards": [_card(q) for q in items],
         "by": ["S answers: it is among the surer ones.", "L answers: S is not sure enough."],
     }  # fmt: skip
-    payload = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
-    for sign in "<>&":
-        payload = payload.replace(sign, f"\\u{ord(sign):04x}")
+    payload = markup.script_data(data)
     ident = f"cx-{name}-{hashlib.sha256((payload + title).encode()).hexdigest()[:10]}"
     dots = "".join(_dot(i, q, x, y, i < stop[first]) for i, (q, (x, y)) in enumerate(zip(items, place)))
     legend = "".join(
@@ -110,7 +107,7 @@ def questions_explorer(questions: Sequence[Question], *, name: str, title: str =
         first=first, now=stop[first], width=LEFT + STEP * COLUMNS + 4, height=2 * LANE + GAP + 14,
         upper=12, lower=LANE + GAP + 12, left=LEFT - 8, line=_line(stop[first], n),
         said=escape(said[first]), alone=escape(alone), card=card, data=payload,
-        script=markup.asset("questions.js").replace("IDENT", ident),
+        script=markup.script("questions", ident),
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -62,15 +62,15 @@ def questions(c: Comparison, suite: Suite, page: str, start: float = 0.3) -> Fra
     return Fragment(fragment, told)
 
 
-def headlines(cells: Iterable[Cell], page: str) -> Fragment | Table:
+def headlines(cells: Sequence[Cell], page: str) -> Fragment | Table:
     """Seeds of recorded cells to be drawn one by one (`headlines_explorer`): AUDC, CAT less the same loss unmasked."""
     runs, title = [], "Would you have published it?"
-    for label, m in by_label(cells).items():
+    for (label, m), cell in zip(by_label(cells).items(), cells, strict=True):
         for a, b in (("cat-xent", "xent"), ("cat-dist", "dist")):
             if {a, b} <= set(m.audc_by_seed) and isinstance(mean := m.difference(a, b), Interval):
                 single = m.scale * np.subtract(m.audc_by_seed[a], m.audc_by_seed[b])
-                what, numbers = pair_name(a, b), range(1, len(single) + 1)
-                runs += [Runs(label, what, numbers, single, in_points(mean, m.scale))] if len(single) > 1 else []
+                one = Runs(label, pair_name(a, b), cell.seeds, single, in_points(mean, m.scale))
+                runs += [one] if len(single) > 1 else []
     if not runs:
         return nothing(title)
     fragment = headlines_explorer(runs, name=f"headlines-{page}", title=title)
