@@ -1,10 +1,17 @@
 """Fixtures that several test modules share."""
 
+import gc
 import os
 
 import pytest
 from filelock import FileLock
 from small_book import copy_project, runs
+
+
+def pytest_collection_finish():
+    """What was imported stays: each Trainer looks for garbage as it starts, which took longer than a small training."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

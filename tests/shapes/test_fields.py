@@ -13,7 +13,7 @@ from cat_core.flops import request_flops
 from cat_core.shapes.families import FAMILIES, shape_of
 from cat_core.shapes.fields import HARMLESS
 
-PROMPT, NEW = 7, 3
+PROMPT, NEW = 7, 2
 ENDS = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
 BASE = ENDS | {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 4, "vocab_size": 31}
 BART = ENDS | {

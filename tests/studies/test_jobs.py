@@ -72,10 +72,12 @@ def command(*more, **options):
     return subprocess.Popen(line, env=environment, **kept, **options)
 
 
-# The command with workers that are forked, not spawned: each of these would import torch for seconds.
+# The command with workers that are forked, not spawned: each of these would import torch for seconds; and with fewer
+# resamples behind each interval.
 FORKED = """
-import multiprocessing, sys
-from cat_core.studies import command, jobs
+import functools, multiprocessing, sys
+from cat_core.studies import command, jobs, record
+record.cell_metrics = functools.partial(record.cell_metrics, resamples=50)
 context = multiprocessing.get_context("fork")
 jobs.multiprocessing.get_context = lambda method: context
 sys.exit(command.main(sys.argv[1:]))
@@ -105,7 +107,7 @@ def check_gone(workers):
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_work_and_go_on_after_a_kill(root, capsys):
+def test_two_processes_share_the_work_and_go_on_after_a_kill(root, capsys, tmp_path):
     path = root / "data" / "studies" / "tiny.yaml"
     text = path.read_text().replace("methods: [xent, cat-dist, gatekeeper, edge-joint]", "methods: [xent, gatekeeper]")
     path.write_text(text.replace("seeds: [1, 2, 3]\nlarge_seeds: [1, 2]", "seeds: [1, 2]\nlarge_seeds: [1]"))
@@ -117,9 +119,8 @@ def test_two_processes_share_the_work_and_go_on_after_a_kill(root, capsys):
     process.communicate()
     check_gone(workers)
 
-    process = command()
-    said, _ = process.communicate()
-    assert process.returncode == 0, said
+    code, said = ended(forked(tmp_path), tmp_path)
+    assert code == 0, said
     assert said.count("recorded in") == 2
     cell = open_cell("tiny/wmt", root)
     assert {m: c.digest() for m, c in experiment_of(cell).configs().items()} == {
@@ -216,6 +217,7 @@ JOINED = JOINED.replace("[xent, cat-dist, gatekeeper]", "[xent, cat-xent]") + ""
 def test_cells_that_are_joined_are_run_apart_and_read_as_one(tmp_path, monkeypatch, capsys):
     text = JOINED + "  at-once:\n    <<: *wmt\n    claim: C2\n    seeds: [1, 2]\n    large_seeds: [1, 2]\n"
     found = project(tmp_path / "project", text=text)
+    monkeypatch.setattr(record, "cell_metrics", partial(record.cell_metrics, resamples=50))
     monkeypatch.setenv("CAT_ARTIFACTS", str(tmp_path / "artifacts"))
     monkeypatch.chdir(found)
     assert main(["run", "tiny", "--cell", "more"]) == 0

@@ -45,7 +45,8 @@ def test_stacked_hidden_states_are_those_of_each_model(setting):
 def test_every_member_is_the_model_trained_alone(setting, tmp_path):
     """All methods in one stack, seeds and teachers of their own: weights and logs as from `train`."""
     tokenizer, training_set, teachers = setting
-    plan = [(name, seed) for seed in (1, 2) for name, method in METHODS.items() if not method.router]
+    plan = [(name, 1) for name, method in METHODS.items() if not method.router]
+    plan += [(name, 2) for name in ("xent", "random-dist", "cat-dist")]
     models = [build_model(SIZE, tokenizer, seed) for _, seed in plan]
     given = [teachers[seed - 1] for _, seed in plan]
     logs = train_side_by_side(
