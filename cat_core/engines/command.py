@@ -3,14 +3,18 @@
     python -m cat_core.cascade prompts.jsonl --small FOLDER --large FOLDER --deferral-rate 0.3 --output answers.jsonl
 
 A model is a folder, GGUF file or Hub name (transformers), `vllm:` and one (vLLM on this machine), or the address of a
-server with OpenAI's completions endpoint. What is finished is kept in `<output>.run`; the same command goes on from
-there after an interruption and gives the same file. The output is written whole, when everything is answered.
+server with OpenAI's completions endpoint. A threshold that was calibrated on one file (`--deferral-rate`,
+`--save-threshold`) is taken for others by `--threshold`, and refused with other models.
+
+What is finished is kept in `<output>.run`; the same command goes on from there after an interruption and gives the
+same file. The output is written whole, when everything is answered.
 """
 
 import argparse
 import json
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -22,6 +26,7 @@ from cat_core.cascade import LOWEST, CascadeRunner, confidence_of
 from cat_core.engines.contract import Engine, EngineError, requests_digest
 from cat_core.engines.local import EngineCascade, TransformersEngine, VllmEngine
 from cat_core.engines.server import ServerEngine
+from cat_core.engines.threshold import Threshold, holds_for
 from cat_core.files import Store, write_text
 from cat_core.flops import COSTS
 from cat_core.methods import RULES
@@ -52,7 +57,7 @@ MEASURED = ("n_prompt", "n_generated", "truncated", "tokens", "token_logprobs")
 """Of a response, what a row of the output holds besides the answer."""
 FEW = 100
 """Queries below which a rate that is measured on them is rough."""
-IGNORED = ("concurrency", "timeout", "output", "prompts", "device")
+IGNORED = ("concurrency", "timeout", "output", "prompts", "device", "threshold", "save_threshold")
 """Arguments that change no answer, or that the configuration states in another way."""
 
 
@@ -122,6 +127,12 @@ def engines(given: argparse.Namespace) -> list[Engine]:
     return engine_pair
 
 
+def engines_of(arguments: Sequence[str]) -> list[Engine]:
+    """The engines that arguments of this command name, such as ["--small", folder, "--large", folder]: of a threshold
+    that was calibrated otherwise, to say what it holds for."""
+    return engines(_parser().parse_args(["-", "--tau=0", "--output", "-", *arguments]))
+
+
 def kind(name: str) -> str:
     """What engine a model's name asks for: "server", "vllm" or "transformers"."""
     if name.startswith(("http://", "https://")):
@@ -162,10 +173,12 @@ def remarks(result: CascadeResult) -> list[str]:
 def run(given: argparse.Namespace) -> str:
     """Answer the file's queries and write the output; returns lines that say what was done, and what to mind."""
     requests = read_requests(given.prompts)
+    calibrated = _calibrated(given)
     _check(given, requests)
     output = Path(given.output)
-    if not output.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {output.parent} for the output: make it, or give another --output")
+    for path in filter(None, (output, given.save_threshold and Path(given.save_threshold))):
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"there is no folder {path.parent} for {path.name}: make it, or give another place")
     folder = output.with_name(f"{output.name}.run")
     if output.exists() and not (folder / "plan.json").is_file():
         raise ValueError(f"{output} was not written by this command: give another --output, or move it away")
@@ -179,6 +192,8 @@ def run(given: argparse.Namespace) -> str:
                 raise ValueError(f"{output} belongs to another configuration, so nothing was done: {error}") from None
             try:
                 cascade = EngineCascade(*engines(given))
+                if calibrated:
+                    calibrated.check(*cascade.engines.values())
             except BaseException:
                 if not begun:  # nothing was answered: a corrected command may have the output
                     (folder / "plan.json").unlink(missing_ok=True)
@@ -190,13 +205,35 @@ def run(given: argparse.Namespace) -> str:
                 tau = rate_threshold(confidence_of(small, given.rule, given.defer_empty), given.deferral_rate)
             result = cascade.run(requests, tau, given.rule, progress, folder, defer_empty=given.defer_empty)
             write_text(output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows(result)))
+            if given.save_threshold:
+                about = {side: holds_for(engine) for side, engine in cascade.engines.items()}
+                share, empty = float(result.deferred.mean()), given.defer_empty
+                Threshold(given.rule, tau, len(requests), share, defer_empty=empty, **about).write(given.save_threshold)
     except Timeout:
         raise ValueError(f"{folder} is in use: another process writes {output}") from None
     deferred = int(result.deferred.sum())
     first = f"{len(requests)} answers, {deferred} of them by the large model (tau {tau:.6g}): {output}"
     reasons = dict.fromkeys(engine.unknown_costs for engine in cascade.engines.values())
     unknown = [f"FLOPs unknown, {reason}" for reason in reasons if reason]
-    return "\n".join([first, *unknown, *remarks(result)])
+    kept = [f"threshold for these models: {given.save_threshold}"] if given.save_threshold else []
+    return "\n".join([first, *kept, *unknown, *remarks(result)])
+
+
+def _calibrated(given: argparse.Namespace) -> Threshold | None:
+    """The threshold file of the arguments, whose rule and threshold take their place; None where there is none."""
+    found = Threshold.read(given.threshold) if given.threshold else None
+    if found is None:
+        given.rule = given.rule or "chow_average"
+        return None
+    if given.save_threshold:
+        raise ValueError("--save-threshold goes with --tau or --deferral-rate: --threshold has been saved already")
+    if given.rule not in (None, found.rule) or given.defer_empty and not found.defer_empty:
+        raise ValueError(
+            f"{given.threshold} is for --rule {found.rule}{' --defer-empty' * found.defer_empty}: leave --rule and "
+            "--defer-empty to it"
+        )
+    given.rule, given.tau, given.defer_empty = found.rule, found.tau, found.defer_empty
+    return found
 
 
 def _check(given: argparse.Namespace, requests: list[Request]) -> None:
@@ -243,10 +280,12 @@ def _parser() -> argparse.ArgumentParser:
         add(f"--{side}-model", metavar="NAME", help="the model's name at the server (default: the only one there)")
         files = "of a server's model, folder or Hub name with tokenizer and config.json"
         add(f"--{side}-tokenizer", metavar="FOLDER", help=f"{files}: options can then be scored and FLOPs counted")
-    add("--rule", default="chow_average", help="deferral rule: a confidence of S (default: %(default)s)")
+    add("--rule", help="deferral rule: a confidence of S (default: chow_average)")
     threshold = parser.add_mutually_exclusive_group(required=True)
     threshold.add_argument("--tau", type=float, help="defer where confidence <= tau")
     threshold.add_argument("--deferral-rate", type=float, metavar="RATE", help="defer at most this share of the file")
+    threshold.add_argument("--threshold", metavar="FILE", help="rule and threshold of a file by --save-threshold")
+    add("--save-threshold", metavar="FILE", help="write rule, threshold and what they hold for, for --threshold")
     add("--output", required=True, help="JSONL file to write; finished work is kept in OUTPUT.run beside it")
     texts = {f.name: f.metadata["help"] for f in fields(Experiment)}  # what these mean there, they mean here
     default = "(default: %(default)s)"

@@ -1,9 +1,7 @@
 """The cascade's command line: its answers are the runner's, and it goes on where it was killed."""
 
 import gzip
-import json
 import os
-import random
 import resource
 import signal
 import subprocess
@@ -14,41 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from llama_server import WORDS, plain_pair, serve, write_gguf
+from command_line import COMMON, NEW, read, write_prompts
+from llama_server import serve, write_gguf
 
 from cat_core.cascade import CascadeRunner
 from cat_core.engines.command import main, read_requests, remarks
 from cat_core.queries import CascadeResult, Response
-from cat_core.training.models import save_model
-
-NEW = 8
-COMMON = ["--max-new-tokens", str(NEW), "--device", "cpu"]
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """(folder of S, folder of L, the models with their tokenizer)."""
-    small, large, tokenizer = plain_pair()
-    base = tmp_path_factory.mktemp("models")
-    for name, model in (("small", small), ("large", large)):
-        save_model(model, tokenizer, base / name)
-    return str(base / "small"), str(base / "large"), (small, large, tokenizer)
-
-
-def write_prompts(path, count=24, options=False, seed=0):
-    draw = random.Random(seed)
-    rows = [{"prompt": " ".join(draw.choices(WORDS, k=draw.randint(2, 9))), "target": "yes"} for _ in range(count)]
-    for i, row in enumerate(rows):
-        if i % 3:
-            row["item_id"] = f"q{i}"
-        if options:
-            row["options"] = draw.sample(["yes", "no", "the cat", "zebra"], draw.randint(2, 4))
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
-def read(path):
-    return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
 
 @pytest.mark.parametrize(
