@@ -96,7 +96,7 @@ def test_small_style_sheets_say_the_same(tmp_path):
 
 def test_strings_are_kept():
     assert 'content:attr(data-head) ": ";color:#555}' in asset("table.css")
-    assert '"Segoe UI",Roboto' in asset("explorer.css") and ".cat-explorer :is(p,label" in asset("explorer.css")
+    assert '"Segoe UI",Roboto' in asset("card.css") and ".cat-card :is(p,label" in asset("card.css")
     assert '" % of the FLOPs of L."' in asset("explorer.js") and "'[id=\"IDENT\"]'" in asset("boot.js")
 
 

@@ -9,6 +9,7 @@ import re
 import subprocess
 import time
 from html.parser import HTMLParser
+from importlib.resources import files
 
 import pytest
 from browser import browser_session
@@ -25,7 +26,11 @@ from cat_book.build.editions import (
 from small_book import ROOT, command, copy_project, environment, runs
 
 from cat_core.analysis.outcomes import read_outcomes
+from cat_core.engines.command import main
+from cat_core.engines.threshold import Threshold
+from cat_core.inference import model_fingerprint
 from cat_core.training.code import PACKAGES
+from cat_core.training.models import load_model
 
 PAGES = notebook_paths(ROOT)
 # Attributes that make a browser fetch something, by element; a plain link (a href) does not.
@@ -226,8 +231,24 @@ def test_the_search_for_loaded_addresses_finds_them():
     ]
 
 
-SHOWN = ".cat-figure, .cat-questions, .cat-explorer, .cat-calculator, .cat-tokens, .cat-table"  # the last: not recorded
-FIRST = f"Math.min(...[...document.querySelectorAll('{SHOWN}')].map(e => e.getBoundingClientRect().top + scrollY))"
+SHOWN = "[...document.querySelectorAll('.cat-figure, .cat-widget, .cat-table, .cat-tiles')].filter(e => e.offsetParent)"
+FOLDS = "[...document.querySelectorAll('.admonition .toggle-button')]"
+FIRST = f"Math.min(...{SHOWN}.map(e => e.getBoundingClientRect().top + scrollY))"  # a table: what is not recorded
+
+
+def barriers(page):
+    """What axe-core finds that keeps people out: rule and first place, if serious or critical."""
+    page.evaluate((files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8"))
+    return page.evaluate(
+        """axe.run(document, {resultTypes: ['violations']}).then(found => found.violations
+           .filter(v => ['serious', 'critical'].includes(v.impact)).map(v => [v.id, v.nodes[0].html.slice(0, 200)]))"""
+    )
+
+
+def test_barriers_are_found(tmp_path):
+    (tmp_path / "page.html").write_text("<!doctype html><html lang=en><title>t</title><p style='color:#ccc'>pale")
+    with browser_session() as browser, browser.open(tmp_path / "page.html") as page:
+        assert [rule for rule, _ in barriers(page)] == ["color-contrast"]
 
 
 @pytest.mark.slow
@@ -240,12 +261,36 @@ def test_pages_open_without_a_network_and_sliders_follow_the_keyboard(book):
                 if source.stem == "intro" or source.suffix == ".ipynb":
                     assert page.evaluate(FIRST) <= 2 * 844, f"{source.stem}: nothing to look at within two screens"
                 page.raw.set_viewport_size({"width": 1280, "height": 900})  # formulas are slow to set: once
-                for number in range(page.count("input[type=range]")):
+                folds = page.evaluate(f"{FOLDS}.map(e => e.ariaLabel)")
+                assert all(fold.startswith("Show or hide: ") for fold in folds), f"{source.stem}: {folds}"
+                for theme in ("light", "dark"):
+                    page.evaluate("t => document.documentElement.dataset.theme = t", theme)
+                    assert barriers(page) == [], f"{source.stem}, {theme}"
+                every = page.raw.locator("input[type=range]")
+                for number in (i for i in range(every.count()) if every.nth(i).is_visible()):
                     _move(page, number, source.stem)
                     sliders += 1
                 assert page.count("mjx-merror") == 0, f"{source.stem}: a formula that MathJax cannot set"
         assert browser.foreign_requests == []
-    assert sliders >= 11, "two on 01 and on the intro, six on 03, one on 04, 05 and 06"
+    assert sliders >= 14, "two on 01 and on the intro, six on 03, one on 02, 04, 05 and 06"
+
+
+@pytest.mark.slow
+def test_the_threshold_of_a_page_answers_other_prompts_by_the_command(book, tmp_path, capsys):
+    saved = Threshold.read(book[0] / "papermill_runs" / "test" / "threshold.json")
+    models = {model_fingerprint(load_model(str(folder))): folder
+              for folder in (book[0] / "papermill_runs" / "artifacts").glob("model-*") if folder.is_dir()}  # fmt: skip
+    sides = [str(models[side["model"]]) for side in (saved.small, saved.large)]
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "so zuri ?", "options": ["yes", "no"]}\n' * 3)
+    given = [str(tmp_path / "prompts.jsonl"), "--max-new-tokens", "24"]
+    given += ["--threshold", str(book[0] / "papermill_runs" / "test" / "threshold.json"), "--device", "cpu"]
+    at = ["--output", str(tmp_path / "answers.jsonl")]
+    assert main([*given, *at, "--small", sides[0], "--large", sides[1]]) == 0, capsys.readouterr().err
+    rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert [row["model"] == "large" for row in rows] == [row["confidence"] <= saved.tau for row in rows]
+    at = ["--output", str(tmp_path / "others.jsonl")]
+    assert main([*given, *at, "--small", sides[1], "--large", sides[0]]) == 2
+    assert "calibrated with another small model" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from cat_book.pages.results import Provenance
 from small_tables import option_table, table, text_table
 
 from cat_core.analysis.comparison import Comparison
+from cat_core.analysis.operating_points import at_thresholds
 from cat_core.analysis.saving import primary_rule
 
 
@@ -70,3 +71,27 @@ def test_the_closed_box_has_every_parameter_and_a_command_that_works():
     assert "papermill book/04_superglue.ipynb out.ipynb -p steps 200" in shown and "torch" in shown
     by_hand = covers.closing({"In": [], "edition": ""}, "07_baselines", 12.0, Provenance.here("", "cpu"))
     assert repr(by_hand).startswith("This page: run by hand, 12 s.") and "-p output_dir" in repr(by_hand)
+
+
+def test_least_sure_items_and_what_a_threshold_gives():
+    frame = option_table()
+    c = Comparison(frame, metric="accuracy", resamples=50)
+    c = Comparison(frame, methods=c.methods[:1], seeds=c.seeds[:1], metric="accuracy", resamples=50)
+    method, seed, rule = c.methods[0], c.seeds[0], primary_rule(c)
+    rows = c.pairing(method, seed, rule=rule)
+    tau = float(np.median(rows.confidence))
+    shown = covers.least_sure(rows, suite(frame), tau, most=30)
+    order = np.argsort(rows.confidence, kind="stable")
+    assert [row[-1] for row in shown.rows] == ["L" if rows.confidence[i] <= tau else "S" for i in order[:30]]
+    for row, i in zip(shown.rows, order):
+        assert row[1] == f"{rows.item_ids[i]}? <b>&" and row[4] == rows.targets[i]
+        assert row[2] == f"{rows.small_predictions[i]} {'✓' if rows.small_quality[i] else '✗'}"
+        assert row[3] == f"{rows.large_predictions[i]} {'✓' if rows.large_quality[i] else '✗'}"
+    point = at_thresholds(c, method, {seed: tau}, rule, 0.5)
+    found = covers.own_in_short(c, point, rule, 40)
+    sent = rows.confidence <= tau
+    together = 100 * np.where(sent, rows.large_quality, rows.small_quality).mean()
+    assert found["together"] == pytest.approx(together) and found["deferred"] == pytest.approx(100 * sent.mean())
+    text = found["in_short"].replace("\u00a0", " ")
+    assert f"chosen on 40 items by option probability, the cascade sends {100 * sent.mean():.1f} % of 36 other" in text
+    assert f"reaches {together:.1f} (Accuracy), where S alone has {found['s_alone']:.1f}" in text

@@ -106,7 +106,7 @@ def test_keys_move_slider_to_the_rows_python_computed(browser, tmp_path):
             best = max(range(3), key=lambda m: float(expected[m][0]))
             label = METHOD_STYLE[METHODS[best]].label
             summary = f"Highest here: {label} with {expected[best][0]} %, at {expected[best][2]} %"
-            assert page.text(".cx-summary") == summary + " of the FLOPs of L."
+            assert page.text(".cx-said") == summary + " of the FLOPs of L."
             assert page.text("tr.cx-best th") == label
             seen.add(json.dumps(expected))
         assert len(seen) >= 5
@@ -214,7 +214,7 @@ def test_narrow_window_and_dark_mode(browser, tmp_path, dark):
         assert set(colours) <= {"rgb(26, 26, 26)", "rgb(17, 17, 17)"}
         assert page.evaluate("getComputedStyle(document.querySelector('.cat-explorer')).backgroundColor") == (
             "rgb(255, 255, 255)")  # fmt: skip
-        size = page.evaluate("document.querySelector('.cx-plot text').getBoundingClientRect().height")
+        size = page.evaluate("document.querySelector('.cx-field text').getBoundingClientRect().height")
         assert size >= 11, "axis text can be read on a phone"
 
 
@@ -232,7 +232,7 @@ def test_moves_are_fast_and_fragment_small(browser, tmp_path):
     rows = [series(m, r, 1000) for m in ("xent", "dist", "cat-xent", "cat-dist", "random-dist") for r in RULES]
     line = Series("oracle", "", rows[0].deferral_rate, None, rows[0].quality, rows[0].flops)
     text = fragment(series=rows, references=[line])
-    assert len(text.encode()) <= 60_000
+    assert len(text.encode()) <= 64_000
     (tmp_path / "page.html").write_text(page_of(text), encoding="utf-8")
     with browser.open(tmp_path / "page.html") as page:
         spent = page.evaluate("""() => {const s = document.querySelector('input[type=range]'), spent = [];
@@ -369,7 +369,7 @@ def test_coloured_tokens():
     tags = Tags()
     tags.feed(text)
     assert not tags.open
-    for part in ("&lt;b&gt;", "<b>SL</b>", "T &amp; t", "x␣y↵", "&nbsp;"):
+    for part in ("&lt;b&gt;", "<b>SL</b>", "T &amp; t", "x␣y↵", "\u00a0"):
         assert part in text
     for style in TOKEN_STYLE.values():
         assert f"{style.symbol}</sub>" in text and f"{style.label}: 1 of 4" in text
@@ -394,3 +394,79 @@ def test_styles_differ_in_more_than_colour():
     assert method_style("mine") == method_style("mine") and method_style("mine").label == "mine"
     with pytest.raises(ValueError, match="method is ''"):
         method_style("")
+
+
+def banded(method, rule):
+    one = series(method, rule)
+    return Series(*(getattr(one, f) for f in ("method", "rule", "deferral_rate", "threshold", "quality", "flops")),
+                  one.quality - 0.02, one.quality + 0.03)  # fmt: skip
+
+
+def test_a_click_moves_the_slider_and_the_thumb_stands_under_its_place(browser, tmp_path):
+    (tmp_path / "page.html").write_text(page_of(fragment()), encoding="utf-8")
+    for width in (1280, 390):
+        with browser.open(tmp_path / "page.html", width=width) as page:
+            box = page.raw.locator(".cx-field svg").bounding_box()
+
+            def x_of(percent, box=box):
+                return box["x"] + box["width"] * (58 + 490 * percent / 100) / 560
+
+            for percent in (0, 25, 70, 100):
+                page.raw.mouse.click(x_of(percent), box["y"] + box["height"] / 2)
+                assert page.text("output") == f"{percent} %"
+                assert table(page) == [naive_row(m, RULES[0], percent) for m in METHODS]
+                thumb = page.evaluate(
+                    """() => {const e = document.querySelector('input[type=range]'), b = e.getBoundingClientRect();
+                    return b.left + 8 + (b.width - 16) * e.value / 100}"""
+                )  # the thumb is some 16 pixels wide
+                assert abs(thumb - x_of(percent)) < 5
+            page.raw.mouse.move(x_of(20), box["y"] + 40)
+            page.raw.mouse.down()
+            page.raw.mouse.move(x_of(60), box["y"] + 60, steps=3)
+            page.raw.mouse.up()
+            page.raw.mouse.move(x_of(10), box["y"] + 60)
+            assert page.text("output") == "60 %" and page.overflow() <= 0
+
+
+def test_a_method_is_switched_off_and_on_again(browser, tmp_path):
+    drawn = fragment(series=[banded(m, RULES[0]) for m in METHODS])
+    (tmp_path / "page.html").write_text(page_of(drawn), encoding="utf-8")
+    kinds = ("cx-curve", "cx-dot", "cx-band")
+    with browser.open(tmp_path / "page.html") as page:
+        def seen():
+            rows = page.evaluate("[...document.querySelectorAll('tbody tr')].map(e => e.offsetParent !== null)")
+            return [[page.evaluate(SHOWN.format(f".{kind}") + ".length") for kind in kinds], rows]
+
+        assert seen() == [[3, 3, 3], [True, True, True]]
+        page.focus(".cx-switch", 1)
+        page.press("Enter")
+        assert seen() == [[2, 2, 2], [True, False, True]]
+        assert page.attribute(".cx-switch", "aria-pressed", 1) == "false"
+        page.raw.locator(".cx-switch").nth(1).click()
+        assert seen() == [[3, 3, 3], [True, True, True]]
+
+
+def test_bands_lie_around_their_curves_on_both_axes(browser, tmp_path):
+    both = [banded(m, r) for m in METHODS for r in RULES]
+    (tmp_path / "page.html").write_text(page_of(fragment(series=both)), encoding="utf-8")
+    script = """n => {const xy = s => s.match(/[\\d.]+ [\\d.]+/g).map(p => p.split(' ').map(Number));
+        const get = c => xy(document.querySelectorAll('.' + c)[n].getAttribute('d'));
+        const band = get('cx-band'), curve = get('cx-curve'), k = curve.length;
+        return [band.length === 2 * k, curve.map((p, i) => [band[i][0] - p[0], band[i][1] - p[1],
+            band[2 * k - 1 - i][0] - p[0], p[1] - band[2 * k - 1 - i][1]])]}"""
+    with browser.open(tmp_path / "page.html") as page:
+        drawn = page.evaluate("document.querySelector('.cx-band').getAttribute('d')")
+        static = re.search('class="cx-band[^>]* d="(.*?)"', fragment(series=both))[1]
+        numbers = [np.array(re.findall(r"[\d.]+", path), float) for path in (drawn, static)]
+        assert np.abs(numbers[0] - numbers[1]).max() < 0.11, "what Python draws is what the script draws"
+        for axis in ("rate", "flops"):
+            page.raw.locator(f"input[value={axis}]").check()
+            for n in range(3):
+                whole, apart = page.evaluate(script, n)
+                apart = np.array(apart)
+                assert page.evaluate("document.querySelectorAll('.cx-band.cx-lit').length") in (1, 2)
+                assert whole and np.abs(apart[:, [0, 2]]).max() < 0.11
+                assert np.allclose(apart[:, 3] / apart[:, 1], 1.5, atol=0.05), ".03 above, .02 below"
+    with pytest.raises(ValueError, match="low and high go together"):
+        one = series("xent", RULES[0])
+        Series("a", "b", one.deferral_rate, one.threshold, one.quality, one.flops, one.quality)

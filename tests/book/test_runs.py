@@ -526,3 +526,21 @@ def test_heartbeat_is_rare_where_lines_pile_up(capsys, monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: now + 11)
     display.heartbeat([Running()])
     assert capsys.readouterr().out == "[  0:11] 05_wmt22         cell 2/9  step 5\n"
+
+
+def test_a_style_sheet_stands_once_in_a_page_and_in_each_part_that_other_pages_may_show():
+    a, b = "<style>.a{}</style>", "<style>.b{}</style>"
+
+    def cell(*datas, tags=()):
+        outputs = [{"output_type": "display_data", "metadata": {}, "data": data} for data in datas]
+        return {"cell_type": "code", "source": "", "metadata": {"tags": list(tags)}, "outputs": outputs}
+
+    glued = "application/papermill.record/text/html"
+    cells = [
+        cell({"text/html": f"{a}0"}, tags=["remove-output"]),
+        cell({"text/html": [f"{a}1{b}", "2"]}, {glued: f"{a}3{a}"}),
+        cell({"text/html": f"{b}4{a}", "text/plain": a}, {glued: f"{b}5"}),
+    ]  # fmt: skip
+    made = json.loads(clean_notebook({"metadata": {}, "cells": cells}))["cells"]
+    shown = [[list(output["data"].values()) for output in each["outputs"]] for each in made]
+    assert shown == [[], [[f"{a}1{b}2"], [f"{a}3"]], [["4", a], [f"{b}5"]]]

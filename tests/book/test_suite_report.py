@@ -106,9 +106,8 @@ def test_slider_shows_means_over_seeds(accuracy):
     cost = np.interp(rates / 100, curve.deferral_rate, c.cost("dist", "chow_quantile_0"))
     assert shares == pytest.approx(100 * cost / c.large_flops, abs=0.2)
     assert np.abs(cost - np.interp(rates / 100, curve.deferral_rate, c.cost("dist"))).max() > 0.002 * c.large_flops
-    assert "mean of 2 seeds (threshold: their median)" in html and "mean of" not in suite_report.slider(
-        Comparison(table(seeds=(0,))), "p"
-    )
+    assert "mean of 2 seeds (threshold: their median; bands: worst to best seed)" in html
+    assert "mean of" not in suite_report.slider(Comparison(table(seeds=(0,))), "p")
 
 
 def test_numbers_of_the_page_can_be_published(accuracy, bleu, tmp_path):

@@ -57,7 +57,7 @@ def test_a_wide_table_names_each_number_for_narrow_screens_and_stays_a_table():
     narrow = Table(columns[:3], [row[:3] for row in rows], "caption")._repr_html_()
     assert "cat-dense" not in html.replace(asset("table.css"), "")
     assert 'cat-wide cat-dense"' in Table(list("abcdefg"), [], "caption")._repr_html_()
-    assert "data-head=" not in narrow and 'class="cat-table"' in narrow and 'role="cell"' not in narrow
+    assert "data-head=" not in narrow and 'class="cat-card cat-table"' in narrow and 'role="cell"' not in narrow
 
 
 def test_bad_tables():

@@ -21,6 +21,8 @@ GLUED = re.compile(r"\{glue:\w+\}`[^`]*`")
 GLUED_FROM = re.compile(r"\{glue(?::\w+)?\}`([^`:]+)\.ipynb::[^`]*`")
 GLUED_BLOCK = re.compile(r"^(`{3,}|:{3,})\{glue(?::\w+)?\}[^\n]*\n(.*?)^\1[ \t]*$", re.MULTILINE | re.DOTALL)
 DOC = re.compile(r"^:doc:\s*(\S+)\.ipynb\s*$", re.MULTILINE)
+STYLE = re.compile(r"<style>.*?</style>", re.DOTALL)
+TERMS = "book/cat_book/build/terms.py"
 NO_PAGES = ("cat_book", "params")  # folders of book/ that are no part of the site
 LARGE_PAGE = 150 * 1024  # bytes of HTML without pictures
 
@@ -28,18 +30,23 @@ LARGE_PAGE = 150 * 1024  # bytes of HTML without pictures
 def clean_notebook(notebook, note=None, run=False):
     """A notebook as the build wants it, as bytes.
 
-    Without widget state, outputs of cells tagged `remove-output`, and the cells of parameters, which a page tells at
-    its end (`covers.closing`); with `note` (one line) as a remark below the title. A page with a note has not been run,
-    unless `run` says so: the numbers that its prose quotes are replaced by a dash.
+    Without widget state, style sheets that stand in it already, outputs of cells tagged `remove-output`, and the cells
+    of parameters, which a page tells at its end (`covers.closing`); with `note` (one line) as a remark below the title.
+    A page with a note has not been run, unless `run` says so: the numbers that its prose quotes are replaced by a dash.
     """
     metadata = notebook.get("metadata", {})
     for key in ("widgets", "papermill"):
         metadata.pop(key, None)
+    styles = set()
     for cell in notebook["cells"]:
         for key in ("papermill", "execution"):
             cell.get("metadata", {}).pop(key, None)
         if cell["cell_type"] == "code" and "remove-output" in tags(cell):
             cell["outputs"] = []
+        for data in (output.get("data", {}) for output in cell.get("outputs", ())):
+            for kind in [kind for kind in data if kind.endswith("text/html")]:
+                glued = kind != "text/html"  # may be shown on another page, where there is no other
+                data[kind] = without_repeated_styles("".join(data[kind]), set() if glued else styles)
         if {"parameters", "injected-parameters"} & {*tags(cell)}:
             cell["metadata"]["tags"] = [*tags(cell), "remove-cell"]
         if note and not run and cell["cell_type"] == "markdown":
@@ -50,6 +57,18 @@ def clean_notebook(notebook, note=None, run=False):
             remark["id"] = "not-run-note"
         notebook["cells"].insert(1, remark)
     return (json.dumps(notebook, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def without_repeated_styles(html, seen):
+    """HTML without the style elements in `seen`, to which those that are left are added: one does for a whole page."""
+
+    def once(match):
+        if match[0] in seen:
+            return ""
+        seen.add(match[0])
+        return match[0]
+
+    return STYLE.sub(once, html)
 
 
 def without_missing_results(text, run):
@@ -99,8 +118,8 @@ def overlay(root, copies, notes, remarks=()):
 
 def build_digest(root, files):
     """SHA-256 over all that decides what the HTML looks like."""
-    config = (root / "_config.yml").read_bytes()
-    parts = {"files": {name: sha256(data) for name, data in files.items()}, "config": sha256(config)}
+    parts = {"files": {name: sha256(data) for name, data in files.items()}}
+    parts |= {path: sha256((root / path).read_bytes()) for path in ("_config.yml", TERMS)}
     parts["tools"] = versions(*TOOLS)
     return sha256(json.dumps(parts, sort_keys=True).encode())
 
@@ -135,7 +154,8 @@ def build(root, folder, files, *, force=False):
         path.write_bytes(data)
     book = "from jupyter_book.cli.main import main; main()"
     options = ["--path-output", work, "--config", root / "_config.yml", "-W", "-n", "--keep-going"]
-    environment = {**os.environ, "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8", "PYTHONUTF8": "1"}
+    paths = os.pathsep.join(filter(None, (str(root / "book"), os.environ.get("PYTHONPATH"))))  # `cat_book.build.terms`
+    environment = {**os.environ, "PYTHONPATH": paths, "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8", "PYTHONUTF8": "1"}
     with log.open("wb") as output:
         streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
         command = [sys.executable, "-c", book, "build", source, *options]
@@ -145,6 +165,9 @@ def build(root, folder, files, *, force=False):
         text = log.read_text(encoding="utf-8", errors="replace")
         lines = complaints(text, source) or text.strip().splitlines()[-5:]
         raise EditionError("\n".join([*lines, f"Jupyter Book failed (status {status}); whole log: {log}"]))
+    for page in made.glob("*.html"):  # a list whose children are no list items, which screen readers stumble over
+        text = page.read_text(encoding="utf-8")
+        page.write_text(text.replace('<div role="list" class="citation-list">', '<div class="citation-list">'), "utf-8")
     stamp.unlink(missing_ok=True)  # from here until it is written again there is no finished build
     shutil.rmtree(html, ignore_errors=True)
     os.replace(made, html)

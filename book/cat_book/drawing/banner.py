@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cat_book.drawing.markup import asset, escape
+from cat_book.drawing.markup import escape, sheets
 from cat_core.analysis.guards import Guard
 
 
@@ -24,9 +24,9 @@ class Banner:
 
     def _repr_html_(self) -> str:
         items = "".join(f"<li><strong>{escape(name)}.</strong> {escape(text)}</li>" for name, text in self.lines)
-        style, heading = asset("banner.css"), escape(self.heading)
+        heading = escape(self.heading)
         return (
-            f'<div class="cat-banner" role="note" aria-label="{heading}"><style>{style}</style>'
+            f'<div class="cat-card cat-banner" role="note" aria-label="{heading}">{sheets("banner")}'
             f"<p>{heading}</p><ul>{items}</ul></div>"
         )
 
@@ -46,5 +46,4 @@ def banners(guards: Sequence[Guard], of: str = "this run") -> list[Banner]:
 
 def folded(line: str, body: str) -> str:
     """HTML `body` behind one closed `line`, which is escaped; on paper the line alone."""
-    style = f"<style>{asset('closing.css')}</style>"
-    return f'<details class="cat-closing">{style}<summary>{escape(line)}</summary>{body}</details>'
+    return f'<details class="cat-card cat-closing">{sheets("closing")}<summary>{escape(line)}</summary>{body}</details>'

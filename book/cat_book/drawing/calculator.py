@@ -6,7 +6,6 @@ the two together.
 
 from __future__ import annotations
 
-import hashlib
 from string import Template
 
 from cat_book.drawing import markup
@@ -31,7 +30,7 @@ def calculator(name: str = "calculator", **start: float) -> str:
     for key, value in values.items():
         if key not in limits or not limits[key][0] <= value <= limits[key][1]:
             raise ValueError(f"{key} is {value!r}, expected one of {', '.join(limits)} within its slider")
-    ident = f"cx-{name}-{hashlib.sha256(repr(sorted(values.items())).encode()).hexdigest()[:10]}"
+    ident = markup.ident(name, repr(sorted(values.items())))
     rows = "".join(
         f'<div><label for="{ident}-{key}">{escape(label)}</label>'
         f'<output for="{ident}-{key}">{values[key]:g} {unit}</output>'
@@ -40,6 +39,6 @@ def calculator(name: str = "calculator", **start: float) -> str:
         for key, label, low, high, step, unit in SLIDERS
     )
     return Template(markup.asset("calculator.html")).substitute(
-        ident=ident, css=markup.asset("calculator.css"), rows=rows,
+        ident=ident, css=markup.sheets("widget", "calculator"), rows=rows,
         script=markup.script("calculator", ident),
     )  # fmt: skip

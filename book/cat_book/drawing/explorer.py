@@ -8,7 +8,6 @@ come from data. Needs numpy only.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from cat_core.analysis.quantities import fixed, true_minus
 from cat_core.methods import RULES
 
 _SLACK = 1e-9  # rates such as 3/10 and 0.3 differ in the last bit
-_QUALITY, _DIFFERENCE, _SHARE, _FLOPS, _RATE, _TAU, _HEIGHT = range(7)  # columns of one table row
+_QUALITY, _DIFFERENCE, _SHARE, _FLOPS, _RATE, _TAU, _HEIGHT, _LOW, _HIGH = range(9)  # columns of one table row
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +36,8 @@ class Series:
     line that has no threshold, such as the oracle. Points inside a group of tied confidences share their tau;
     only the last of them can be had, so `threshold_explorer` shows only that one.
     quality [m]: in the unit of the metric (accuracy in [0, 1], BLEU in 0..100).
-    flops [m]: mean FLOPs per query of the whole cascade; None where unknown, then there is no slider. Raises ValueError
+    flops [m]: mean FLOPs per query of the whole cascade; None where unknown, then there is no slider.
+    low, high [m]: ends of a band around quality, such as the worst and the best seed; None: no band. Raises ValueError
     in one line on anything else.
     """
 
@@ -47,6 +47,8 @@ class Series:
     threshold: np.ndarray | None
     quality: np.ndarray
     flops: np.ndarray | None
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.method, str) or not self.method or not isinstance(self.rule, str):
@@ -54,8 +56,8 @@ class Series:
         who = f"series {self.method!r} under {self.rule!r}"
         rows = {
             field: markup.number_row(f"{who}: {field}", value, infinite=field == "threshold")
-            for field in ("deferral_rate", "threshold", "quality", "flops")
-            if (value := getattr(self, field)) is not None or field not in ("threshold", "flops")
+            for field in ("deferral_rate", "threshold", "quality", "flops", "low", "high")
+            if (value := getattr(self, field)) is not None or field in ("deferral_rate", "quality")
         }
         sizes = {field: row.size for field, row in rows.items()}
         if len(set(sizes.values())) > 1:
@@ -69,6 +71,8 @@ class Series:
             raise ValueError(f"{who}: deferral_rate runs from {rate[0]:g} to {rate[-1]:g}, expected from 0 to 1")
         if self.threshold is not None and (self.threshold[1:] < self.threshold[:-1]).any():
             raise ValueError(f"{who}: threshold falls while the deferral rate rises; defer iff confidence <= tau")
+        if (self.low is None) != (self.high is None) or self.low is not None and (self.low > self.high).any():
+            raise ValueError(f"{who}: low and high go together, and low is at most high")
         if self.flops is not None and (self.flops < 0).any():
             raise ValueError(f"{who}: flops holds a negative number")
 
@@ -122,7 +126,10 @@ def threshold_explorer(
     positions = np.linspace(0.0, 1.0, int(grid))
     at = {key: one.rows_at(positions) for key, one in table.items()}
 
-    shown = [table[key].quality[rows] for key, rows in at.items()] + [line.quality for line in references]
+    shown = [line.quality for line in references]
+    for key, rows in at.items():
+        one = table[key]
+        shown += [values[rows] for values in (one.quality, one.low, one.high) if values is not None]
     most = max(float(large_flops), *(float(one.flops.max()) for one in (*table.values(), *references)))
     scale = _Scale(quality_scale * np.concatenate(shown), most)
     columns: dict[str, int] = {}  # each column of every table as text; one that occurs twice is kept once
@@ -145,7 +152,9 @@ def threshold_explorer(
                 _TAU: [markup.threshold_text(t) for t in one.threshold[chosen]],
                 _HEIGHT: [str(round(10 * scale.y(q))) for q in quality],
             }
-            rows.append([column(texts[c]) for c in range(7)])
+            for c, ends in ((_LOW, one.low), (_HIGH, one.high)) if one.low is not None else ():
+                texts[c] = [str(round(10 * scale.y(quality_scale * q))) for q in ends[chosen]]
+            rows.append([column(text) for text in texts.values()])
         tables.append({"best": column([str(b) for b in qualities.argmax(axis=0)]), "rows": rows})
 
     styles = [method_style(m) for m in methods]
@@ -166,12 +175,17 @@ def threshold_explorer(
     # What is seen before the script runs, without it and in print: the script's own look-up, done once here.
     split = [text.split(" ") for text in columns]
     now, best = data["grid"][step], int(split[tables[0]["best"]][step])
-    curves, dots, body, spoken = [], [], [], []
+    bands, curves, dots, body, spoken = [], [], [], [], []
     for m, (style, row) in enumerate(zip(styles, tables[0]["rows"], strict=True)):
         xs = [scale.x(axis, float(v)) for v in split[row[_RATE if axis == "rate" else _FLOPS]]]
         ys = [int(v) / 10 for v in split[row[_HEIGHT]]]
         curves.append(f'<path class="cx-curve" {markup.stroke(style, 2.4)} d="{markup.path(xs, ys)}"/>')
         dots.append(markup.dot(style, xs[step], ys[step]))
+        if len(row) > _HIGH:
+            ends = [[int(v) / 10 for v in split[row[c]]] for c in (_LOW, _HIGH)]
+            around = markup.path([*xs, *xs[::-1]], [*ends[0], *ends[1][::-1]])
+            lit = " cx-lit" * (m in (0, best))
+            bands.append(f'<path class="cx-band{lit}" data-m="{m}" fill="{style.colour}" d="{around}z"/>')
         values = [true_minus(split[c][step]) for c in row[:_HEIGHT]]
         cells = "".join(f"<td>{value}</td>" for value in values)
         mark = ' class="cx-best"' if m == best else ""
@@ -194,10 +208,15 @@ def threshold_explorer(
         [(scale.x("flops", t), f"{t:g}") for t in scale.x_ticks],
         scale.x("flops", large_flops / scale.divisor), "L alone", hide=axis != "flops",
     )  # fmt: skip
-    drawing = f"{axes}<g>{''.join(lines + curves)}</g><g>{''.join(dots)}</g>"
+    drawing = f"{axes}<g>{''.join(bands)}</g><g>{''.join(lines + curves)}</g><g>{''.join(dots)}</g>"
 
-    keys = dict.fromkeys([*methods, *(line.method for line in references)])
-    legend = "".join(f"<li>{markup.sample(style)} {escape(style.label)}</li>" for style in map(method_style, keys))
+    legend = "".join(
+        f'<li><button type="button" class="cx-switch" data-m="{m}" aria-pressed="true">{markup.sample(style)} '
+        f"{escape(style.label)}</button></li>"
+        for m, style in enumerate(styles)
+    )
+    others = dict.fromkeys(line.method for line in references if line.method not in methods)
+    legend += "".join(f"<li>{markup.sample(style)} {escape(style.label)}</li>" for style in map(method_style, others))
     labels = {name: rule.words for name, rule in RULES.items() if rule.words} | (rule_labels or {})
     options = "".join(
         f'<option value="{i}" data-rule="{escape(rule)}">{escape(labels.get(rule, rule))}</option>'
@@ -209,8 +228,7 @@ def threshold_explorer(
         "Threshold \u03c4",
     ]  # fmt: skip
     payload = markup.script_data(data)
-    digest = hashlib.sha256("\n".join((payload, drawing, options, title)).encode()).hexdigest()
-    ident = f"cx-{name}-{digest[:10]}"
+    ident = markup.ident(name, "\n".join((payload, drawing, options, title)))
     radios = "".join(
         f'<label><input type="radio" name="{ident}-axis" value="{key}" autocomplete="off"'
         f"{' checked' if key == axis else ''}> {text}</label>"
@@ -221,7 +239,7 @@ def threshold_explorer(
     if len(rules) == 1:  # nothing to choose: say what it is
         choice = f"Confidence: {escape(labels.get(rules[0], rules[0]))}"
     return Template(markup.asset("explorer.html")).substitute(
-        ident=ident, label=escape(title or chart), css=markup.asset("explorer.css"),
+        ident=ident, label=escape(title or chart), css=markup.sheets("widget", "explorer"),
         title=f'<p class="cx-title">{escape(title)}</p>' if title else "",
         choice=choice, hidden="" if len(rules) > 1 else " hidden", options=options, radios=radios,
         legend=legend, chart=escape(chart), drawing=drawing,
@@ -280,13 +298,12 @@ def coloured_tokens(tokens: Sequence[str], classes: Sequence[str], *, title: str
             raise ValueError(f"token {i} is {token!r}, expected text")
         if kind not in TOKEN_STYLE:
             raise ValueError(f"class {i} is {kind!r}, expected one of {', '.join(TOKEN_STYLE)}")
-    visible = str.maketrans({" ": "\u2423", "\n": "\u21b5", "\t": "\u21e5"})
 
     def box(style: TokenStyle, text: str) -> str:
         return f'<span title="{escape(style.label)}" style="background:{style.colour}">{text}</span>'
 
     spans = "".join(
-        box(TOKEN_STYLE[k], f"{escape(t.translate(visible)) or '&nbsp;'}<sub>{TOKEN_STYLE[k].symbol}</sub>")
+        box(TOKEN_STYLE[k], f"{escape(markup.visible(t))}<sub>{TOKEN_STYLE[k].symbol}</sub>")
         for t, k in zip(tokens, classes, strict=True)
     )
     legend = "".join(
@@ -295,8 +312,8 @@ def coloured_tokens(tokens: Sequence[str], classes: Sequence[str], *, title: str
     )
     head = f"<p>{escape(title)}</p>" if title else ""
     return (
-        f'<div class="cat-tokens" role="group" aria-label="{escape(title or "Tokens by who is right")}">'
-        f"<style>{markup.asset('tokens.css')}</style>{head}<div>{spans}</div><ul>{legend}</ul></div>"
+        f'<div class="cat-card cat-tokens" role="group" aria-label="{escape(title or "Tokens by who is right")}">'
+        f"{markup.sheets('tokens')}{head}<div>{spans}</div><ul>{legend}</ul></div>"
     )
 
 

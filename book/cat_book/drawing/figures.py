@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from cat_book.drawing.markup import asset, escape, number_row, si_prefix
+from cat_book.drawing.markup import escape, number_row, sheets, si_prefix
 from cat_book.drawing.styles import TOKEN_STYLE, method_style
 
 WIDTH = 4.8  # inches
@@ -210,7 +210,7 @@ class Shown:
         image = base64.b64encode(self.png).decode("ascii")
         width, height = self.size
         return (
-            f'<figure class="cat-figure"><style>{asset("card.css")}{asset("figure.css")}</style>'
+            f'<figure class="cat-card cat-figure">{sheets("figure")}'
             f'<img class="dark-light" alt="{escape(self.alt)}" width="{width}" height="{height}" '
             f'src="data:image/png;base64,{image}">'
             f"<figcaption>{escape(self.caption)}</figcaption></figure>"

@@ -6,7 +6,6 @@ shows what comes next.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import Template
@@ -43,11 +42,11 @@ def headlines_explorer(cells: Sequence[Runs], *, name: str, title: str, unit: st
     rng = np.random.default_rng(seed)
     panels = [_panel(c, rng.permutation(len(c.seeds)), unit) for c in cells]
     payload = markup.script_data(panels)
-    ident = f"cx-{name}-{hashlib.sha256((payload + title).encode()).hexdigest()[:10]}"
+    ident = markup.ident(name, payload + title)
     options = "".join(f'<option value="{i}">{escape(c.label)}: {escape(c.what)}</option>' for i, c in enumerate(cells))
     first = panels[0]
     return Template(markup.asset("headlines.html")).substitute(
-        ident=ident, css=markup.asset("headlines.css"), title=escape(title), options=options, data=payload,
+        ident=ident, css=markup.sheets("widget", "headlines"), title=escape(title), options=options, data=payload,
         all=escape(first["all"]), script=markup.script("headlines", ident),
     )  # fmt: skip
 

@@ -5,6 +5,7 @@ Nothing here knows a method or a metric. Needs numpy only.
 
 from __future__ import annotations
 
+import hashlib
 import html
 import json
 import math
@@ -57,6 +58,11 @@ def asset(name: str) -> str:
     return "".join(parts).strip()
 
 
+def sheets(*names: str) -> str:
+    """A style element: the card that everything drawn stands on, and the style sheets of these names."""
+    return f"<style>{''.join(asset(f'{name}.css') for name in ('card', *names))}</style>"
+
+
 def script(name: str, ident: str) -> str:
     """The script of a widget, `assets/<name>.js`, started on the elements of that id by `boot.js`."""
     return asset("boot.js").replace("BEGIN", asset(f"{name}.js")).replace("IDENT", ident)
@@ -84,6 +90,16 @@ def number_row(who: str, value: object, *, infinite: bool = False) -> np.ndarray
         raise ValueError(f"{who} holds NaN or infinity; drop or repair those rows first")
     row.setflags(write=False)
     return row
+
+
+def ident(name: str, content: str) -> str:
+    """The id of a fragment: the same for the same content."""
+    return f"cx-{name}-{hashlib.sha256(content.encode()).hexdigest()[:10]}"
+
+
+def visible(token: str) -> str:
+    """A token's text with blanks and line ends that can be seen."""
+    return token.translate(str.maketrans({" ": "\u2423", "\n": "\u21b5", "\t": "\u21e5"})) or "\u00a0"
 
 
 def escape(text: object) -> str:

@@ -6,7 +6,6 @@ looks texts up and moves dots. Every text of an item is escaped, because it come
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from string import Template
@@ -87,7 +86,7 @@ def questions_explorer(questions: Sequence[Question], *, name: str, title: str =
         "by": ["S answers: it is among the surer ones.", "L answers: S is not sure enough."],
     }  # fmt: skip
     payload = markup.script_data(data)
-    ident = f"cx-{name}-{hashlib.sha256((payload + title).encode()).hexdigest()[:10]}"
+    ident = markup.ident(name, payload + title)
     dots = "".join(_dot(i, q, x, y, i < stop[first]) for i, (q, (x, y)) in enumerate(zip(items, place)))
     legend = "".join(
         f'<li><svg viewBox="0 0 14 14" width="14" height="14" aria-hidden="true"><circle cx="7" cy="7" r="{RADIUS}" '
@@ -103,7 +102,7 @@ def questions_explorer(questions: Sequence[Question], *, name: str, title: str =
         for i, (head, text) in enumerate(zip(HEADS, [*data["cards"][0], data["by"][int(stop[first] > 0)]]))
     )
     return Template(markup.asset("questions.html")).substitute(
-        ident=ident, css=markup.asset("questions.css"), title=escape(title), legend=legend, dots=dots, n=n,
+        ident=ident, css=markup.sheets("widget", "questions"), title=escape(title), legend=legend, dots=dots, n=n,
         first=first, now=stop[first], width=LEFT + STEP * COLUMNS + 4, height=2 * LANE + GAP + 14,
         upper=12, lower=LANE + GAP + 12, left=LEFT - 8, line=_line(stop[first], n),
         said=escape(said[first]), alone=escape(alone), card=card, data=payload,
@@ -132,11 +131,12 @@ def _dot(i: int, q: Question, x: float, y: float, deferred: bool) -> str:
     return f'<circle r="{RADIUS}" class="cx-k{KINDS.index(q.kind)}{wrong}" transform="{style}" data-i="{i}"/>'
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """The end of a long text."""
     return text if len(text) <= LONGEST else "\u2026 " + text[-LONGEST:]
 
 
 def _card(q: Question) -> list[str]:
     marks = {True: "\u2713", False: "\u2717"}
     both = ((q.small_answer, q.small_right), (q.large_answer, q.large_right))
-    return [_short(q.prompt), *(f"{_short(a) or '(nothing)'} {marks[bool(r)]}" for a, r in both), _short(q.target)]
+    return [short(q.prompt), *(f"{short(a) or '(nothing)'} {marks[bool(r)]}" for a, r in both), short(q.target)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from numbers import Integral
 
-from cat_book.drawing.markup import asset, escape
+from cat_book.drawing.markup import escape, sheets
 from cat_core.analysis.quantities import show_number
 
 STACKED, DENSE = 3, 6
@@ -53,10 +53,10 @@ class Table:
             for row in self.rows
         )
         note = f"<p>{escape(self.note)}</p>" if self.note else ""
-        kind = "cat-table" + " cat-wide" * wide + " cat-dense" * (len(self.columns) > DENSE)
+        kind = "cat-card cat-table" + " cat-wide" * wide + " cat-dense" * (len(self.columns) > DENSE)
         return (
             f'<div class="{kind}" role="region" tabindex="0" aria-label="{escape(self.caption)}">'
-            f"<style>{asset('card.css')}{asset('table.css')}</style><table{role['table']}><caption>{escape(self.caption)}</caption>"
+            f"{sheets('table')}<table{role['table']}><caption>{escape(self.caption)}</caption>"
             f"<thead{role['body']}><tr{role['tr']}>{heads}</tr></thead><tbody{role['body']}>{body}</tbody></table>"
             f"{note}</div>"
         )

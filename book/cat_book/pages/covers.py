@@ -10,20 +10,46 @@ import numpy as np
 from cat_book.drawing.banner import folded
 from cat_book.drawing.calculator import calculator as cost_calculator
 from cat_book.drawing.headlines import Runs, headlines_explorer
-from cat_book.drawing.markup import escape
-from cat_book.drawing.questions import Question, drawn, questions_explorer
+from cat_book.drawing.markup import escape, threshold_text
+from cat_book.drawing.questions import Question, drawn, questions_explorer, short
 from cat_book.drawing.tables import Table
+from cat_book.drawing.tiles import Answer, Tile, tiles
+from cat_book.pages.claims_report import rules_text
 from cat_book.pages.parameters import declared
 from cat_book.pages.pieces import by_label, in_points, nothing, pair_name
 from cat_book.pages.results import Provenance
+from cat_core.analysis.claims import INCONCLUSIVE, NO_EFFECT, NOT_TESTABLE, OPPOSITE, SUPPORTED
 from cat_core.analysis.comparison import Comparison
-from cat_core.analysis.quantities import Undefined
-from cat_core.analysis.saving import primary_rule
-from cat_core.methods import name, rule_name
+from cat_core.analysis.operating_points import OperatingPoint
+from cat_core.analysis.outcomes import Pairing
+from cat_core.analysis.quantities import Undefined, show_number, true_minus
+from cat_core.analysis.saving import SIZES, primary_rule
+from cat_core.analysis.verdicts import AT_SIZE, CLAIMS, Entry, verdict_of
+from cat_core.methods import METHODS, name, rule_name
 from cat_core.ranking import Interval
 from cat_core.studies.study import Cell
 from cat_core.tasks.suite import Suite
 
+QUESTIONS = {
+    "C1": "Does CAT save cost at equal quality on questions (SuperGLUE)?",
+    "C2": "Does it on translation (WMT22)?",
+    "C3": "Does it on a mixture of tasks (FLAN2021)?",
+    "C8": "And over these three together?",
+    "C4": "Are the methods alike on generative tasks?",
+    "C5": "Is S by CAT better by itself on easy tasks?",
+    "C6": "Is it worse by itself on hard tasks?",
+    "C7": "Does CAT's cascade beat other rules of deferral?",
+    "C9": "Does CAT help in pre-training on running text?",
+    "C10": "Does the effect grow with the share of tokens that the mask drops (ours)?",
+}
+"""The claims as questions, to which "supported" is yes."""
+ANSWERS = {
+    AT_SIZE: ("\u2713", "yes, and as much as the paper says may be"), SUPPORTED: ("\u2713", "yes"),
+    OPPOSITE: ("\u2717", "no, rather the contrary"), NO_EFFECT: ("\u2248", "no effect worth having"),
+    INCONCLUSIVE: ("?", "cannot be told"), NOT_TESTABLE: ("\u2013", "could not be tested"),
+}  # fmt: skip
+SPACE = "\u00a0"
+RIGHT = {True: "\u2713", False: "\u2717"}
 HELP = re.compile(r"^(\w+): \w+ = .*?  # (.*)$", re.MULTILINE)
 BY_HAND = "run by hand"
 
@@ -62,6 +88,38 @@ def questions(c: Comparison, suite: Suite, page: str, start: float = 0.3) -> Fra
     return Fragment(fragment, told)
 
 
+def least_sure(rows: Pairing, suite: Suite, tau: float, most: int = 10) -> Table:
+    """The test items that S is least sure of, with the answers of both models; tau: at or below it L answers."""
+    prompts = {e.item_id: e.prompt for e in suite.split("test")}
+    shown = []
+    for i in np.argsort(rows.confidence, kind="stable")[:most]:
+        both = ((rows.small_predictions[i], rows.small_quality[i]), (rows.large_predictions[i], rows.large_quality[i]))
+        answers = (f"{short(text) or '(nothing)'} {RIGHT[bool(quality >= 0.5)]}" for text, quality in both)
+        who = "L" if rows.confidence[i] <= tau else "S"
+        texts = (short(prompts[rows.item_ids[i]]), *answers, short(" / ".join(rows.right_answers[i])))
+        shown.append((true_minus(threshold_text(float(rows.confidence[i]))), *texts, who))
+    columns = ("Confidence", "Query", "S says", "L says", "Right", "answers")
+    return Table(columns, shown, f"The {len(shown)} test items that S is least sure of")
+
+
+def own_in_short(c: Comparison, point: OperatingPoint, rule: str, calibrated_on: int) -> dict[str, float | str]:
+    """What one threshold gave, in two sentences ("in_short"), and the numbers in them, quality on 0 to 100."""
+    small, large = (c.scale * x.estimate for x in (c.alone(c.methods[0]), c.large_alone()))
+    found = {"s_alone": small, "l_alone": large, "together": c.scale * point.quality.estimate,
+             "deferred": 100 * point.deferral_rate.estimate}  # fmt: skip
+    spent = ""
+    if not isinstance(point.saving, Undefined):
+        found["saved"] = 100 * point.saving.estimate
+        way = "below" if found["saved"] >= 0 else "above"
+        spent = f", at a cost that is {abs(found['saved']):.1f}{SPACE}% {way} L's"
+    text = (
+        f"With a threshold chosen on {calibrated_on:,} items by {rule_name(rule).lower()}, the cascade sends "
+        f"{found['deferred']:.1f}{SPACE}% of {c.n:,} other items to L and reaches {found['together']:.1f} ({c.label}), "
+        f"where S alone has {small:.1f} and L alone {large:.1f}{spent}."
+    )
+    return {"in_short": text} | {key: float(x) for key, x in found.items()}
+
+
 def headlines(cells: Sequence[Cell], page: str) -> Fragment | Table:
     """Seeds of recorded cells to be drawn one by one (`headlines_explorer`): AUDC, CAT less the same loss unmasked."""
     runs, title = [], "Would you have published it?"
@@ -75,6 +133,36 @@ def headlines(cells: Sequence[Cell], page: str) -> Fragment | Table:
         return nothing(title)
     fragment = headlines_explorer(runs, name=f"headlines-{page}", title=title)
     return Fragment(fragment, f"{title} {len(runs)} cells and pairs to draw from")
+
+
+def verdict_tiles(entries: Sequence[Entry]) -> Fragment:
+    """The verdicts on all claims as tiles: question, intervals, one sentence a family; the rules folded."""
+    shown = []
+    for claim, question in QUESTIONS.items():
+        verdict, turned = verdict_of(claim, entries), any(e.claim == claim and e.direction < 0 for e in entries)
+        answers, saved = [], CLAIMS[claim][1] in ("saving", "size")
+        for family, found in verdict.findings.items():
+            sign, said = ANSWERS[found.word]
+            if found.pooled is None:
+                number, said = None, f"{said} ({found.reason.split('; ')[0]})"
+            else:
+                number = in_points(found.pooled.number, found.unit.scale)
+                said += f", {show_number(found.pooled.number, found.unit)}" + ", turned round" * turned
+            method = next((key for key in METHODS if name(key) == family), "")
+            text = f"{family}: {said}." if family else f"{said[0].upper()}{said[1:]}."
+            answers.append(Answer(sign, text, number, method))
+        note = "exploratory: its cells were recorded before the rules" if verdict.exploratory else ""
+        reach, mark = (50.0, 100 * SIZES[0]) if saved else (10.0, None)
+        shown.append(Tile(claim, question, answers, reach, f"{SPACE}%" if saved else "", mark, note=note))
+    title = "What came of the claims"
+    words = "; ".join(f"{tile.name}: {' '.join(a.text for a in tile.answers)}" for tile in shown)
+    return Fragment(tiles(shown, title=title, rules=f"{READ} {rules_text()}"), f"{title}. {words}")
+
+
+READ = (
+    f"Line: the pooled effect with its 95{SPACE}% interval, savings in percent of a cascade's cost, others in points; "
+    f"dotted: the paper's {100 * SIZES[0]:.0f}{SPACE}%, second hand."
+)
 
 
 def calculator() -> Fragment:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from cat_book.drawing import figures, forest
+from cat_book.drawing.chooser import Chooser, Folded
 from cat_book.drawing.styles import TOKEN_STYLE
 from cat_book.drawing.tables import Table
 from cat_core.analysis.claims import PRIMARY as CLAIMED
@@ -87,6 +88,17 @@ def ledger_words(shares: Iterable[float]) -> str:
 def nothing(what: str, note: str = "") -> Table:
     """In place of a table or figure for which no cell is recorded."""
     return Table(("Cell", ""), [("none", "nothing is recorded yet")], what, note)
+
+
+def one_of(what: str, parts: Mapping[str, object], name: str) -> Chooser | Table:
+    """A `Chooser` of what recorded cells have to show, one at a time; `nothing` where there is none."""
+    return Chooser(parts, what, name=name) if parts else nothing(what)
+
+
+def in_numbers(part: Table | Chooser) -> Folded:
+    """A table that says in numbers what a figure has shown, or several of them, behind one closed line."""
+    of = part.caption if isinstance(part, Table) else f"by {part.what.lower()}"
+    return Folded(f"In numbers: {of[:1].lower() + of[1:] if of[1:2].islower() else of}", part)
 
 
 def filled(columns: Sequence[str], rows: Sequence[Sequence], title: str, note: str = "") -> Table:

@@ -12,7 +12,10 @@ from html import escape
 import numpy as np
 
 from cat_book.drawing import explorer, figures
+from cat_book.drawing.chooser import Chooser
+from cat_book.drawing.markup import threshold_text
 from cat_book.drawing.tables import Table
+from cat_book.pages.covers import Fragment
 from cat_book.pages.pieces import note_on, pair_name
 from cat_book.pages.results import Provenance
 from cat_core.analysis.claims import ClaimRow
@@ -21,6 +24,7 @@ from cat_core.analysis.guards import answers
 from cat_core.analysis.metrics import CellMetrics, SuiteMetrics
 from cat_core.analysis.operating_points import (
     BUDGETS,
+    OperatingPoint,
     calibrated,
     caveat_mark,
     caveat_note,
@@ -28,9 +32,12 @@ from cat_core.analysis.operating_points import (
     iso_quality,
     quality_at_budgets,
 )
-from cat_core.analysis.quantities import PERCENT, PLAIN, Undefined, Unit, show_number
+from cat_core.analysis.quantities import PERCENT, PLAIN, Undefined, Unit, show_number, true_minus
 from cat_core.analysis.resampling import GRID
 from cat_core.methods import RULES, name
+from cat_core.ranking import Interval
+from cat_core.studies.cell_claims import deciding
+from cat_core.studies.study import Cell
 
 
 def quality_unit(of: Comparison | SuiteMetrics) -> Unit:
@@ -145,6 +152,21 @@ def threshold_table(c: Comparison, budget: float) -> Table:
     return Table(columns, rows, caption, f"Saving: 1 − C / C_L on test items. {intervals(c)}")
 
 
+def point_table(c: Comparison, point: OperatingPoint, calibrated_on: int) -> Table:
+    """What one threshold gave on test items, between the two models alone; calibrated_on: items it was chosen on."""
+    unit, method = quality_unit(c), c.methods[0]
+    rows = [("S alone", "", show_number(c.alone(method), unit), ""),
+            ("the cascade", show_number(point.deferral_rate, PERCENT), show_number(point.quality, unit),
+             show_number(point.saving, PERCENT)),
+            ("L alone", "", show_number(c.large_alone(), unit), "")]  # fmt: skip
+    (tau,) = point.taus.values()
+    note = (
+        f"Threshold {true_minus(threshold_text(tau))}, chosen on {calibrated_on:,} calibration items, of which it defers "
+        f"{show_number(point.promised_rate, PERCENT)}; judged on {c.n:,} test items. {intervals(c)}"
+    )
+    return Table(("", "queries to L", c.label, "saved of the cost of L"), rows, "What the threshold gives", note)
+
+
 def differences_table(c: Comparison, rules: Sequence[str] = ()) -> Table:
     """Paired differences of AUDC for every rule; by what tasks report beside their metric with the first rule."""
     rules = tuple(rules or c.rules)
@@ -184,7 +206,9 @@ def _references(c: Comparison, method: str) -> list[explorer.Series]:
 def _series(c: Comparison, method: str, rule: str = "chow_average") -> explorer.Series:
     curve, cost = c.curve(method, rule), c.cost(method, rule)
     cost = None if isinstance(cost, Undefined) else cost
-    return explorer.Series(method, rule, curve.deferral_rate, curve.threshold, curve.quality, cost)
+    seeds = [c.seed_curve(method, seed, rule=rule).quality for seed in c.seeds]
+    band = {"low": np.min(seeds, 0), "high": np.max(seeds, 0)} if len(seeds) > 1 else {}
+    return explorer.Series(method, rule, curve.deferral_rate, curve.threshold, curve.quality, cost, **band)
 
 
 def quality_figure(c: Comparison, origin: Provenance, number: str, axis: str = "flops"):
@@ -243,13 +267,30 @@ def slider(c: Comparison, page: str, start: float = 0.3, grid: int = 41) -> str:
     """
     if (why := c.unknown_costs) is not None:
         return f"<p>No slider: {escape(why.reason)}.</p>"
-    seeds = "" if len(c.seeds) == 1 else f", mean of {len(c.seeds)} seeds (threshold: their median)"
+    of_seeds = f", mean of {len(c.seeds)} seeds (threshold: their median; bands: worst to best seed)"
+    seeds = of_seeds if len(c.seeds) > 1 else ""
     return explorer.threshold_explorer(
         [_series(c, m, rule) for rule in c.rules for m in c.methods],
         name=f"p{page.replace('_', '-')}-{c.metric.replace('_', '-')}", large_flops=c.large_flops,
         title=f"{c.label} on {c.n:,} test items{seeds}", quality_label=c.label, quality_scale=c.scale,
         quality_unit="" if c.is_corpus else "%", references=_references(c, c.methods[0]), start=start, grid=grid,
     )  # fmt: skip
+
+
+def sliders(c: Comparison, cells: Sequence[Cell], page: str, start: float = 0.3) -> Chooser:
+    """The sliders of recorded cells and of this run, one at a time: first the cell where there is most to trade."""
+
+    def room(cell: Cell) -> float:
+        known = [m.headroom for m in cell.metrics().methods.values() if isinstance(m.headroom, Interval)]
+        return cell.metrics().scale * max((x.low for x in known), default=-np.inf)
+
+    parts = {}
+    for cell in sorted(cells, key=room, reverse=True):
+        shown = tuple(m for m in cell.config["methods"] if m in c.methods)
+        parts[f"recorded: {cell.place}, {len(cell.seeds)} seeds"] = deciding(cell, cell.comparison(methods=shown))
+    parts["this run"] = c
+    drawn = {key: Fragment(slider(one, page, start), f"Slider: {key}") for key, one in parts.items()}
+    return Chooser(drawn, "Curves", name=f"sliders-{page.replace('_', '-')}")
 
 
 def headline(c: Comparison, claims: Sequence[ClaimRow]) -> dict[str, float | str]:

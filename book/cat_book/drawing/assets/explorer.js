@@ -15,9 +15,12 @@ function begin(root) {
     out = one("output"),
     rule = one("select"),
     radios = all("input[type=radio]");
-  var said = one(".cx-summary"),
+  var said = one(".cx-said"),
     dots = all(".cx-dot"),
     curves = all(".cx-curve"),
+    bands = all(".cx-band"),
+    switches = all(".cx-switch"),
+    svg = one("svg[role=img]"),
     trs = all("tbody tr");
   var guide = one('.cx-x[data-axis="rate"] .cx-guide');
   var cells = trs.map(function (tr) {
@@ -36,12 +39,24 @@ function begin(root) {
     })[0].value;
   }
   /* where the point of a row at position k lies, in pixels of the view box */
+  function at(which, row, k) {
+    return data.left + data.width * cols[row[which === "rate" ? 4 : 3]][k] / data.span[which];
+  }
   function place(which, row, k) {
-    var v = cols[row[which === "rate" ? 4 : 3]][k];
-    return (data.left + data.width * v / data.span[which]).toFixed(1) + " " + (cols[row[6]][k] / 10).toFixed(1);
+    return at(which, row, k).toFixed(1) + " " + (cols[row[6]][k] / 10).toFixed(1);
   }
 
-  /* the slider moved: numbers, dots, the line and what is read aloud */
+  function around(which, row) {
+    var there = cols[row[7]].map(function (low, k) {
+      return at(which, row, k).toFixed(1) + " " + (low / 10).toFixed(1);
+    });
+    var back = cols[row[8]].map(function (high, k) {
+      return at(which, row, k).toFixed(1) + " " + (high / 10).toFixed(1);
+    });
+    return "M" + there.concat(back.reverse()).join("L") + "z";
+  }
+
+  /* the slider moved: numbers, dots, the bands of the first and the best, the line, what is read aloud */
   function move() {
     var k = +slider.value,
       which = axis(),
@@ -54,6 +69,9 @@ function begin(root) {
       trs[m].classList.toggle("cx-best", m === best);
       dots[m].setAttribute("transform", "translate(" + place(which, row, k) + ")");
       heard.push(data.names[m] + " " + shown(row, k));
+    });
+    bands.forEach(function (band) {
+      band.classList.toggle("cx-lit", +band.dataset.m === 0 || +band.dataset.m === best);
     });
     guide.setAttribute("transform", "translate(" +
       (data.left + data.width * now / data.span.rate).toFixed(1) + " 0)");
@@ -73,6 +91,9 @@ function begin(root) {
         return place(which, row, k);
       }).join("L"));
     });
+    bands.forEach(function (band) {
+      band.setAttribute("d", around(which, table.rows[+band.dataset.m]));
+    });
     all(".cx-x,.cx-line").forEach(function (e) {
       var d = e.dataset;
       var show = d.axis === which && (!d.rule || d.rule === name);
@@ -80,6 +101,57 @@ function begin(root) {
     });
     move();
   }
+  /* a method is switched off or on: curve, band, dot and row */
+  function toggle(button) {
+    var m = +button.dataset.m,
+      on = button.getAttribute("aria-pressed") !== "true";
+    button.setAttribute("aria-pressed", on ? "true" : "false");
+    bands.filter(function (band) {
+      return +band.dataset.m === m;
+    }).concat([curves[m], dots[m], trs[m]]).forEach(function (e) {
+      e.classList.toggle("cx-hidden", !on);
+    });
+  }
+
+  /* a place on the picture: the position whose point of the first method lies nearest */
+  function point(event) {
+    var p = svg.createSVGPoint(),
+      which = axis(),
+      row = data.rules[+rule.value].rows[0],
+      best = 0,
+      least = Infinity;
+    p.x = event.clientX;
+    p.y = event.clientY;
+    p = p.matrixTransform(svg.getScreenCTM().inverse());
+    data.grid.forEach(function (rate, k) {
+      var x = which === "rate" ? data.left + data.width * rate / data.span.rate : at(which, row, k);
+      if (Math.abs(x - p.x) < least) {
+        least = Math.abs(x - p.x);
+        best = k;
+      }
+    });
+    slider.value = best;
+    move();
+  }
+  var dragging = false;
+  svg.addEventListener("pointerdown", function (event) {
+    dragging = true;
+    svg.setPointerCapture(event.pointerId);
+    point(event);
+  });
+  svg.addEventListener("pointermove", function (event) {
+    if (dragging) point(event);
+  });
+  ["pointerup", "pointercancel"].forEach(function (kind) {
+    svg.addEventListener(kind, function () {
+      dragging = false;
+    });
+  });
+  switches.forEach(function (button) {
+    button.addEventListener("click", function () {
+      toggle(button);
+    });
+  });
   slider.addEventListener("input", move);
   rule.addEventListener("change", draw);
   radios.forEach(function (r) {

@@ -1,0 +1,33 @@
+"""A Sphinx extension: each link to a term of the glossary tells on hovering what the term means."""
+
+from docutils import nodes
+from sphinx.addnodes import glossary
+
+LONGEST = 300  # characters of a definition
+
+
+def setup(app):
+    app.connect("doctree-read", _gather)
+    app.connect("doctree-resolved", _explain)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def _gather(app, doctree):
+    """The definitions of the glossary by the id of their term."""
+    known = _definitions(app.env)
+    for item in (item for found in doctree.findall(glossary) for item in found.findall(nodes.definition_list_item)):
+        text = " ".join(" ".join(part.astext() for part in item.findall(nodes.definition)).split())
+        known |= {ident: text for term in item.findall(nodes.term) for ident in term["ids"]}
+
+
+def _explain(app, doctree, name):
+    for link in doctree.findall(nodes.reference):
+        ident = link.get("refuri", "").rpartition("#")[2] or link.get("refid", "")
+        if text := _definitions(app.env).get(ident):
+            link["reftitle"] = text if len(text) <= LONGEST else text[:LONGEST].rsplit(" ", 1)[0] + " \u2026"
+
+
+def _definitions(env) -> dict[str, str]:
+    if not hasattr(env, "cat_terms"):
+        env.cat_terms = {}
+    return env.cat_terms
