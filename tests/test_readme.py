@@ -74,7 +74,8 @@ def test_layout_names_what_exists():
     folders = re.findall(r"^    ([a-z_]+)/ {2,}", TEXT, re.MULTILINE)
     assert set(folders) == {"benchmarks", "book", "cat_core", "data", "papermill_runs", "tests", "_build"}
     assert all((ROOT / folder).is_dir() for folder in folders if folder != "_build")
-    pages = re.findall(r"`(intro(?:_ja)?|about|teach|\d\d_[a-z0-9_]+)`", TEXT.split("## What you get")[1].split("##")[0])
+    told = TEXT.split("## What you get")[1].split("##")[0]
+    pages = re.findall(r"`(intro(?:_ja)?|about|teach|\d\d_[a-z0-9_]+)`", told)
     toc = re.findall(r"(?:root|file): (\S+)", (ROOT / "book" / "_toc.yml").read_text(encoding="utf-8"))
     assert set(pages) == set(toc) - {"glossary", "references"}
 

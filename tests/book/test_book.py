@@ -23,6 +23,7 @@ from cat_book.build.editions import (
     tags,
     toc_files,
 )
+from cat_book.build.overlay import clean_notebook
 from small_book import ROOT, command, copy_project, environment, runs
 
 from cat_core.analysis.outcomes import read_outcomes
@@ -80,6 +81,14 @@ def is_foreign(address):
 @pytest.fixture(params=sorted(PAGES), scope="module")
 def page(request):
     return PAGES[request.param]
+
+
+def test_a_page_that_was_not_run_quotes_nothing(page):
+    """Sphinx would complain of a number or a figure that is not there."""
+    made = json.loads(clean_notebook(read_notebook(page), "not run"))
+    assert "{glue" in json.dumps(read_notebook(page)["cells"])
+    prose = [cell["source"] for cell in made["cells"] if cell["cell_type"] == "markdown"]
+    assert not [source for source in prose if "{glue" in source]
 
 
 def test_there_are_pages():

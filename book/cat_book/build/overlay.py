@@ -32,7 +32,8 @@ def clean_notebook(notebook, note=None, run=False):
 
     Without widget state, style sheets that stand in it already, outputs of cells tagged `remove-output`, and the cells
     of parameters, which a page tells at its end (`covers.closing`); with `note` (one line) as a remark below the title.
-    A page with a note has not been run, unless `run` says so: the numbers that its prose quotes are replaced by a dash.
+    A page with a note has not been run, unless `run` says so: the numbers that its prose quotes are replaced by a dash,
+    and figures that it quotes are left out.
     """
     metadata = notebook.get("metadata", {})
     for key in ("widgets", "papermill"):
@@ -50,7 +51,7 @@ def clean_notebook(notebook, note=None, run=False):
         if {"parameters", "injected-parameters"} & {*tags(cell)}:
             cell["metadata"]["tags"] = [*tags(cell), "remove-cell"]
         if note and not run and cell["cell_type"] == "markdown":
-            cell["source"] = GLUED.sub("—", cell["source"])
+            cell["source"] = GLUED_BLOCK.sub("", GLUED.sub("—", cell["source"]))
     if note:
         remark = {"cell_type": "markdown", "metadata": {}, "source": f":::{{note}}\n{note}\n:::"}
         if notebook.get("nbformat_minor", 0) >= 5:

@@ -161,8 +161,8 @@ def point_table(c: Comparison, point: OperatingPoint, calibrated_on: int) -> Tab
             ("L alone", "", show_number(c.large_alone(), unit), "")]  # fmt: skip
     (tau,) = point.taus.values()
     note = (
-        f"Threshold {true_minus(threshold_text(tau))}, chosen on {calibrated_on:,} calibration items, of which it defers "
-        f"{show_number(point.promised_rate, PERCENT)}; judged on {c.n:,} test items. {intervals(c)}"
+        f"Threshold {true_minus(threshold_text(tau))}, chosen on {calibrated_on:,} calibration items, of which it "
+        f"defers {show_number(point.promised_rate, PERCENT)}; judged on {c.n:,} test items. {intervals(c)}"
     )
     return Table(("", "queries to L", c.label, "saved of the cost of L"), rows, "What the threshold gives", note)
 
