@@ -280,6 +280,10 @@ def test_pages_open_without_a_network_and_sliders_follow_the_keyboard(book):
                     _move(page, number, source.stem)
                     sliders += 1
                 assert page.count("mjx-merror") == 0, f"{source.stem}: a formula that MathJax cannot set"
+        with browser.open(html / "intro.html") as page:
+            titles = page.evaluate("[...document.querySelectorAll('a[title]')].map(e => [e.textContent, e.title])")
+            assert any(word == "cascade" and text.startswith("A small and a large model") for word, text in titles)
+            assert any(word == "threshold" and "number \u03c4 that" in text for word, text in titles)
         assert browser.foreign_requests == []
     assert sliders >= 14, "two on 01 and on the intro, six on 03, one on 02, 04, 05 and 06"
 

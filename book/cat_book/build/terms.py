@@ -4,6 +4,7 @@ from docutils import nodes
 from sphinx.addnodes import glossary
 
 LONGEST = 300  # characters of a definition
+SIGNS = {"\\tau": "\u03c4", "\\alpha": "\u03b1", "\\infty": "\u221e", "\\log ": "log "}  # of formulas, as they are written
 
 
 def setup(app):
@@ -17,6 +18,8 @@ def _gather(app, doctree):
     known = _definitions(app.env)
     for item in (item for found in doctree.findall(glossary) for item in found.findall(nodes.definition_list_item)):
         text = " ".join(" ".join(part.astext() for part in item.findall(nodes.definition)).split())
+        for name, sign in SIGNS.items():
+            text = text.replace(name, sign)
         known |= {ident: text for term in item.findall(nodes.term) for ident in term["ids"]}
 
 
