@@ -4,7 +4,8 @@ from docutils import nodes
 from sphinx.addnodes import glossary
 
 LONGEST = 300  # characters of a definition
-SIGNS = {"\\tau": "\u03c4", "\\alpha": "\u03b1", "\\infty": "\u221e", "\\log ": "log "}  # of formulas, as they are written
+SIGNS = {"\\tau": "\u03c4", "\\alpha": "\u03b1", "\\infty": "\u221e", "\\log ": "log "}
+"""Of formulas, which stand here as they are written."""
 
 
 def setup(app):
