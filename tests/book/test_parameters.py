@@ -19,8 +19,9 @@ WITHOUT = {
     "04_superglue": MIXING,
     "05_wmt22": MIXING,
     "06_flan2021": set(),
+    "12_your_own": MIXING | {"label_weight", "temperature", "normalize"},
 }
-"""Page -> the fields that it does not need: one that is no mixture, or lets no model answer."""
+"""Page -> the fields that it does not need: one that is no mixture, lets no model answer, or is about no loss."""
 
 
 def test_the_pages_that_make_an_experiment_are_known():
