@@ -14,7 +14,7 @@ import torch
 
 from cat_book.drawing import markup
 from cat_book.drawing.markup import escape
-from cat_book.drawing.styles import TOKEN_STYLE
+from cat_book.drawing.styles import TOKEN_STYLE, token_kind
 from cat_core.analysis.quantities import fixed, true_minus
 from cat_core.loss import is_right
 
@@ -112,8 +112,7 @@ def _panel(s: Sentence, number: Callable[[int], int], label_weight: float) -> di
 
 def _look(s: Sentence, small: torch.Tensor, number: Callable[[int], int], label_weight: float) -> dict:
     right = [is_right(logits, s.labels).tolist() for logits in (small, s.large)]
-    kinds = [KINDS.index({(1, 1): "both", (1, 0): "small", (0, 1): "large", (0, 0): "neither"}[a, b])
-             for a, b in zip(*right)]  # fmt: skip
+    kinds = [KINDS.index(token_kind(*both)) for both in zip(*right)]
     pushes = push(small, s.large, s.labels, label_weight)
     tokens = []
     for i, (kind, label) in enumerate(zip(kinds, s.labels.tolist())):

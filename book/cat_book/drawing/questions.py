@@ -14,7 +14,7 @@ import numpy as np
 
 from cat_book.drawing import markup
 from cat_book.drawing.markup import escape
-from cat_book.drawing.styles import TOKEN_STYLE
+from cat_book.drawing.styles import TOKEN_STYLE, token_kind
 from cat_core.analysis.quantities import fixed
 from cat_core.curves import cascade_cost, deferral_curve
 from cat_core.router import route
@@ -43,7 +43,7 @@ class Question:
     @property
     def kind(self) -> str:
         """Who is right: a key of `TOKEN_STYLE`."""
-        return {(1, 1): "both", (1, 0): "small", (0, 1): "large", (0, 0): "neither"}[self.small_right, self.large_right]
+        return token_kind(self.small_right, self.large_right)
 
 
 def drawn(n: int, wanted: int = COLUMNS * ROWS, seed: int = 0) -> np.ndarray:

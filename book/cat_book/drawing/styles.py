@@ -65,6 +65,11 @@ TOKEN_STYLE: dict[str, TokenStyle] = {
 _SPARE = (("#E69F00", (2.5, 1.0)), ("#56B4E9", (5.0, 1.0, 1.0, 1.0)), ("#0072B2", (1.6, 2.4)))
 
 
+def token_kind(small_right: bool, large_right: bool) -> str:
+    """The key of `TOKEN_STYLE` for a token, or an answer, by who gets it right."""
+    return {(1, 1): "both", (1, 0): "small", (0, 1): "large", (0, 0): "neither"}[small_right, large_right]
+
+
 def method_style(method: str) -> MethodStyle:
     """The style of `method`; a name of one's own gets a spare colour that depends on the name alone."""
     if not isinstance(method, str) or not method:
