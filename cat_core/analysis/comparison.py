@@ -278,7 +278,7 @@ class Comparison(InPoints):
 
     def seed_curve(self, method: str, seed: int, split: str = "test", rule: str = "chow_average") -> DeferralCurve:
         """The deferral curve of one seed, [n+1] points."""
-        return self.run(method, seed, split, rule).curve()
+        return self._once(("seed curve", method, seed, split, rule), self.run(method, seed, split, rule).curve)
 
     def curve(self, method: str, rule: str = "chow_average") -> DeferralCurve:
         """Mean test curve over the seeds at equal deferral rate, [n+1] points.
@@ -288,7 +288,7 @@ class Comparison(InPoints):
         """
 
         def mean():
-            parts = [run.curve() for run in self.runs(method, rule)]
+            parts = [self.seed_curve(method, seed, rule=rule) for seed in self.seeds]
             threshold = np.quantile([c.threshold for c in parts], 0.5, axis=0, method="lower")
             return _mean_curve(parts, threshold, np.all([c.realisable for c in parts], axis=0))
 

@@ -278,14 +278,14 @@ def slider(c: Comparison, page: str, start: float = 0.3, grid: int = 41) -> str:
 
 
 def sliders(c: Comparison, cells: Sequence[Cell], page: str, start: float = 0.3) -> Chooser:
-    """The sliders of recorded cells and of this run, one at a time: first the cell where there is most to trade."""
+    """The sliders of the recorded cell where there is most to trade, and of this run, one at a time."""
 
     def room(cell: Cell) -> float:
         known = [m.headroom for m in cell.metrics().methods.values() if isinstance(m.headroom, Interval)]
         return cell.metrics().scale * max((x.low for x in known), default=-np.inf)
 
     parts = {}
-    for cell in sorted(cells, key=room, reverse=True):
+    for cell in sorted(cells, key=room, reverse=True)[:1]:
         shown = tuple(m for m in cell.config["methods"] if m in c.methods)
         parts[f"recorded: {cell.place}, {len(cell.seeds)} seeds"] = deciding(cell, cell.comparison(methods=shown))
     parts["this run"] = c
