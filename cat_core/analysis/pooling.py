@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t
+from scipy.stats import f, t
 
 from cat_core.ranking import Interval
 
@@ -28,7 +28,8 @@ class Pooled:
 
     cells: how many; positive: of these with an estimate above 0. between: standard deviation of the true effects
     between cells (what the estimates scatter beyond their errors), 0 where cells are too few to say; prediction: 95 %
-    interval of a further cell's true effect, from `FEW` cells on.
+    interval of a further cell's true effect, from `FEW` cells on. alike: p-value of all cells having one true effect
+    (the F test of Welch 1951, for unequal errors); None of one cell, or where an error is 0.
     """
 
     number: Interval
@@ -39,6 +40,7 @@ class Pooled:
     positive: int
     between: float = 0.0
     prediction: Interval | None = None
+    alike: float | None = None
 
     @property
     def p_value(self) -> float:
@@ -73,4 +75,17 @@ def pool(effects: Sequence[float], errors: Sequence[float], freedoms: Sequence[f
         reach = float(t.ppf((1 + level) / 2, freedom)) * error
         return Interval(mean, mean - reach, mean + reach)
 
-    return Pooled(interval(level), interval(0.90), error, freedom, k, int((y > 0).sum()), between, prediction)
+    positive = int((y > 0).sum())
+    return Pooled(interval(level), interval(0.90), error, freedom, k, positive, between, prediction, _alike(y, v, df))
+
+
+def _alike(y: np.ndarray, v: np.ndarray, df: np.ndarray) -> float | None:
+    """Welch's p-value that effects y with error variances v, of df degrees of freedom, are all the same."""
+    k = len(y)
+    if k < 2 or not v.all():
+        return None
+    weights = 1 / v
+    share = weights / weights.sum()
+    lost = float(((1 - share) ** 2 / df).sum())  # what not knowing the variances costs
+    ratio = float((weights * (y - share @ y) ** 2).sum()) / (k - 1) / (1 + 2 * (k - 2) / (k**2 - 1) * lost)
+    return float(f.sf(ratio, k - 1, (k**2 - 1) / (3 * lost)))

@@ -112,7 +112,10 @@ class Entry(ClaimRow):
 @dataclass(frozen=True)
 class Finding:
     """What is found of one family: one of the words, the pooled effect (None: nothing to pool) with its unit, the
-    p-value after Holm, the controls pooled alike (by what CAT is compared with), and the reason in one line."""
+    p-value after Holm, the controls pooled alike (by what CAT is compared with), and the reason in one line.
+
+    afterwards: where cells of studies in `BEFORE` are among those pooled, the others pooled by themselves.
+    """
 
     word: str
     reason: str
@@ -120,14 +123,18 @@ class Finding:
     unit: Unit = PERCENT
     p: float | None = None
     controls: tuple[tuple[str, Pooled], ...] = ()
+    afterwards: Pooled | None = None
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is found of a claim, family by family ("" where there is one); exploratory: it rests on `BEFORE` alone."""
+    """What is found of a claim, family by family ("" where there is one).
+
+    exploratory: how far it rests on the studies of `BEFORE`: "exploratory" alone, "partly exploratory" also, "" not.
+    """
 
     findings: dict[str, Finding]
-    exploratory: bool = False
+    exploratory: str = ""
 
     @property
     def word(self) -> str:
@@ -205,7 +212,8 @@ def verdict_of(claim: str, entries: Iterable[Entry]) -> Verdict:
     mine = [e for e in entries if e.claim == claim or (kind == "size" and e.claim in SIZED)]
     primary = [e for e in mine if e.role == "primary"]
     heard = [e for e in primary if e.heard]
-    exploratory = bool(heard) and all(e.edition in BEFORE for e in heard)
+    old = sum(e.edition in BEFORE for e in heard)
+    exploratory = "" if not old else "exploratory" if old == len(heard) else "partly exploratory"
     if kind in ("equivalence", "bound"):
         if not heard:
             return Verdict({"": Finding(NOT_TESTABLE, _silent(primary))})
@@ -242,7 +250,9 @@ def _family(rows: Sequence[Entry], kind: str) -> Finding:
     unit = next(e.unit for e in primary if e.heard)
     if not all(e.scale == unit.scale for e in primary if e.heard):
         raise ValueError(f"{primary[0].claim}: entries in different units cannot be pooled")
-    return Finding("", "", both, unit, None, tuple((k, v) for k, v in controls.items() if v))
+    new = [e for e in primary if e.edition not in BEFORE]
+    afterwards = pooled(new) if any(e.heard for e in primary if e.edition in BEFORE) else None
+    return Finding("", "", both, unit, None, tuple((k, v) for k, v in controls.items() if v), afterwards)
 
 
 def _other(e: Entry) -> str:
@@ -260,11 +270,12 @@ def _judged(found: Finding, p: float, rows: Sequence[Entry], families: int) -> F
     if said == SUPPORTED and heard[0].share and effect.number.high >= _SIZE:
         said = AT_SIZE
     way = "" if heard[0].direction >= 0 else ", turned round,"
-    cells = "one cell" if effect.cells == 1 else f"{effect.cells} cells, {effect.positive} of them above 0"
-    parts = [f"{show_number(effect.number, unit)}{way} over {cells}"]
+    parts = [f"{show_number(effect.number, unit)}{way} over {_cells(effect)}"]
+    if (new := found.afterwards) is not None:
+        parts.append(f"recorded after the rules: {show_number(new.number, unit)} over {_cells(new)}")
     if effect.prediction is not None:
         parts.append(f"another cell: {_ends(effect.prediction, unit)}")
-    parts.append(("p < 0.001" if p < 0.001 else f"p = {p:.3f}") + " after Holm" * (families > 1))
+    parts.append(_p(p) + " after Holm" * (families > 1))
     if heard[0].share and effect.error:
         x = heard[0].estimate
         many = replace(x, error=effect.error, freedom=effect.freedom)
@@ -272,6 +283,18 @@ def _judged(found: Finding, p: float, rows: Sequence[Entry], families: int) -> F
         parts.append(f"visible: {100 * many.visible:.0f}\u00a0%")
     parts += [f"against {other}: {show_number(x.number, unit)}" for other, x in found.controls]
     return replace(found, word=said, reason="; ".join(parts) + _left(primary, heard), p=p)
+
+
+def _cells(effect: Pooled) -> str:
+    """How many cells, on which side, and whether they agree."""
+    if effect.cells == 1:
+        return "one cell"
+    unlike = "" if effect.alike is None else f" (all alike: {_p(effect.alike)})"
+    return f"{effect.cells} cells, {effect.positive} of them above 0{unlike}"
+
+
+def _p(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def _ends(x, unit: Unit) -> str:

@@ -109,9 +109,16 @@ def test_what_is_heard():
 
 def test_what_was_recorded_before_the_rules_is_exploratory():
     old, new = entry(edition="reference"), entry(edition="smol")
-    assert verdict_of("C1", [old]).exploratory
-    assert not verdict_of("C1", [old, new]).exploratory and not verdict_of("C1", [new]).exploratory
-    assert not verdict_of("C1", []).exploratory
+    assert verdict_of("C1", [old]).exploratory == "exploratory"
+    assert verdict_of("C1", [new]).exploratory == verdict_of("C1", []).exploratory == ""
+    other = entry(0.5, edition="smol")
+    both = verdict_of("C1", [old, new, other])
+    assert both.exploratory == "partly exploratory"
+    found = both.findings["CAT-Xent"]
+    assert found.afterwards.number.estimate == pytest.approx((new.number.estimate + 0.5) / 2)
+    assert "recorded after the rules: " in found.reason and found.afterwards.cells == 2
+    assert verdict_of("C1", [new, other]).findings["CAT-Xent"].afterwards is None
+    assert verdict_of("C1", [old]).findings["CAT-Xent"].afterwards is None
 
 
 def test_a_size_is_that_of_all_cells_together():

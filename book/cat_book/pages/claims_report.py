@@ -102,7 +102,7 @@ def verdict_rows(entries: Sequence[Entry]) -> Iterator[tuple[str, str, str, str]
     """(claim, family, word, reason) of every family of every claim; exploratory ones say so."""
     for claim in CLAIMS:
         verdict = verdict_of(claim, entries)
-        note = " (exploratory)" if verdict.exploratory else ""
+        note = f" ({verdict.exploratory})" if verdict.exploratory else ""
         for family, found in verdict.findings.items():
             yield claim, family, found.word + note, found.reason
 

@@ -148,10 +148,13 @@ def verdict_tiles(entries: Sequence[Entry]) -> Fragment:
             else:
                 number = in_points(found.pooled.number, found.unit.scale)
                 said += f", {show_number(found.pooled.number, found.unit)}" + ", turned round" * turned
+                if (new := found.afterwards) is not None:
+                    said += f"; recorded after the rules: {show_number(new.number, found.unit)}"
             method = next((key for key in METHODS if name(key) == family), "")
             text = f"{family}: {said}." if family else f"{said[0].upper()}{said[1:]}."
             answers.append(Answer(sign, text, number, method))
-        note = "exploratory: its cells were recorded before the rules" if verdict.exploratory else ""
+        which = {"exploratory": "its", "partly exploratory": "some of its"}.get(verdict.exploratory)
+        note = f"{verdict.exploratory}: {which} cells were recorded before the rules" if which else ""
         reach, mark = (50.0, 100 * SIZES[0]) if saved else (10.0, None)
         shown.append(Tile(claim, question, answers, reach, f"{SPACE}%" if saved else "", mark, note=note))
     title = "What came of the claims"
