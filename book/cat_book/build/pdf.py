@@ -11,6 +11,9 @@ import tempfile
 from html import unescape
 from pathlib import Path
 
+from pypdf import PdfWriter
+from pypdf.generic import ArrayObject, NameObject
+
 from cat_book.build.editions import EditionError, toc_files
 from cat_core.files import whole_file
 
@@ -26,12 +29,8 @@ PATIENCE = 300  # seconds for one page
 def bind(root: Path, html: Path, out: Path) -> int:
     """Print the pages of the built book in `html` and write them to `out` as one PDF; returns the number of sheets.
 
-    Raises EditionError where the book is not built, or pypdf or a browser is missing or fails.
+    Raises EditionError where the book is not built, or a browser is missing or fails.
     """
-    try:
-        from pypdf import PdfWriter
-    except ImportError:
-        raise EditionError("pypdf is missing: pip install pypdf") from None
     pages = [html.resolve() / source.relative_to(root / "book").with_suffix(".html") for source in toc_files(root)]
     if missing := [page.name for page in pages if not page.is_file()]:
         raise EditionError(f"no {', '.join(missing)} in {html}: build the book first (python -m cat_core.runs build)")
@@ -70,7 +69,5 @@ def _print(browser: str, page: Path, out: Path, profile: Path) -> None:
 
 def _lead(link, sheet) -> None:
     """Turn a link to a file into one to a sheet of this PDF."""
-    from pypdf.generic import ArrayObject, NameObject
-
     del link["/A"]
     link[NameObject("/Dest")] = ArrayObject([sheet.indirect_reference, NameObject("/Fit")])
