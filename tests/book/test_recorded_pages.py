@@ -52,7 +52,7 @@ PAGES = {
     "06_flan2021": ("flan", {"references": ["tiny"]}),
 }
 READERS = {
-    "07_baselines": {"reference": "tiny", "joint": "joint"},
+    "07_baselines": {"reference": ["tiny"], "joint": "joint"},
     "08_ablations": {"reference": "tiny", "changes": ["changed"], "compared": ["tiny"]},
     "09_limits": {"studies": ["tiny"]},
     "10_claims": {"studies": ["tiny"]},
