@@ -54,7 +54,6 @@ SET_APART = (
     re.compile(r"\{[\w:]+\}`[^`]*`|`[^`]*`"),
     re.compile(r"\]\([^)]*\)|^:\w+:.*$|<[^>]+>", re.MULTILINE),
     re.compile(r"\bFigures? \d+|\bPython 3\.\d+( to 3\.\d+)?|\bCC BY \d\.\d|\bissue \d+|^\s*\d+\. ", re.MULTILINE),
-    re.compile(r"\b(takes about|About) \d+ minutes"),
 )
 CITED = re.compile(r"\{cite(:\w)?\}`|arXiv \d{4}\.\d{5}|^> \*\*C\d+\.\*\*", re.MULTILINE)
 NUMBER = re.compile(r"(?<![\w.])(?<![A-Za-z]-)\d(?:[\d.,]*\d)?(?:\s*%)?")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from cat_book.drawing.banner import Banner
+from cat_book.drawing.chooser import Folded
 from cat_book.drawing.tables import Table
-from cat_book.pages.pieces import pair_name
+from cat_book.pages.pieces import nothing, pair_name
 from cat_book.pages.results import Results
 from cat_core.analysis import claims
 from cat_core.analysis.claims import ClaimRow
@@ -70,6 +71,18 @@ def claims_table(rows: Sequence[ClaimRow], caption: str, reference: Sequence[Cel
         cells = [f"{m.study}/{m.cell}: n = {m.n:,}, {len(m.seeds)} seeds" for m in reference]
         note += f" Reference: {'; '.join(cells) or 'nothing is recorded yet'}. The verdict is that of this run alone."
     return Table(columns, shown, caption, note)
+
+
+def claims_shown(rows: Sequence[ClaimRow], caption: str, reference: Sequence[CellMetrics]) -> list[Table | Folded]:
+    """The rows that decide as a table (`claims_table`), and all rows behind one closed line."""
+    if not rows:
+        return [nothing(caption)]
+    primary = [row for row in rows if row.role == "primary"]
+    whole = claims_table(rows, caption, reference)
+    if len(primary) in (0, len(rows)):
+        return [whole]
+    line = f"All {len(rows)} rows, with controls and second readings"
+    return [claims_table(primary, caption, reference), Folded(line, whole)]
 
 
 def reference_text(row: ClaimRow, reference: Sequence[CellMetrics]) -> str:
