@@ -9,7 +9,7 @@ from pypdf import PdfReader
 PAGE = "<!doctype html><html lang=en><title>{title} &#8212; A book</title><h1>{title}</h1>{body}"
 LONG = "<p style='break-before: page'>second sheet</p>"
 BODIES = {
-    "intro": f"<a href='b%20c.html#there'>to b</a> <a href='https://example.org/'>out</a>{LONG}",
+    "intro": f"<a href='b%20c.html#there'>b</a> <a href='https://example.org/'>out</a> <a href='x.svg'>file</a>{LONG}",
     "b c": "<p id=there>x &lt; 1</p><a href='intro.html'>back</a>",
 }
 
@@ -38,6 +38,7 @@ def test_pages_are_bound_in_order_and_links_stay_inside(built, tmp_path):
     links = [[annotation.get_object() for annotation in page.get("/Annots", ())] for page in read.pages]
     leads = [read.get_page_number(link["/Dest"][0].get_object()) for page in links for link in page if "/Dest" in link]
     assert leads == [2, 0]
+    assert "file:" not in (tmp_path / "book.pdf").read_bytes().decode("latin1")
     assert [link["/A"]["/URI"] for page in links for link in page if "/A" in link] == ["https://example.org/"]
 
 

@@ -45,11 +45,10 @@ def bind(root: Path, html: Path, out: Path) -> int:
             first[page.as_uri()] = len(writer.pages)
             title = TITLE.search(page.read_text(encoding="utf-8"))
             writer.append(printed, unescape(title[1]) if title else page.stem, import_outline=False)
+    sheets = {uri: writer.pages[number] for uri, number in first.items()}
     for sheet in writer.pages:
-        for link in (reference.get_object() for reference in sheet.get("/Annots", ())):
-            target = first.get(str(link.get("/A", {}).get("/URI", "")).partition("#")[0])
-            if target is not None:
-                _lead(link, writer.pages[target])
+        for link in sheet.get("/Annots", ()):
+            _lead(link.get_object(), sheets)
     with whole_file(out) as part:
         writer.write(part)
     return len(writer.pages)
@@ -67,7 +66,10 @@ def _print(browser: str, page: Path, out: Path, profile: Path) -> None:
         raise EditionError(f"{browser} did not print {page.name} (status {done.returncode}): {said}")
 
 
-def _lead(link, sheet) -> None:
-    """Turn a link to a file into one to a sheet of this PDF."""
-    del link["/A"]
-    link[NameObject("/Dest")] = ArrayObject([sheet.indirect_reference, NameObject("/Fit")])
+def _lead(link, sheets) -> None:
+    """Turn a link to a file of the book into one to its sheet; other files stay behind, links to them end."""
+    uri = str(link.get("/A", {}).get("/URI", ""))
+    if uri.startswith("file:"):
+        del link["/A"]
+        if sheet := sheets.get(uri.partition("#")[0]):
+            link[NameObject("/Dest")] = ArrayObject([sheet.indirect_reference, NameObject("/Fit")])
