@@ -11,13 +11,17 @@ from dataclasses import asdict, dataclass
 
 import matplotlib
 import numpy as np
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from cat_book.drawing import figures
+from cat_book.drawing.chooser import Chooser, Facts
+from cat_book.drawing.markup import SHAPES
+from cat_book.drawing.plane import Mark, plane
 from cat_book.drawing.tables import Table
 from cat_book.pages.pieces import by_label, caption, nothing, shown
 from cat_core.analysis.metrics import CellMetrics
-from cat_core.analysis.quantities import NOT_THERE, Quantity, Unit, show_number
+from cat_core.analysis.quantities import NOT_THERE, PERCENT, Quantity, Undefined, Unit, show_number
 from cat_core.ranking import Interval
 from cat_core.studies.study import Cell
 from cat_core.training.configs import parse_size
@@ -31,13 +35,15 @@ FAR = 40.0  # percent: where colours end
 @dataclass(frozen=True)
 class Place:
     """A cell on the map. neither: share of test answers that neither model gets right; ahead: L less S, in points;
-    saving: of CAT-Xent against Xent; grid: noise, width of S and steps, of a cell of the grid."""
+    saving: of CAT-Xent against Xent; grid: noise, width of S and steps, of a cell of the grid; dropped: share of the
+    target tokens that CAT-Xent dropped in training."""
 
     label: str
     neither: float
     ahead: float
     saving: Interval
     grid: tuple[float, int, int] | None = None
+    dropped: float | Undefined = NOT_THERE
 
     @property
     def sign(self) -> int:
@@ -66,7 +72,9 @@ def places(cells: Sequence[Cell]) -> list[Place]:
             width = parse_size(config["small"], config["context"]).hidden
             grid = (config["suite_options"]["noise"], width, config["steps"])
         ahead = m.scale * (m.large_alone.estimate - plain.small_alone.estimate)
-        found.append(Place(label, plain.sequence_ledger[3], ahead, saving, grid))
+        kept = m.tokens[PAIR[0]].keep_rate if PAIR[0] in m.tokens else NOT_THERE
+        dropped = kept if isinstance(kept, Undefined) else 1 - getattr(kept, "estimate", kept)
+        found.append(Place(label, plain.sequence_ledger[3], ahead, saving, grid, dropped))
     return found
 
 
@@ -107,39 +115,61 @@ def grid_figure(found: Iterable[Place], cells: Sequence[Cell], number: str = "")
     return shown(fig, "Three grids of numbers", notes, caption(text, metrics, number=number))
 
 
-def map_figure(found: Sequence[Place], cells: Sequence[Cell], number: str = "") -> figures.Shown | Table:
-    """All cells by what both models leave unsolved and how far L is ahead; the marks say what CAT-Xent saves."""
+def map_figure(found: Sequence[Place], cells: Sequence[Cell], number: str = "") -> Chooser | Table:
+    """All cells by what both models leave unsolved and how far L is ahead; the marks say what CAT-Xent saves, and a
+    mark that is picked says the numbers of its cell."""
     if not found:
         return nothing("Where CAT-Xent saves: all recorded cells")
-    kinds = {1: ("^", "saves"), 0: ("o", "not clear"), -1: ("v", "costs")}
-    with matplotlib.rc_context(figures.LOOK):
-        fig = Figure(figsize=(figures.WIDTH, 4.6), layout="constrained")
-        ax = fig.subplots()
-        for sign, (marker, label) in kinds.items():
-            group = [p for p in found if p.sign == sign]
-            if not group:
-                continue
-            for inside in (True, False):
-                part = [p for p in group if (p.grid is not None) == inside]
-                ax.scatter(
-                    [100 * p.neither for p in part], [p.ahead for p in part],
-                    c=[100 * p.saving.estimate for p in part], cmap=COLOURS, vmin=-FAR, vmax=FAR, marker=marker,
-                    s=46 if inside else 90, edgecolors="#1a1a1a", linewidths=0.6 if inside else 1.4, zorder=3,
-                    label=None if inside == any(p.grid is None for p in group) else label,
-                )  # fmt: skip
-        for place, (side, up) in label_places([p for p in found if p.grid is None], found).items():
-            ax.annotate(figures.plain(place.label), (100 * place.neither, place.ahead), textcoords="offset points",
-                        xytext=(7 * side, up), ha="left" if side > 0 else "right", fontsize=7.5)  # fmt: skip
-        ax.axhline(0.0, color="#1a1a1a", linewidth=1.0, zorder=1)
-        ax.set(xlabel="answers that neither model gets right (%)", ylabel="L less S by Xent (points)")
-        figures.legend(fig, [ax])
-    text = (
-        "all recorded cells: what is left unsolved, how far L is ahead, and what CAT-Xent saves; large marks with a "
-        "name are suites of other studies, small ones the grid; darker: more"
+    kinds, colour = {1: ("^", "saves"), 0: ("o", "not clear"), -1: ("v", "costs")}, matplotlib.colormaps[COLOURS]
+    places, names = label_places([p for p in found if p.grid is None], found), short_names(found)
+    marks = [
+        Mark(
+            100 * p.neither, p.ahead, kinds[p.sign][0], to_hex(colour(0.5 + 50 * p.saving.estimate / FAR)),
+            names[p] if p in places else "", *places.get(p, ()),
+        )
+        for p in found
+    ]  # fmt: skip
+    legend = "".join(
+        f'<li><svg viewBox="-8 -8 16 16" width="14" height="14" aria-hidden="true"><path d="{SHAPES[shape]}" '
+        f'fill="#fff"/></svg> {said}</li>'
+        for shape, said in kinds.values()
     )
-    metrics = [cell.metrics() for cell in cells]
-    notes = [f"{p.label} {show_number(p.saving, SAVED)}" for p in found]
-    return shown(fig, "Points on a map", notes, caption(text, metrics, number=number))
+    stops = ",".join(to_hex(colour(i / 4)) for i in range(5))
+    legend += (
+        f'<li>costs {FAR:g}\u00a0% <span class="cx-bar" style="background:linear-gradient(to right,{stops})"></span> '
+        f"saves {FAR:g}\u00a0% or more</li>"
+    )
+    picture = plane(
+        marks, x_name="answers that neither model gets right (%)", y_name="L less S by Xent (points)",
+        what=f"A map of {len(found)} cells; choose one below to read its numbers",
+        legend=f'<ul class="cx-legend">{legend}</ul>',
+    )  # fmt: skip
+    text = (
+        "all recorded cells that have a saving: what is left unsolved, how far L is ahead, and what CAT-Xent saves. "
+        "Point at a mark, or choose its cell by name. Where L is hardly ahead, near 0 or below, a saving is large and "
+        "its interval wide, as there is little room. Large marks with a name are suites of other studies, small ones "
+        "the grid"
+    )
+    parts = {p.label: facts(p, kinds[p.sign][1]) for p in found}
+    held = set(by_label(cells)) & {p.label for p in found}
+    used = [m for label, m in by_label(cells).items() if label in held]
+    return Chooser(parts, "Cell", name="map", picture=picture, caption=caption(text, used, number=number))
+
+
+def facts(p: Place, said: str) -> Facts:
+    """The numbers of one cell."""
+    return Facts([
+        ("Cell", p.label), (f"CAT-Xent against Xent: {said}", show_number(p.saving, SAVED)),
+        ("training tokens that the mask drops", show_number(p.dropped, PERCENT)),
+        ("answers that neither model gets right", show_number(p.neither, PERCENT)),
+        ("L less S by Xent, points", show_number(p.ahead, Unit(1, 1, "", True))),
+    ])  # fmt: skip
+
+
+def short_names(found: Sequence[Place]) -> dict[Place, str]:
+    """The names of cells without their study, where that says which is meant."""
+    names = {p: p.label.rpartition("/")[2] for p in found}
+    return {p: name if list(names.values()).count(name) == 1 else p.label for p, name in names.items()}
 
 
 def label_places(named: Sequence[Place], found: Sequence[Place]) -> dict[Place, tuple[int, int]]:
