@@ -7,7 +7,7 @@ TABLE = "<table><tr><th>a</th></tr><tr><td>b c</td></tr></table>"
 PAGE = """<html><article><h1>One two<a class="headerlink">#</a></h1><p>three four, f&uuml;nf 6 7.5</p>
 <details><summary>more</summary><p>folded words</p>{table}</details><script>var hidden = 1;</script>
 <div class="admonition dropdown"><p class="admonition-title">Solution</p><p>unseen</p></div>
-<div class="admonition exercise">do this</div>
+<div class="admonition exercise">do this</div><div class="cat-widget cat-check">answer</div>
 <div class="cat-widget">label <div class="cat-figure">inner</div>{table}</div>
 <div class="cx-panels"><div>{table}</div><div>{table}</div></div>
 <div class="highlight"><pre>x = 1

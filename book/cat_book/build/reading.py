@@ -15,7 +15,7 @@ WORDS = 238  # a minute
 CODE = 3  # seconds a line
 SECONDS = {".cat-figure, .cat-widget, .cat-tiles, figure": 30, "tr": 4, "div.math": 10}  # the outermost is counted
 FOLDED = (
-    "script, style, noscript, [hidden], details:not([open]) > :not(summary), .headerlink, .exercise, "
+    "script, style, noscript, [hidden], details:not([open]) > :not(summary), .headerlink, .exercise, .cat-check, "
     ".admonition.dropdown > :not(.admonition-title), .cx-panels > :not(:first-child)"
 )
 LOOKED_UP = ("glossary", "references", "genindex", "search")  # pages that nobody reads from end to end
