@@ -92,7 +92,7 @@ def reference_text(row: ClaimRow, reference: Sequence[CellMetrics]) -> str:
     """
     matches = []
     for m in reference:
-        for r in m.claims:
+        for r in (*m.claims, *(r for other in m.other_metrics.values() for r in other.claims if r.share)):
             if (r.claim, claims.without_task(r.measure)) == (row.claim, claims.without_task(row.measure)):
                 text = show_number(r.number, r.unit)
                 task = claims.task_of(r.measure) if r.measure != row.measure else None
