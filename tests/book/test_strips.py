@@ -77,6 +77,12 @@ def test_without_slider_or_groups_there_is_nothing_to_move(browser, tmp_path):
     assert repr(made) == "Strips\none: b: same\nFigure 1: what to see."
 
 
+def test_a_group_may_have_an_axis_of_its_own():
+    axes = {"one": AXIS, "two": Axis("far", 0, 100, [(100, "100")])}
+    html = Strips(GROUPS, axes, SLIDER, name="demo", title="Strips", caption="c")._repr_html_()
+    assert [html.count(f'class="cx-at" cx="{x}%"') for x in (50, 3)] == [1, 1] and ">far</span>" in html
+
+
 def test_what_does_not_fit_is_refused():
     for groups in ({}, {"one": []}):
         with pytest.raises(ValueError, match="no strip to draw"):

@@ -6,7 +6,7 @@ every strip of every group stands at its first place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from string import Template
 
@@ -64,13 +64,14 @@ class Slider:
 
 class Strips:
     """What a notebook shows. groups: strips by the name of their group, of which one is looked at (`what` they are),
-    with a note of its own; slider: or None, if nothing moves; legend: (look, text), such as "k1" for bars of kind 1,
-    "p1" for parts, "band", "dot". Raises ValueError without strips, or where texts or marks are not one a stop.
+    with a note, and maybe an axis, of its own; slider: or None, if nothing moves; legend: (look, text), such as "k1"
+    for bars of kind 1, "p1" for parts, "band", "dot". Raises ValueError without strips, or where texts or marks are not
+    one a stop.
     """
 
     def __init__(
-        self, groups: Mapping[str, Sequence[Strip]], axis: Axis, slider: Slider | None = None, *, name: str, title: str,
-        caption: str, what: str = "Cell", legend: Sequence[tuple[str, str]] = (),
+        self, groups: Mapping[str, Sequence[Strip]], axis: Axis | Mapping[str, Axis], slider: Slider | None = None, *,
+        name: str, title: str, caption: str, what: str = "Cell", legend: Sequence[tuple[str, str]] = (),
         notes: Mapping[str, str] | None = None,
     ):  # fmt: skip
         stops = len(slider.stops) if slider else 1
@@ -80,11 +81,12 @@ class Strips:
             for field in ("texts", "kinds", "bars", "bands", "dots"):
                 if len(getattr(strip, field)) not in (1, stops, *[0] * (field not in ("texts", "kinds"))):
                     raise ValueError(f"strip {strip.label!r}: {field} are not one, nor one for each of {stops} stops")
-        self.groups, self.axis, self.slider, self.name, self.title = groups, axis, slider, name, title
+        self.groups, self.slider, self.name, self.title = groups, slider, name, title
+        self.axes = dict.fromkeys(groups, axis) if isinstance(axis, Axis) else axis
         self.caption, self.what, self.legend, self.notes = caption, what, legend, notes or {}
 
     def _repr_html_(self) -> str:
-        rows = [self._moving(strip) for group in self.groups.values() for strip in group]
+        rows = [_moving(strip, self.axes[key].at) for key, group in self.groups.items() for strip in group]
         data = {"rows": rows} | ({"stops": self.slider.stops, "said": self.slider.said} if self.slider else {})
         payload = markup.script_data(data)
         ident = markup.ident(self.name, payload + self.title)
@@ -97,7 +99,8 @@ class Strips:
         groups = "".join(
             f'<div class="cx-group"><p class="cx-head">{escape(key) if several else ""}</p>'
             + (f"<p>{escape(self.notes[key])}</p>" if key in self.notes else "")
-            + f'<ul aria-label="{escape(key)}">{"".join(map(self._line, group))}</ul>{self._foot()}</div>'
+            + f'<ul aria-label="{escape(key)}">{"".join(self._line(strip, self.axes[key]) for strip in group)}</ul>'
+            + f"{_foot(self.axes[key])}</div>"
             for key, group in self.groups.items()
         )
         keys = (f'<li><span class="cx-key cx-{look}"></span> {escape(text)}</li>' for look, text in self.legend)
@@ -125,26 +128,16 @@ class Strips:
             f'<p class="cx-said" role="status" aria-live="polite">{escape(s.said[s.start])}</p>'
         )
 
-    def _moving(self, strip: Strip) -> Mapping:
-        """Texts and places (percent of the width) of a strip at its stops."""
-        at = self.axis.at
-        return {
-            "t": list(strip.texts), "k": list(strip.kinds),
-            "i": [[at(v) for v in (b.low, b.estimate, b.high)] for b in strip.bars],
-            "b": [[at(low), round(at(high) - at(low), 1)] for low, high in strip.bands],
-            "d": [[at(v) for v in dots] for dots in strip.dots],
-        }  # fmt: skip
-
-    def _line(self, strip: Strip) -> str:
-        at, stop, drawn = self.axis.at, self.slider.start if self.slider else 0, ""
+    def _line(self, strip: Strip, axis: Axis) -> str:
+        at, stop, drawn = axis.at, self.slider.start if self.slider else 0, ""
         for low, high, kind in strip.parts:
             drawn += (f'<rect class="cx-part cx-p{kind}" x="{at(low):g}%" width="{at(high) - at(low):.4g}%" y="3" '
                       'height="14"/>')  # fmt: skip
         if strip.bands:
             low, high = _pick(strip.bands, stop)
             drawn += f'<rect class="cx-band" x="{at(low):g}%" width="{at(high) - at(low):.4g}%" y="1" height="18"/>'
-        if self.axis.zero is not None:
-            zero = at(self.axis.zero)
+        if axis.zero is not None:
+            zero = at(axis.zero)
             drawn += f'<line class="cx-zero" x1="{zero:g}%" x2="{zero:g}%" y1="0" y2="20"/>'
         for value in _pick(strip.dots, stop) or ():
             drawn += f'<circle class="cx-dot" cx="{at(value):g}%" cy="10" r="3"/>'
@@ -158,17 +151,28 @@ class Strips:
             f'<span class="cx-now">{escape(_pick(strip.texts, stop))}</span></li>'
         )
 
-    def _foot(self) -> str:
-        """The axis below a group."""
-        ticks = "".join(
-            f'<line class="cx-tick" x1="{self.axis.at(v):g}%" x2="{self.axis.at(v):g}%" y1="0" y2="4"/>'
-            f'<text x="{self.axis.at(v):g}%" y="17" text-anchor="middle">{true_minus(text)}</text>'
-            for v, text in self.axis.ticks
-        )
-        return (
-            f'<div class="cx-strip cx-foot" aria-hidden="true"><svg height="20">{ticks}</svg>'
-            f'<span class="cx-name">{escape(self.axis.name)}</span></div>'
-        )
+
+def _moving(strip: Strip, at: Callable[[float], float]) -> Mapping:
+    """Texts and places (`at`, percent of the width) of a strip at its stops; only what moves."""
+    return {
+        "t": list(strip.texts), "k": list(strip.kinds),
+        "i": [[at(v) for v in (b.low, b.estimate, b.high)] for b in strip.bars if len(strip.bars) > 1],
+        "b": [[at(low), round(at(high) - at(low), 1)] for low, high in strip.bands if len(strip.bands) > 1],
+        "d": [[at(v) for v in dots] for dots in strip.dots if len(strip.dots) > 1],
+    }  # fmt: skip
+
+
+def _foot(axis: Axis) -> str:
+    """The axis below a group."""
+    ticks = "".join(
+        f'<line class="cx-tick" x1="{axis.at(v):g}%" x2="{axis.at(v):g}%" y1="0" y2="4"/>'
+        f'<text x="{axis.at(v):g}%" y="17" text-anchor="middle">{true_minus(text)}</text>'
+        for v, text in axis.ticks
+    )
+    return (
+        f'<div class="cx-strip cx-foot" aria-hidden="true"><svg height="20">{ticks}</svg>'
+        f'<span class="cx-name">{escape(axis.name)}</span></div>'
+    )
 
 
 def _pick(values: Sequence, stop: int):

@@ -103,8 +103,8 @@ def alarm_figure(cells: Sequence[Cell], rows: Sequence[Shift], number: str = "")
     text = (
         f"deferral rate on test items with a threshold for {budget:g} % from the items named, S by "
         f"{name(rows[0].method)}. The grey range holds the rate of so many queries in 95 % of cases if nothing has "
-        "changed; an alarm rings where the rate seen lies outside. Look at more queries and the range shrinks, until "
-        "most marks are outside. In percent: of draws of so many test items, over all seeds (where there are fewer, "
+        "changed; an alarm rings where the rate seen lies outside. Look at more queries and the range shrinks, so that "
+        "marks fall outside. In percent: of draws of so many test items, over all seeds (where there are fewer, "
         "all), also for test items of the threshold's own kind. Hollow: chosen anew, from unlabelled items of the same "
         "kind"
     )
