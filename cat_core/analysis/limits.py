@@ -21,10 +21,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from statistics import NormalDist
 
 import numpy as np
-from scipy.stats import betabinom
+from scipy.stats import betabinom, hypergeom
 
 from cat_core import router
 from cat_core.analysis.comparison import Comparison
@@ -185,6 +186,80 @@ def over_coin(c: Comparison, method: str, rates: np.ndarray, rule: str = "chow_a
     return CurveBand(rates, over(once[0]), *percentiles(over(draws[:, 0]), c.level))
 
 
+# ---------------------------------------------------------------- the price of a mistake
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a query costs where a wrong answer has a price: means over test items and seeds, in costs of an answer of L.
+
+    price: of a wrong answer. small, large: S alone, L alone; cascade: with the threshold of each seed that costs least
+    on its calibration items, tau in the median; rate: of deferral. cheaper: seeds, of `seeds`, in which the cascade
+    costs less than both.
+    """
+
+    price: float
+    small: float
+    large: float
+    cascade: float
+    rate: float
+    tau: float
+    cheaper: int
+    seeds: int
+
+    @property
+    def saved(self) -> float:
+        """What the cascade saves against the better of S alone and L alone, as a share of that."""
+        return 1 - self.cascade / min(self.small, self.large)
+
+
+def spending(
+    c: Comparison, method: str, prices: Sequence[float], rule: str = "chow_average"
+) -> list[Spent] | Undefined:
+    """The cascade of `method` at each price of a wrong answer, which is 1 less the quality of an answer.
+
+    Undefined where costs are unknown, where quality is no mean over answers, and without calibration rows. ValueError
+    for a price below 0.
+    """
+    if min(prices) < 0:
+        raise ValueError(f"prices go down to {min(prices)}, expected none below 0")
+    if (why := c.unknown_costs) is not None:
+        return why
+    if c.by_counts:
+        return Undefined("its quality is no mean over answers, so that a wrong one has no price")
+    if not (c.frame["split"] == "calibration").any():
+        return Undefined("no calibration rows")
+    found = np.array([_spent(c, method, seed, prices, rule) for seed in c.seeds])  # [seeds, prices, 5]
+    cheaper = (found[..., 2] < found[..., :2].min(axis=-1) - ROUNDING).sum(axis=0)
+    means, taus = found[..., :4].mean(axis=0), np.quantile(found[..., 4], 0.5, axis=0, method="lower")
+    return [
+        Spent(float(price), *map(float, row), float(tau), int(n), len(c.seeds))
+        for price, row, tau, n in zip(prices, means, taus, cheaper)
+    ]
+
+
+def _spent(c: Comparison, method: str, seed: int, prices: Sequence[float], rule: str) -> list[tuple[float, ...]]:
+    """(S alone, L alone, cascade, deferral rate, tau) of one seed at each price."""
+    rows = c.pairing(method, seed, "calibration", rule)
+    order, cost = np.argsort(rows.confidence, kind="stable"), rows.large_flops.mean()
+    ranked = rows.confidence[order]
+    stops = np.flatnonzero(np.append(ranked[1:] > ranked[:-1], True)) + 1  # as many as a threshold defers, but none
+    more, better = (
+        np.concatenate([[0.0], np.cumsum(x[order])[stops - 1]]) / len(ranked)
+        for x in (rows.large_flops / cost, rows.large_quality - rows.small_quality)
+    )
+    taus, test = np.concatenate([[-np.inf], ranked[stops - 1]]), c.pairing(method, seed, "test", rule)
+    cost, found = test.large_flops.mean(), []
+    own, small, large = test.small_flops.mean() / cost, 1 - test.small_quality.mean(), 1 - test.large_quality.mean()
+    for price in prices:
+        tau = taus[np.argmin(more - price * better)]
+        sent = router.route(test.confidence, tau)
+        wrong = 1 - np.where(sent, test.large_quality, test.small_quality).mean()
+        spent = own + (sent * test.large_flops).mean() / cost + price * wrong
+        found.append((own + price * small, 1 + price * large, spent, sent.mean(), tau))
+    return found
+
+
 # ---------------------------------------------------------------- a threshold on other queries
 
 
@@ -195,7 +270,8 @@ class Shift:
     source, target: what they are. promised_rate, promised_quality: on the source's calibration rows. here: on the
     source's own test rows; there: on the target's; again: on the target's, with a threshold chosen anew on the target's
     calibration rows (no labels needed), where there are any. inside: seeds of `there` whose deferral rate lies in the
-    `rate_interval` of exchangeable queries, of `seeds`. n_calibration, n_test: source's and target's.
+    `rate_interval` of exchangeable queries, of `seeds`. n_calibration, n_test: source's and target's. rates, own_rates:
+    deferral rate of each seed on the target's test rows, of n_test, and on the source's, of n_own.
     """
 
     source: str
@@ -212,6 +288,25 @@ class Shift:
     n_calibration: int
     n_test: int
     scale: float
+    rates: tuple[float, ...]
+    own_rates: tuple[float, ...]
+    n_own: int
+
+    def alarm(self, window: int, level: float = 0.95) -> tuple[Interval, float, float]:
+        """After the first `window` queries: the range in which their deferral rate should lie (`rate_interval`), and
+        how often it does not, so that an alarm rings: on the target's queries and on the source's own.
+
+        The queries are drawn from the test rows without replacement; a mean over seeds. Where there are fewer rows, all
+        are looked at.
+        """
+        rings = []
+        for n, rates in ((self.n_own, self.own_rates), (self.n_test, self.rates)):
+            size = min(window, n)
+            law = rate_interval(self.n_calibration, self.budget, size, level)
+            low, high = (round(x * size) for x in (law.low, law.high))
+            deferred = hypergeom(n, np.rint(n * np.array(rates)), size)
+            rings.append(float(np.mean(deferred.cdf(low - 1) + deferred.sf(high))))
+        return law, rings[1], rings[0]
 
 
 def shift(
@@ -228,7 +323,7 @@ def shift(
     there = at_thresholds(target, method, here.taus, rule, here.promised_rate)
     has_own = bool((target.frame["split"] == "calibration").any())
     again = calibrated(target, method, budget, rule) if has_own else Undefined("no calibration rows")
-    qualities, inside = [], 0
+    qualities, inside, rates, own = [], 0, [], []
     for seed, tau in here.taus.items():
         curve = source.seed_curve(method, seed, "calibration", rule)
         rate = float(router.route(source.pairing(method, seed, "calibration", rule).confidence, tau).mean())
@@ -237,9 +332,11 @@ def shift(
         interval = rate_interval(n, budget, target.n, source.level)
         achieved = float(router.route(target.pairing(method, seed, "test", rule).confidence, tau).mean())
         inside += interval.low <= achieved <= interval.high
+        rates.append(achieved)
+        own.append(float(router.route(source.pairing(method, seed, "test", rule).confidence, tau).mean()))
     return Shift(
         *names, method, budget, here.promised_rate, float(np.mean(qualities)), here, there, again, inside,
-        len(source.seeds), n, target.n, target.scale,
+        len(source.seeds), n, target.n, target.scale, tuple(rates), tuple(own), source.n,
     )  # fmt: skip
 
 
@@ -254,6 +351,7 @@ def without_task(c: Comparison, task: str) -> Comparison:
     return replace(c, frame=c.frame[c.frame["task"] != task], task=None)
 
 
+@cache
 def rate_interval(n: int, budget: float, test: int, level: float = 0.95) -> Interval:
     """Deferral rate on `test` new queries of a threshold that defers floor(n budget) of n, if all are exchangeable.
 

@@ -256,6 +256,58 @@ def test_shift_against_a_naive_computation():
     assert same.there == same.here == same.again and same.inside == 2
 
 
+def test_an_alarm_rings_as_often_as_draws_of_the_test_rows_leave_the_range():
+    c = other_queries()
+    one, two = c.of_task("one"), c.of_task("two")
+    shift = limits.shift(one, two, ("one", "two"), "dist", 0.3)
+    assert shift.rates == (1.0, 1.0) and len(shift.own_rates) == shift.seeds == 2 and shift.n_own == one.n
+    rng, window = np.random.default_rng(0), 12
+    law, others, own = shift.alarm(window)
+    assert law == limits.rate_interval(50, 0.3, window) and law.high < 1 and others == 1.0
+    outside = []
+    for seed, tau in shift.here.taus.items():
+        deferred = router.route(one.pairing("dist", seed).confidence, tau)
+        seen = np.array([rng.permutation(deferred)[:window].mean() for _ in range(4_000)])
+        outside.append(np.mean((seen < law.low - 1e-9) | (seen > law.high + 1e-9)))
+    assert own == pytest.approx(np.mean(outside), abs=0.02)
+    assert shift.alarm(10_000) == shift.alarm(50), "no more queries than there are"
+
+
+# ---------------------------------------------------------------- the price of a mistake
+
+
+def test_spending_against_all_thresholds_tried_one_by_one():
+    c, prices = accuracy(methods=("dist",)), (0.0, 1.0, 3.0, 10.0, 1000.0)
+    found = limits.spending(c, "dist", prices)
+    for price, s in zip(prices, found):
+        rows = []
+        for seed in c.seeds:
+            calibration, test = c.pairing("dist", seed, "calibration"), c.pairing("dist", seed)
+
+            def spent(p, tau, price=price):
+                sent = p.confidence <= tau
+                wrong = 1 - np.where(sent, p.large_quality, p.small_quality).mean()
+                return (p.small_flops + sent * p.large_flops).mean() / p.large_flops.mean() + price * wrong
+
+            tau = min([-np.inf, *np.unique(calibration.confidence)], key=lambda tau: spent(calibration, tau))
+            alone = 1 + price * (1 - test.large_quality.mean())
+            rows.append((spent(test, -np.inf), alone, spent(test, tau), np.mean(test.confidence <= tau)))
+        assert (s.small, s.large, s.cascade, s.rate) == pytest.approx(np.mean(rows, axis=0))
+        assert s.cheaper == sum(r[2] < min(r[:2]) - 1e-9 for r in rows) and s.seeds == 2
+        assert s.saved == pytest.approx(1 - s.cascade / min(s.small, s.large))
+    assert found[0].rate == 0 and found[0].tau == -np.inf and found[0].saved == 0, "free mistakes need no L"
+    assert [s.rate for s in found] == sorted(s.rate for s in found), "the dearer a mistake, the more goes to L"
+
+
+def test_spending_is_undefined_where_a_mistake_has_no_price():
+    assert "no mean over answers" in limits.spending(Comparison(text_table()), "dist", (1.0,)).reason
+    c = accuracy()
+    rows = c.frame[c.frame["split"] == "test"]
+    assert "calibration" in limits.spending(Comparison(rows), "dist", (1.0,)).reason
+    with pytest.raises(ValueError, match="prices go down to -1"):
+        limits.spending(c, "dist", (1.0, -1.0))
+
+
 def test_shift_without_a_threshold_or_calibration_rows():
     c = other_queries()
     flat = c.frame.assign(confidence_chow_average=np.where(c.frame["model"] == "small", 1.0, np.nan))

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cat_book.drawing import figures
+from cat_book.drawing.strips import Strips
 from cat_book.drawing.tables import Table
-from cat_book.pages import limits_report, shift_report
+from cat_book.pages import limits_report, mistakes_report, shift_report
 from small_study import STUDY, recorded_cells
 
 from cat_core.analysis import claims, limits, operating_points, publish
@@ -192,11 +193,16 @@ def test_everything_is_shown_and_published(cells, tables, tmp_path):
     paid = limits_report.paybacks(cells, tables)
     shown = [
         limits_report.easy_hard_figure(cells, "Figure 1"),
-        limits_report.coin_figure(cells, tables, "Figure 2"),
-        shift_report.shift_figure(cells, rows, "Figure 3"),
         shift_report.recalibration_figure(cells, tables, "dist", 0.3, "Figure 4"),
     ]
     assert all(isinstance(each, figures.Shown) and each.alt and "n = " in each.caption for each in shown)
+    spent = mistakes_report.found(tables)
+    moving = [
+        limits_report.coin_figure(cells, tables, "Figure 2"),
+        mistakes_report.mistakes_figure(spent, cells, "cat-dist", "Figure 3"),
+        shift_report.alarm_figure(cells, rows, "Figure 3"),
+    ]
+    assert all(isinstance(each, Strips) and "n = " in each.caption and each._repr_html_() for each in moving)
     for each in (
         limits_report.claims_of(cells, ["C5", "C6"]), limits_report.policies_table(tables, 0.3),
         limits_report.ranking_table(tables), limits_report.payback_table(paid),
@@ -204,9 +210,52 @@ def test_everything_is_shown_and_published(cells, tables, tmp_path):
     ):  # fmt: skip
         assert isinstance(each, Table) and len(each.rows) > 1 and each._repr_html_()
     metrics = limits_report.page_metrics(points, tables, paid, 0.3) | {"shifts": shift_report.as_metrics(rows)}
+    metrics |= {"mistakes": mistakes_report.as_metrics(spent)}
     said = limits_report.headline(points, tables, paid, 0.3) | shift_report.headline(rows)
+    said |= mistakes_report.headline(spent)
     assert all(text.endswith(".") for text in said.values())
     publish.publish(tmp_path, "limits", None, metrics | said)
+
+
+def test_the_strips_say_what_the_analysis_says(cells, tables):
+    (coin,) = limits_report.coin_figure(cells, tables).groups.values()
+    label, c = next((k, c) for k, c in tables.items() if not isinstance(limits.couple_of(c, "cat-dist"), Undefined))
+    strip = next(s for s in coin if s.label.startswith(label))
+    rates = limits.coin_rates(limits.couple_of(c, "cat-dist"))
+    band = limits.over_coin(c, "cat-dist", rates)
+    assert [b.high for b in strip.bars] == pytest.approx(c.scale * band.high)
+    signs = [1 if low > 0 else 2 if high < 0 else 0 for low, high in zip(band.low, band.high)]
+    assert list(strip.kinds) == signs and strip.texts[0].endswith("defers 0 %")
+    rows = shift_report.shifts(cells, tables, "dist", 0.3)
+    drawn = shift_report.alarm_figure(cells, rows)
+    assert sum(map(len, drawn.groups.values())) == len(rows)
+    strip = next(s for s in drawn.groups["the threshold of another cell"] if s.label == "low \u2192 high")
+    shift = next(s for s in rows if (s.source, s.target) == ("low", "high"))
+    at = shift_report.WINDOWS.index(50)
+    law, others, own = shift.alarm(50)
+    assert strip.bands[at] == (100 * law.low, 100 * law.high) and strip.kinds[at] == int(others >= 0.5)
+    assert strip.texts[at].endswith(f"rings in {100 * others:.0f} % (own queries: {100 * own:.0f} %)")
+    loud = sum(s.alarm(50)[1] >= 0.5 for s in rows)
+    assert f"an alarm has rung, more likely than not, in {loud} of {len(rows)}" in drawn.slider.said[at]
+
+
+def test_a_price_is_said_in_words_and_drawn_in_parts(cells):
+    assert "wmt" not in mistakes_report.found({"wmt": cells[0].comparison(methods=("dist",))})
+    spends = {1: (2.0, 0.9, 3), 3: (2.0, 0.9, 2), 0: (0.5, 0.6, 0), 2: (2.0, 1.1, 0)}  # S alone, cascade, seeds
+    rows = [limits.Spent(p, 2.0, 1.0, 1.0, 0, -np.inf, 0, 3) for p in mistakes_report.PRICES]
+    for i, (kind, (small, cascade, cheaper)) in enumerate(spends.items()):
+        rows[i] = limits.Spent(mistakes_report.PRICES[i], small, 1.0, cascade, 0.25, -0.5, cheaper, 3)
+        assert mistakes_report.kind(rows[i]) == kind
+    told = "cascade, 10.0 % cheaper, in 3 of 3 seeds; defers 25.0 %, \u03c4 = \u22120.5"
+    assert mistakes_report.said(rows[0]) == told
+    assert mistakes_report.said(rows[2]) == "S alone; the cascade defers 25.0 % and is 20.0 % dearer"
+    assert mistakes_report.said(rows[4]) == "L alone; the cascade defers nothing and is no dearer"
+    drawn = mistakes_report.mistakes_figure({"low": rows}, cells, "dist", "Figure 1")
+    (strip,) = drawn.groups["cells"]
+    assert strip.parts == [(0, 0.5, 1), (0.5, 1.5, 3), (1.5, 2.5, 0), (2.5, 30, 2)] and strip.kinds[:3] == [1, 1, 0]
+    assert drawn.slider.said[1].endswith("of 1 cells is: S alone in 0, cascade in 1, L alone in 0.")
+    said = mistakes_report.headline({"low": rows, "high": rows[2:]})["mistakes_text"]
+    assert "in low between 1 and 1.2 answers of L, by 10.0 % at most; in high at no price." in said
 
 
 def test_the_mask_has_paid_when_its_saving_is_worth_its_training(cells, tables, monkeypatch):
@@ -228,8 +277,9 @@ def test_nothing_recorded_is_one_clear_line():
         limits_report.easy_hard_figure((), "Figure 1"), limits_report.coin_figure((), {}),
         limits_report.policies_table({}, 0.3), limits_report.ranking_table({}), limits_report.payback_table([]),
         limits_report.extra_table((), {}), limits_report.claims_of((), ["C5"]), shift_report.shift_table([]),
-        shift_report.shift_figure((), []), shift_report.recalibration_figure((), {}, "dist", 0.3),
+        shift_report.alarm_figure((), []), mistakes_report.mistakes_figure({}, (), "dist"),
+        shift_report.recalibration_figure((), {}, "dist", 0.3),
     ):  # fmt: skip
         assert isinstance(each, Table) and len(each.rows) == 1 and "nothing is recorded" in each.rows[0][1]
-    said = limits_report.headline([], {}, [], 0.3) | shift_report.headline([])
+    said = limits_report.headline([], {}, [], 0.3) | shift_report.headline([]) | mistakes_report.headline({})
     assert all("o recorded cell" in text for text in said.values())

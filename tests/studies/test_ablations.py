@@ -170,7 +170,14 @@ def test_masks_and_gatekeeper_are_read_from_the_metrics(reference):
     m, c = reference.metrics(), reference.comparison()
     shown = ablations_report.masks_figure([reference], "Figure 1")
     gain = m.masks.audc["large-dist - dist"].estimate
-    assert f"L-right mask, keep-rate 75 %: {true_minus(f'{100 * gain:+.2f}')} [" in shown.alt
+    (strip,) = shown.groups[ablations_report.name("large-dist")]
+    assert strip.texts[0].startswith(f"{true_minus(f'{100 * gain:+.2f}')} [") and "; kept 75\u00a0%" in strip.texts[0]
+    assert strip.bars[0].estimate == pytest.approx(100 * gain) and len(strip.dots[0]) == len(reference.seeds)
+    assert shown.caption.startswith("Figure 1: what each mask does to Dist") and shown._repr_html_()
+    said = ablations_report.kept_words("cat-dist"), ablations_report.kept_words("both-dist")
+    assert said[0] == "Keeps the tokens with both right, only S right, only L right; drops neither right."
+    assert said[1].endswith("drops only S right, only L right, neither right.")
+    assert "whichever" in ablations_report.kept_words("random-dist")
     assert gain == pytest.approx(c.audc("large-dist").estimate - c.audc("dist").estimate, abs=1e-12)
     (row,) = ablations_report.gatekeeper_table([reference]).rows
     assert row[0] == "wmt" and row[3].startswith("\u2013")  # CAT-Xent was not run

@@ -8,8 +8,22 @@ from dataclasses import replace
 import numpy as np
 
 from cat_book.drawing import figures
+from cat_book.drawing.markup import round_ticks
+from cat_book.drawing.strips import Axis, Strip, Strips
+from cat_book.drawing.styles import TOKEN_STYLE
 from cat_book.drawing.tables import Table
-from cat_book.pages.pieces import by_label, caption, filled, forest_row, forest_shown, numbers, pair_name, tally
+from cat_book.pages.pieces import (
+    by_label,
+    caption,
+    filled,
+    forest_row,
+    forest_shown,
+    in_points,
+    nothing,
+    numbers,
+    pair_name,
+    tally,
+)
 from cat_core.analysis.contrasts import CAT, UNMASKED
 from cat_core.analysis.metrics import SettingChange
 from cat_core.analysis.quantities import PERCENT, Undefined, Unit, show_number
@@ -24,6 +38,8 @@ KEPT = {
     "neither-dist": ("neither",),
 }  # fmt: skip
 """The cells of the token ledger that each mask keeps; of random masks, as many tokens as these hold."""
+PARTS = ("both", "only_small", "only_large", "neither")
+WHOLE = Unit(100, 0, "\u00a0%")
 
 
 def _note(text: str, pairs: Sequence[Ablation], shifts: Mapping[str, SettingChange]) -> str:
@@ -104,26 +120,49 @@ def shifts_figure(
 # ---------------------------------------------------------------- masks
 
 
-def masks_figure(cells, number: str = "") -> figures.Shown | Table:
-    """AUDC of Dist with every mask less that of Dist without one, one panel a cell, with the keep-rates."""
-    panels, notes, found_in = {}, [], by_label(cells)
-    for label, m in found_in.items():
-        rows = []
-        for method in (x for x in KEPT if x.endswith("-dist") and x in m.methods):
-            effect = m.difference(method, UNMASKED)
-            if isinstance(effect, Interval):
-                kept = show_number(m.tokens[method].keep_rate, Unit(100, 0, "\u00a0%"))
-                dots = np.subtract(m.audc_by_seed[method], m.audc_by_seed[UNMASKED])
-                rows.append(forest_row(f"{name(method)} ({kept})", effect, m.scale, method, dots))
-                notes.append(f"{label}, {name(method)}, keep-rate {kept}: {show_number(effect, m.gain)}")
-        if rows:
-            panels[label] = rows
+def masks_figure(cells, number: str = "") -> Strips | Table:
+    """A mask to choose, and what it does to Dist in each cell: AUDC less that without a mask and less the random mask,
+    and the keep-rate."""
+    groups, axes, notes, used, title = {}, {}, {}, {}, "Choose a mask"
+    for method in (x for x in KEPT if x.endswith("-dist")):
+        strips = []
+        for label, m in by_label(cells).items():
+            effect = m.difference(method, UNMASKED) if method in m.methods else None
+            if not isinstance(effect, Interval):
+                continue
+            text = f"{show_number(effect, m.gain)}; kept {show_number(m.tokens[method].keep_rate, WHOLE)}"
+            if isinstance(control := m.difference(method, "random-dist"), Interval):
+                text += f"; less the random mask {show_number(control, m.gain)}"
+            dots = m.scale * np.subtract(m.audc_by_seed[method], m.audc_by_seed[UNMASKED])
+            bar, kind = in_points(effect, m.scale), 1 if effect.low > 0 else 2 if effect.high < 0 else 0
+            strips.append(Strip(label, [text], [kind], [bar], dots=[dots.tolist()]))
+            used[label] = m
+        if strips:
+            ends = [v for s in strips for v in (*vars(s.bars[0]).values(), *s.dots[0])]
+            ticks, low, high = round_ticks(min(0.0, *ends), max(0.0, *ends))
+            axes[name(method)] = Axis("AUDC less that of Dist (points)", low, high, [(v, f"{v:g}") for v in ticks])
+            groups[name(method)], notes[name(method)] = strips, kept_words(method)
+    if not groups:
+        return nothing("Dist with every mask less Dist")
     text = (
-        "what each mask does to Dist, with the share of target tokens that it kept in training; marks and bars: mean "
-        "over seeds with 95 % intervals, hollow dots: single seeds"
+        "what each mask does to Dist: to the right of the line it is better than no mask. Bars: mean over seeds with "
+        "95 % intervals, hollow dots: single seeds; kept: share of the target tokens in training. Each mask has an "
+        "axis of its own, so mind its numbers"
     )
-    text = caption(text, [found_in[label] for label in panels], number=number)
-    return forest_shown("Dist with every mask less Dist", panels, notes, "AUDC less that of Dist (points)", text)
+    legend = [("k1", "better than Dist"), ("k0", "not told apart"), ("k2", "worse"), ("dot", "a seed")]
+    return Strips(
+        groups, axes, name="masks", title=title, caption=caption(text, used.values(), number=number), what="Mask",
+        legend=legend, notes=notes,
+    )  # fmt: skip
+
+
+def kept_words(method: str) -> str:
+    """Which tokens a mask keeps and drops, by who is right on them, in a sentence."""
+    if method.startswith("random"):
+        return "Keeps as many tokens as CAT would, whichever."
+    words = dict(zip(PARTS, (style.label for style in TOKEN_STYLE.values())))
+    kept, dropped = ([word for part, word in words.items() if (part in KEPT[method]) == side] for side in (True, False))
+    return f"Keeps the tokens with {', '.join(kept)}; drops {', '.join(dropped)}."
 
 
 def gatekeeper_table(cells) -> Table:

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from cat_book.drawing import figures, forest
-from cat_book.drawing.markup import si_prefix
+from cat_book.drawing.markup import round_ticks, si_prefix
+from cat_book.drawing.strips import Axis, Slider, Strip, Strips
 from cat_book.drawing.tables import Table
 from cat_book.pages import pieces
-from cat_book.pages.pieces import CLAIMED, basis, by_label, caption, filled, in_points, nothing, pair_name, shown
+from cat_book.pages.pieces import CLAIMED, basis, by_label, caption, filled, in_points, nothing, pair_name
 from cat_core.analysis import limits
 from cat_core.analysis.claims import task_of
 from cat_core.analysis.comparison import CORPUS, Comparison
@@ -29,6 +30,7 @@ from cat_core.studies.costs import cell_cost
 from cat_core.studies.study import Cell
 
 SAVINGS = (0.0, 0.10, 0.25, 0.50)
+COIN = Unit(1, 1, "", True)
 
 
 def comparisons(cells: Sequence[Cell], methods: Sequence[str]) -> dict[str, Comparison]:
@@ -154,36 +156,43 @@ def policies_table(tables: Mapping[str, Comparison], rate: float) -> Table:
     return filled(columns, rows, title, note)
 
 
-def coin_figure(cells: Sequence[Cell], tables: Mapping[str, Comparison], number: str = "") -> figures.Shown | Table:
-    """Quality of each cascade less that of the coin at the same cost, one panel a cell, up to the cost of L."""
-    panels, notes = {}, []
+def coin_figure(cells: Sequence[Cell], tables: Mapping[str, Comparison], number: str = "") -> Strips | Table:
+    """Quality of each cascade less that of the coin at the same cost, with a slider over the cost, up to that of L."""
+    lines = {}
     for label, c, m, couple in _couples(tables):
         if isinstance(couple, Undefined):
             continue
-        rates, mine = limits.coin_rates(couple), panels.setdefault(label, [])
-        band, cost = limits.over_coin(c, m, rates), couple.cost_ratio + rates
-        best = int(np.argmax(band.estimate))
-        notes.append(f"{label}, {name(m)}: at most {c.scale * band.estimate[best]:+.2f} at "
-                    f"{100 * cost[best]:.0f} % of L's cost")  # fmt: skip
-        y = c.scale * (couple.mid_size(rates) - couple.coin(rates))
-        parts = (c.scale * x for x in (band.estimate, band.low, band.high))
-        mine[-1:] = (figures.Curve(m, cost, *parts),  # in place of the line of the method before: of the last one only
-                     figures.Curve("random-deferral", cost, y, label="Mid-size (assumed)"))  # fmt: skip
-    if not panels:
+        rates = limits.coin_rates(couple)
+        band = limits.over_coin(c, m, rates)
+        points = [in_points(Interval(*map(float, x)), c.scale) for x in zip(band.estimate, band.low, band.high)]
+        mid_size = c.scale * (couple.mid_size(rates) - couple.coin(rates))
+        lines[label] = Strip(  # in place of the line of the method before: of the last one only
+            f"{label}, {name(m)}", [f"{show_number(x, COIN)}; defers {100 * r:.0f} %" for x, r in zip(points, rates)],
+            [1 if x.low > 0 else 2 if x.high < 0 else 0 for x in points], points, dots=[[float(y)] for y in mid_size],
+        )  # fmt: skip
+    if not lines:
         return nothing("Cascade less coin")
-    fig = figures.difference_figure(
-        panels, baseline="the coin", axis_label="Mean cost of a query (% of L's)", quality_label="points",
-        quality_scale=1,
-    )  # fmt: skip
+    shares = np.linspace(0, 1, len(next(iter(lines.values())).texts))
+    said = []
+    for i, share in enumerate(shares):
+        kinds = [strip.kinds[i] for strip in lines.values()]
+        tally = f"better in {kinds.count(1)} of {len(kinds)} cells, worse in {kinds.count(2)}, undecided in the others."
+        said.append(f"Beside a coin that sends {100 * share:g} % to L, the cascade of the same cost is {tally}")
+    ends = [value for strip in lines.values() for bar in strip.bars for value in vars(bar).values()]
+    ticks, low, high = round_ticks(min(ends), max(ends))
+    axis = Axis("cascade less coin (points)", low, high, [(v, f"{v:g}") for v in ticks])
+    slider = Slider("The coin sends to L", [f"{100 * share:g} %" for share in shares], said, len(shares) * 3 // 10)
+    legend = [("k1", "better than the coin"), ("k0", "undecided"), ("k2", "worse"), ("dot", "mid-size, assumed")]
     first = next(iter(tables.values()))
     text = (
-        "quality of the cascade less that of a coin between S and L with the same cost, from S alone to the "
-        f"cost of L alone, with pointwise {100 * first.level:g} % bands ({first.resamples:,} paired resamples of large "
-        "models, seeds and items). Below 0 the cascade is not worth having. Grey: a model of the same cost, if quality "
-        f"grew with the logarithm of cost (assumed for S by {name(first.methods[-1])})"
+        "quality of the cascade less that of a coin between S and L with the same cost, from S alone (0 %) to the cost "
+        f"of L alone (100 %), with {100 * first.level:g} % intervals at each ({first.resamples:,} paired resamples of "
+        "large models, seeds and items). Left of the line the cascade is not worth having; move the slider to see "
+        "where it is. Hollow: a model of the same cost, if quality grew with the logarithm of cost (assumed)"
     )
     text = caption(text, [m for label, m in by_label(cells).items() if label in tables], number=number)
-    return shown(fig, "Line chart, difference to the coin against cost", notes, text)
+    return Strips({"cells": list(lines.values())}, axis, slider, name="coin", title="Is S's answer worth its price?",
+                  caption=text, legend=legend)  # fmt: skip
 
 
 def over_coin_at(c: Comparison, method: str, rate: float) -> Interval:

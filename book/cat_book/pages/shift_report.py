@@ -8,8 +8,9 @@ from itertools import permutations
 import numpy as np
 
 from cat_book.drawing import figures
+from cat_book.drawing.strips import Axis, Slider, Strip, Strips
 from cat_book.drawing.tables import Table
-from cat_book.pages.pieces import by_label, caption, forest_row, forest_shown, nothing, numbers, shown
+from cat_book.pages.pieces import by_label, caption, nothing, numbers, shown
 from cat_core.analysis import limits
 from cat_core.analysis.comparison import Comparison
 from cat_core.analysis.limits import Shift
@@ -20,6 +21,9 @@ from cat_core.studies.study import Cell
 
 SIZES = (10, 20, 40, 70, 100, 150, 200, 300)
 """Unlabelled queries from which a threshold is chosen anew."""
+WINDOWS = (5, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500)
+"""Queries whose deferral rate is looked at, to see whether they have changed."""
+LIKELY = 0.5
 
 
 def shifts(cells: Sequence[Cell], comparisons: Mapping[str, Comparison], method: str, budget: float) -> list[Shift]:
@@ -64,25 +68,50 @@ def shift_table(rows: Sequence[Shift]) -> Table:
     return Table(columns, lines, title, note)
 
 
-def shift_figure(cells: Sequence[Cell], rows: Sequence[Shift], number: str = "") -> figures.Shown | Table:
-    """How far the deferral rate lands from the budget: with a threshold from elsewhere, and with one chosen anew."""
+def alarm_figure(cells: Sequence[Cell], rows: Sequence[Shift], number: str = "") -> Strips | Table:
+    """When a look at the deferral rate of the first queries would have told that they are others: a slider over how
+    many are looked at, and how far the rate lands from its budget, with a threshold from elsewhere and one chosen anew.
+    """
+    title = "When would an alarm have rung?"
     if not rows:
-        return nothing("How far the deferral rate lands from its budget")
-    panels, notes = {}, []
+        return nothing(title)
+    groups, rings = {}, []
     for s in rows:
-        title = s.source if s.source.endswith("other tasks") else f"{s.source}: its threshold elsewhere"
-        off = Interval(*(v - s.budget for v in vars(s.there.deferral_rate).values()))
-        anew = () if isinstance(s.again, Undefined) else (s.again.deferral_rate.estimate - s.budget,)
-        panels.setdefault(title, []).append(forest_row(s.target, off, 100, s.method, anew))
-        told = f"{title}, {s.target}: {100 * off.estimate:+.1f} points"
-        notes.append(told + "".join(f", anew {100 * a:+.1f}" for a in anew))
+        source, elsewhere = s.source, not s.source.endswith("other tasks")
+        looks = [s.alarm(window) for window in WINDOWS]
+        rings.append([(others, own) for _, others, own in looks])
+        rate = s.there.deferral_rate
+        strip = Strip(
+            f"{source} \u2192 {s.target}" if elsewhere else s.target,
+            [f"defers {100 * rate.estimate:.0f} %; rings in {100 * others:.0f} % (own queries: {100 * own:.0f} %)"
+             for _, others, own in looks],
+            [int(others >= LIKELY) for _, others, _ in looks], [Interval(*(100 * v for v in vars(rate).values()))],
+            [(100 * law.low, 100 * law.high) for law, _, _ in looks],
+            [] if isinstance(s.again, Undefined) else [[100 * s.again.deferral_rate.estimate]],
+        )  # fmt: skip
+        groups.setdefault("the threshold of another cell" if elsewhere else source, []).append(strip)
+    said = []
+    for window, looks in zip(WINDOWS, zip(*rings)):
+        others, own = sum(x >= LIKELY for x, _ in looks), np.mean([x for _, x in looks])
+        said.append(f"After {window} queries an alarm has rung, more likely than not, in {others} of {len(rows)} "
+                    f"shifts; on queries of the same kind it rings in {100 * own:.0f} % of cases.")  # fmt: skip
+    budget, ticks = 100 * rows[0].budget, [(v, f"{v} %") for v in (0, 25, 50, 75, 100)]
+    axis = Axis("deferral rate; the line is the budget", 0, 100, ticks, zero=budget)
+    slider = Slider("Queries looked at", [f"{window}" for window in WINDOWS], said, WINDOWS.index(50))
+    legend = [("band", "expected of so many queries"), ("k1", "others: an alarm, more likely than not"),
+              ("k0", "others: no alarm"), ("dot", "with a threshold chosen anew")]  # fmt: skip
     text = (
-        f"deferral rate achieved on test items less the budget of {100 * rows[0].budget:g} %, S by "
-        f"{name(rows[0].method)}; marks with intervals: threshold from the calibration items named above each panel; "
-        "hollow dots: chosen anew, from unlabelled calibration items of the same kind as the test items"
+        f"deferral rate on test items with a threshold for {budget:g} % from the items named, S by "
+        f"{name(rows[0].method)}. The grey range holds the rate of so many queries in 95 % of cases if nothing has "
+        "changed; an alarm rings where the rate seen lies outside. Look at more queries and the range shrinks, so that "
+        "marks fall outside. In percent: of draws of so many test items, over all seeds (where there are fewer, "
+        "all), also for test items of the threshold's own kind. Hollow: chosen anew, from unlabelled items of the same "
+        "kind"
     )
-    text = caption(text, numbers(cells), number=number)
-    return forest_shown("", panels, notes, "Deferral rate less its budget (points)", text)
+    return Strips(
+        groups, axis, slider, name="alarm", title=title, caption=caption(text, numbers(cells), number=number),
+        what="Threshold from", legend=legend,
+    )  # fmt: skip
 
 
 def recalibration_figure(
@@ -139,7 +168,7 @@ def headline(rows: Sequence[Shift]) -> dict[str, str]:
 def as_metrics(rows: Sequence[Shift]) -> list[dict]:
     """The shifts as `publish.publish` writes them."""
     plain = ("source", "target", "method", "budget", "promised_rate", "promised_quality", "inside", "seeds",
-             "n_calibration", "n_test", "scale")  # fmt: skip
+             "n_calibration", "n_test", "scale", "rates", "own_rates", "n_own")  # fmt: skip
     points = ("deferral_rate", "quality", "gap")
 
     def point(p):
