@@ -57,7 +57,7 @@ def test_a_click_asks_the_cascade_and_shows_who_answered_and_what_it_cost(live, 
     ("question", "options", "message"),
     [
         (" \n", "", "Type a question first."),
-        ("the cat " * 3000, "", "tokens but .* fit"),
+        ("the cat " * 3000, "", "^Your question has a prompt of .* tokens but .* fit"),
         ("the cat", "only one", "option"),
     ],
 )
@@ -81,7 +81,7 @@ def test_cards_stand_in_a_page_without_a_kernel(live):
 
 
 def test_costs_that_nobody_knows_are_no_number():
-    assert "not known" in cost_text(None, None) and cost_text(1500, 3000) == "1.5 kFLOPs, 50 % of L alone"
+    assert "not known" in cost_text(None, None) and cost_text(1500, 3000) == "Cost: 1.5 kFLOPs, 50 % of L alone"
 
 
 def test_the_real_pair_answers_a_question_in_english():

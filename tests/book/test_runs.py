@@ -12,6 +12,7 @@ import time
 import nbformat
 import psutil
 import pytest
+import yaml
 from browser import browser_session
 from cat_book.build import overlay, page
 from cat_book.build.driver import Display, minutes, usable_cores
@@ -190,7 +191,7 @@ def built(root, monkeypatch, capsys, *arguments):
     handed = {}
 
     def take(root, folder, files, force):
-        handed.update({name: data.decode() for name, data in files.items() if name.endswith(".ipynb")})
+        handed.update({name: data.decode() for name, data in files.items() if name.endswith((".ipynb", ".yml"))})
         return folder / "index.html", False
 
     monkeypatch.chdir(root)
@@ -214,6 +215,27 @@ def test_pages_that_a_variant_has_not_run_come_from_its_edition(tmp_path, monkey
     assert "of the edition" in second and "Variant `quick+more` has not run this page" in second
     assert "{glue:text}`n`" in second, "its numbers are there"
     assert "of the variant" in handed["01_first.ipynb"] and "has not run this page" not in handed["01_first.ipynb"]
+    original = handed["01_first_quick.ipynb"]  # below the variant's own page, under a name and labels of its own
+    assert "of the edition" in original and "The original, of edition `quick`" in original
+    toc = yaml.safe_load(handed["_toc.yml"])["chapters"]
+    assert toc[0] == {"file": "01_first", "sections": [{"file": "01_first_quick"}]} and "sections" not in toc[1]
+
+
+def test_an_original_has_labels_of_its_own(tmp_path):
+    text = (
+        "(first)=\n# First\n\n(as {ref}`first` says)\n\n```{exercise} E\n:label: first-e\n```\n\n"
+        "```{solution-start} first-e\n```"
+    )
+    write_notebook(tmp_path / "copy.ipynb", markdown(text), code("# no title"))
+    toc = b"parts:\n- chapters:\n  - file: 01_first\n    sections: [{file: more}]\n"
+    found = overlay.with_originals({"_toc.yml": toc}, {"01_first": tmp_path / "copy.ipynb"}, "quick")
+    assert [e["file"] for e in yaml.safe_load(found["_toc.yml"])["parts"][0]["chapters"][0]["sections"]] == [
+        "01_first_quick", "more",
+    ]  # fmt: skip
+    source = "".join(json.loads(found["01_first_quick.ipynb"])["cells"][0]["source"])
+    for line in ("(first-quick)=", "# First (quick)", "(as {ref}`first` says)", ":label: first-e-quick",
+                 "```{solution-start} first-e-quick"):  # fmt: skip
+        assert line in source.splitlines()
 
 
 def test_an_edition_itself_is_not_built_in_parts_unasked(tmp_path, monkeypatch, capsys):
@@ -263,7 +285,9 @@ def test_a_run_names_the_pages_with_guards_and_how_to_see_it(tmp_path):
     arguments = ("run", "--page", "01", "-p", "steps=4", "--name", "more")
     output = runs(root, *arguments)
     assert "\nGuards of 01_first: no verdict: the loss rises. read with care: few test items\n" in output
-    assert output.endswith("To see it: python -m cat_core.runs build --edition quick+more\n")
+    said, where = output.splitlines()[-2:]
+    assert said == "To see it: python -m cat_core.runs build --edition quick+more"
+    assert where == f"Then open {root / '_build' / 'html' / '01_first.html'}"
     again = runs(root, *arguments)
     assert "0 of 1 pages to run" in again and "Guards of 01_first" in again
 

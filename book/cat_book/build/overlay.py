@@ -11,6 +11,8 @@ import shutil
 import subprocess
 import sys
 
+import yaml
+
 from cat_book.build import reading, slides
 from cat_book.build.editions import EditionError, read_notebook, tags, toc_files
 from cat_book.build.fingerprints import sha256
@@ -24,6 +26,8 @@ GLUED_BLOCK = re.compile(r"^(`{3,}|:{3,})\{glue(?::\w+)?\}[^\n]*\n(.*?)^\1[ \t]*
 DOC = re.compile(r"^:doc:\s*(\S+)\.ipynb\s*$", re.MULTILINE)
 STYLE = re.compile(r"<style>.*?</style>", re.DOTALL)
 TERMS = "book/cat_book/build/terms.py"
+LABEL = re.compile(r"^(\((?=[\w-]+\)=)|:(?:label|name): *|[`:]{3,}\{solution(?:-start)?\} *)([\w-]+)", re.MULTILINE)
+TITLE = re.compile(r"^# .*$", re.MULTILINE)
 NO_PAGES = ("cat_book", "params", slides.FOLDER)  # folders of book/ that are no part of the site
 FIRST = "intro"  # the page that says how long all others take to read
 LARGE_PAGE = 150 * 1024  # bytes of HTML without pictures
@@ -117,6 +121,27 @@ def overlay(root, copies, notes, remarks=()):
         else:
             files[relative.as_posix()] = path.read_bytes()
     return files
+
+
+def with_originals(files, originals, base):
+    """`files` of a variant with `originals` (page -> executed copy of edition `base`) below its own pages.
+
+    Their labels get the edition's name, so that links lead to the pages of the variant.
+    """
+    files, toc = dict(files), yaml.safe_load(files["_toc.yml"])
+    entries = [entry for part in toc.get("parts", [toc]) for entry in part.get("chapters", ())]
+    for entry in (entry for entry in entries if entry["file"] in originals):
+        name = f"{entry['file']}_{base}"
+        notebook = read_notebook(originals[entry["file"]])
+        texts = [cell for cell in notebook["cells"] if cell["cell_type"] == "markdown"]
+        for cell in texts:
+            cell["source"] = LABEL.sub(rf"\g<1>\g<2>-{base}", cell["source"])
+        first = next(cell for cell in texts if TITLE.search(cell["source"]))
+        first["source"] = TITLE.sub(rf"\g<0> ({base})", first["source"], count=1)
+        note = f"The original, of edition `{base}`, beside the variant {{doc}}`{entry['file']}`."
+        files[f"{name}.ipynb"] = clean_notebook(notebook, note, run=True)
+        entry.setdefault("sections", []).insert(0, {"file": name})
+    return files | {"_toc.yml": yaml.safe_dump(toc, sort_keys=False).encode()}
 
 
 def build_digest(root, files):

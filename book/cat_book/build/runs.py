@@ -45,11 +45,12 @@ def stored_edition(root, name):
 def build(root, edition, given):
     """Build the HTML of an edition that has been run, as the command line `given` wants it.
 
-    Pages that a variant has not run are those of its edition, and say so; without such a run they have no results.
+    Below a page of a variant stands that of its edition. Pages that a variant has not run are those of its edition,
+    and say so; without such a run they have no results.
     """
     folder = Path(given.out).resolve() if given.out else root / "_build"
     manifest, shared = read_manifest(root, edition.name), shared_digests(root)
-    copies, notes, borrowed, remarks, missing, stale = {}, {}, {}, {}, [], []
+    copies, notes, borrowed, remarks, missing, stale, originals = {}, {}, {}, {}, [], [], {}
     base = edition.base if edition.name != edition.base else None
     runs_of_base = read_manifest(root, base) if base else None
     for name, page in edition.pages.items():
@@ -63,6 +64,8 @@ def build(root, edition, given):
             notes[name] = f"This page has not been run in edition `{edition.name}`: its results are missing."
         else:
             copies[name] = root / RUNS / edition.name / f"{name}.ipynb"
+            if base and has_run(root, base, runs_of_base, name):
+                originals[name] = root / RUNS / base / f"{name}.ipynb"
             remarks |= {name: page.remark} if page.remark else {}
             if page_state(root, edition.name, manifest, name, page_digest(root, page, shared)) != "up to date":
                 stale.append(name)
@@ -82,6 +85,7 @@ def build(root, edition, given):
     with locked(folder / "build.lock", f"{folder}"):
         started = time.monotonic()
         sources = overlay.overlay(root, copies, notes, borrowed | remarks)
+        sources = overlay.with_originals(sources, originals, base) if originals else sources
         index, built = overlay.build(root, folder, sources, force=given.force)
     for name, size in overlay.large_pages(root, index.parent) if built else ():
         print(f"note: {name} has {size // 1024} KB of HTML besides its pictures", flush=True)
@@ -241,6 +245,9 @@ def main(arguments=None):
             say_guards(root, edition, choose_pages(edition, given.page))
             if given.command == "run" and not failed:
                 print(f"To see it: python -m cat_core.runs build --edition {edition.name}", flush=True)
+                pages = choose_pages(edition, given.page)
+                shown = [root / "_build" / "html" / f"{page.name}.html" for page in pages]
+                print(f"Then open {shown[0] if len(shown) == 1 else shown[0].with_name('index.html')}", flush=True)
             if given.command == "book" and failed:
                 print("The book was not built, because pages failed.", flush=True)
             elif given.command == "book":

@@ -51,9 +51,9 @@ class Live:
             made = self.runner.run([request], tau, rule=rule)
             large = made.large[0] or self.runner.answer([request], "large")[0]  # what L alone would cost, and say
         except ValueError as error:  # too long for the context, one option only, ...
-            return _line(str(error))
+            return _line(str(error).replace(f"item {QUESTION!r}", "Your question"))
         small, deferred, sure = made.small[0], bool(made.deferred[0]), float(made.confidence[0])
-        why = f"{label(rule)} {true_minus(fixed(sure, 3))}, " + (
+        why = f"Confidence {true_minus(fixed(sure, 3))} ({label(rule)}), " + (
             f"{'at most' if deferred else 'above'} the threshold {true_minus(fixed(tau, 3))}"
             if math.isfinite(tau) else f"and {'everything' if deferred else 'nothing'} is deferred"
         )  # fmt: skip
@@ -110,9 +110,9 @@ class Live:
 def cost_text(spent: int | None, alone: int | None) -> str:
     """FLOPs of an answer, and their share of what L alone would have taken."""
     if spent is None or not alone:
-        return "cost: not known for these models"
+        return "Cost: not known for these models"
     prefix, unit = markup.si_prefix(spent)
-    return f"{spent / unit:.1f} {prefix}FLOPs, {100 * spent / alone:.0f} % of L alone"
+    return f"Cost: {spent / unit:.1f} {prefix}FLOPs, {100 * spent / alone:.0f} % of L alone"
 
 
 def _line(text: str) -> str:
