@@ -28,6 +28,7 @@ def test_three_levels_one_prediction_and_a_check_each(page):
     assert len(exercises) >= 3
     titles = [title for _, title, _ in exercises.values()]
     assert all(title.startswith(LEVELS) and title[-1].strip() for title in titles), titles
+    assert [title[:7] for title in titles] == sorted(title[:7] for title in titles), "from the easy to the open ones"
     assert all(any(title.startswith(level) for title in titles) for level in LEVELS), "one of each level"
     assert any("**Predict, then run.**" in text for _, _, text in exercises.values())
     for label, (place, _, _) in exercises.items():
