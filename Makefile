@@ -38,6 +38,7 @@ export PYTHONNOUSERSITE := 1
 
 help:
 	@echo "make book                  run edition 'quick' and build the book (prints its path and the time taken)"
+	@echo "                           and the slides of the lecture, _build/html/slides.html"
 	@echo "make book EDITION=NAME     another edition: a parameter file book/params/NAME.yml"
 	@echo "make book PAIR=NAME        with another pair of models (python -m cat_core.pairs lists them); none: from scratch"
 	@echo "make study STUDY=NAME      train what study data/studies/NAME.yaml lacks, record it (hours; goes on where it was);"

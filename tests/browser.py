@@ -48,6 +48,16 @@ class Page:
         for key in keys:
             self.raw.keyboard.press(key)
 
+    def swipe(self, box: dict, start: float, end: float) -> None:
+        """One finger drawn across the middle of a box on screen, from and to a share of its width; needs `touch`."""
+        finger, y = self.raw.context.new_cdp_session(self.raw), box["y"] + box["height"] / 2
+        way = [start + (end - start) * i / 6 for i in range(7)]
+        for i, share in enumerate(way):
+            points = [{"x": box["x"] + share * box["width"], "y": y}]
+            finger.send("Input.dispatchTouchEvent", {"type": "touchMove" if i else "touchStart", "touchPoints": points})
+        finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        finger.detach()
+
     def focus(self, selector: str, nth: int = 0) -> None:
         self.raw.locator(selector).nth(nth).focus()
 
@@ -93,7 +103,7 @@ class Browser:
     @contextlib.contextmanager
     def open(
         self, path: str | Path, *, width: int = 1280, height: int = 900, dark: bool = False,
-        javascript: bool = True,
+        javascript: bool = True, touch: bool = False,
     ) -> Iterator[Page]:  # fmt: skip
         """The file at `path` in a fresh, offline context of width x height CSS pixels.
 
@@ -105,6 +115,7 @@ class Browser:
         context = self.raw.new_context(
             viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light",
             offline=True, java_script_enabled=javascript, reduced_motion="reduce", service_workers="block",
+            has_touch=touch,
         )  # fmt: skip
         requests: list[str] = []
         errors: list[str] = []

@@ -26,6 +26,8 @@ from cat_core.tasks.schema import brief
 from cat_core.tasks.scoring import CORPUS, composed
 
 _NREFS = re.compile(r"nrefs:\w+")
+_counted: dict[tuple, np.ndarray] = {}
+MOST = 2**17  # sentences whose counts are remembered: many models give the same answer, and several tables ask for it
 
 METRICS = CORPUS
 """Corpus metrics, as the outcome table names them: "bleu", "chrf"."""
@@ -61,9 +63,18 @@ def sentence_counts(metric, predictions, references) -> np.ndarray:
         if bad is not None:
             given = brief(rows[bad][0] if len(rows[bad]) == 1 else rows[bad])
             raise ValueError(f"{name}[{bad}] is {given}, expected text (was the table written without texts?)")
-    most = max(map(len, references))
-    streams = [[composed(row[k]) if k < len(row) else None for row in references] for k in range(most)]
-    return np.array(metric._extract_corpus_statistics(list(map(composed, predictions)), streams), dtype=np.int64)
+    rows = [(composed(text), *map(composed, row)) for text, row in zip(predictions, references)]
+    kind = (type(metric), getattr(metric, "max_ngram_order", 0), _NREFS.sub("", _count_signature(metric)))
+    if missing := [row for row in dict.fromkeys(rows) if (kind, row) not in _counted]:
+        if len(_counted) + len(missing) > MOST:
+            _counted.clear()
+            missing = list(dict.fromkeys(rows))
+        streams = [[row[k] if k < len(row) else None for row in missing] for k in range(max(map(len, missing)))]
+        found = metric._extract_corpus_statistics(streams[0], streams[1:])
+        _counted.update(((kind, row), counts) for row, counts in zip(missing, np.array(found, dtype=np.int64)))
+    sizes = set(map(len, references))
+    metric.num_refs = sizes.pop() if len(sizes) == 1 else -1  # as sacrebleu has it, for its signature
+    return np.stack([_counted[kind, row] for row in rows])
 
 
 # ---------------------------------------------------------------- counts in a table
@@ -168,12 +179,9 @@ def with_counts(frame: pd.DataFrame, metrics: Iterable[str] = METRICS) -> pd.Dat
             rest = frame.iloc[places]
             metric = corpus_metric(name, **tokenizer_options(name, tokenizers(rest)[0]))
             right = right_answers(rest)
-            # many models give the same answer to an item: each is counted once
-            keys = [(prediction, answers) for prediction, answers in zip(rest["prediction"], right)]
-            once = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-            packed = pack_counts(metric, sentence_counts(metric, *zip(*once)))
-            for place, key in zip(places, keys):
-                counts[place] = packed[once[key]]
+            packed = pack_counts(metric, sentence_counts(metric, rest["prediction"], right))
+            for place, cell in zip(places, packed):
+                counts[place] = cell
             signatures[places] = _count_signature(metric)
         # as objects: a text type would turn missing ones into NaN and bytes into text
         frame[columns[0]] = pd.Series(counts, index=frame.index, dtype=object)

@@ -62,11 +62,13 @@ FAMILIES: dict[str, Family] = {
 
 
 def shape_of(config) -> Shape:
-    """The cost-deciding sizes of a transformers configuration; ValueError for what was never checked.
+    """The cost-deciding sizes of a transformers configuration (a `Shape` as it is); ValueError for what is not known.
 
     Refused are unknown model types, and of known ones every field and key that the formula does not read and that is
     not known to change no count, unless it has its default: the message names it.
     """
+    if isinstance(config, Shape):
+        return config
     kind = getattr(config, "model_type", None)
     if kind not in FAMILIES:
         raise ValueError(f"no exact FLOPs formula for model type {kind!r}: supported are {', '.join(sorted(FAMILIES))}")

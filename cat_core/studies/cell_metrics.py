@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from cat_core.analysis import limits
+from cat_core.analysis.claims import ClaimRow, cascade_claims
 from cat_core.analysis.comparison import PAIRS, Comparison
 from cat_core.analysis.contrasts import rule_contrasts, rule_effects
 from cat_core.analysis.corpus import METRICS
@@ -78,6 +79,11 @@ def by_other_metrics(c: Comparison) -> list[Comparison]:
     """Translations compared by the other corpus metrics, and one task by what it reports beside its metric, as far as
     the table holds what they need."""
     return c.by_further((*(METRICS if c.is_corpus else ()), *c.further))
+
+
+def claims_by(other: Comparison, claim: str) -> list[ClaimRow]:
+    """The claim of a cell of translations by another corpus metric, which decides nothing; of other cells no rows."""
+    return cascade_claims(other, f"{claim}, secondary") if claim and other.is_corpus else []
 
 
 def bootstraps(cell: Cell, whole: Comparison, c: Comparison, parts: Sequence[Comparison]) -> list[Intervals]:
@@ -223,6 +229,8 @@ def cell_metrics(cell: Cell, resamples: int = 2_000) -> CellMetrics:
         factors=rule_effects(c, gridded.methods, [r for r in rules if r not in CURIOUS]),
         tokens=token_metrics(cell),
         over_coin=coins(c),
-        other_metrics={o.metric: suite_metrics(o, (), BUDGET, ("chow_average",)) for o in others},
+        other_metrics={
+            o.metric: suite_metrics(o, claims_by(o, cell.claim), BUDGET, ("chow_average",)) for o in others
+        },
         bootstraps=tuple(bootstraps(cell, whole, c, [*tasks, *others, *further])),
     )

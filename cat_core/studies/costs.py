@@ -53,16 +53,20 @@ def training_cost(
     if not len(pairs):
         raise ValueError("lengths is empty: give prompt and target tokens of at least one sequence")
 
-    def mean(config, flops=sequence_flops) -> float:
-        return float(np.average([flops(config, p, t) for p, t in pairs.tolist()], weights=counts))
+    def mean(config, passes: int = 1) -> float:
+        shape = shape_of(config)  # once: it looks at every field
+        return float(np.average([passes * sequence_flops(shape, p, t) for p, t in pairs.tolist()], weights=counts))
+
+    for config in (small, large):
+        training_flops(config, *pairs[0].tolist())  # refuses what it has no exact count for
 
     kind = METHODS[method]
     sequences = batch_size * (steps + (max(1, steps // 4) if kind.second_stage else 0))
     teacher = examples * mean(large) if kind.compares else 0.0
     if kind.distil or kind.relabel:
         teacher += sequences * float(np.average(pairs[:, 1], weights=counts)) * shape_of(large).head_flops
-    own = large_steps * large_batch_size * mean(large, training_flops)
-    return TrainingCost(sequences * mean(small, training_flops), teacher, own)
+    own = large_steps * large_batch_size * mean(large, 3)
+    return TrainingCost(sequences * mean(small, 3), teacher, own)
 
 
 def payback(extra: float, saved: float) -> float | Undefined:

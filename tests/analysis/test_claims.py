@@ -146,6 +146,9 @@ def test_table_with_the_numbers_of_recorded_cells():
     free = replace(cell, other_metrics={"chrf": metrics(metric="chrf", differences={"chow_average": pairs})})
     chrf = row("C2, secondary", "AUDC (chrF), CAT-Dist − Dist", 1, rows[0].number, role="secondary")
     assert claims_report.reference_text(chrf, [cell, free]) == "low: −0.20 [−1.00,\u00a0+0.50]"
+    saved = row("C2, secondary", "Saving, CAT-Dist against Dist", 1, number, role="secondary", share=True, scale=100.0)
+    free = replace(cell, other_metrics={"chrf": metrics(metric="chrf", claims=[saved])})
+    assert claims_report.reference_text(saved, [cell, free]) == "low: +3.0\u00a0% [−1.0,\u00a0+5.0]"
     none = claims_table(rows, "Claims", [])
     assert {row[4] for row in none.rows} == {"– (not recorded)"} and "nothing is recorded yet" in none.note
     plain = claims_table(rows, "Claims")

@@ -264,3 +264,19 @@ def test_counts_of_another_kind_are_refused():
     assert CorpusRun.from_counts(cells, cells, [1.0], signature=old).signature == old
     with pytest.raises(ValueError, match="counts up to 70000 n-grams, expected at most 32767"):
         pack_counts(metric, np.full((1, 10), 70_000))
+
+
+@pytest.mark.parametrize("name", ["bleu", "chrf"])
+def test_what_was_counted_is_remembered_by_settings_and_answers(name, monkeypatch):
+    texts, right = ["the cat sat", "a dog", "the cat sat"], [["the cat sat on"], ["a dog", "one dog"], ["a cat"]]
+    first = corpus_metric(name)
+    counts = sentence_counts(first, texts, right)
+    monkeypatch.setattr("cat_core.analysis.corpus.MOST", 1)  # forgets, and counts again
+    assert (sentence_counts(corpus_metric(name), texts, right) == counts).all()
+    monkeypatch.undo()
+    again = corpus_metric(name)
+    monkeypatch.setattr(again, "_extract_corpus_statistics", lambda *_: pytest.fail("counted again"))
+    assert (sentence_counts(again, texts[::-1], right[::-1]) == counts[::-1]).all()
+    assert str(again.get_signature()) == str(first.get_signature()) and "nrefs:var" in str(again.get_signature())
+    other = corpus_metric(name, lowercase=True)
+    assert (sentence_counts(other, ["The Cat"], ["the cat"]) != sentence_counts(first, ["The Cat"], ["the cat"])).any()

@@ -24,6 +24,7 @@ from cat_book.build.editions import (
     toc_files,
 )
 from cat_book.build.overlay import clean_notebook
+from cat_book.build.reading import LOOKED_UP
 from small_book import ROOT, command, copy_project, environment, runs
 
 from cat_core.analysis.outcomes import read_outcomes
@@ -262,19 +263,23 @@ def test_barriers_are_found(tmp_path):
 
 @pytest.mark.slow
 def test_pages_open_without_a_network_and_sliders_follow_the_keyboard(book):
-    html, sliders = book[0] / "_build" / "html", 0
+    html, sliders, fingers = book[0] / "_build" / "html", 0, 0
     with browser_session() as browser:
         for source in toc_files(ROOT):
-            with browser.open(html / f"{source.stem}.html", width=390, height=844) as page:
+            with browser.open(html / f"{source.stem}.html", width=390, height=844, touch=True) as page:
                 assert page.overflow() <= 0, f"{source.stem} is wider than a phone"
                 if source.stem == "intro" or source.suffix == ".ipynb":
                     assert page.evaluate(FIRST) <= 2 * 844, f"{source.stem}: nothing to look at within two screens"
-                page.raw.set_viewport_size({"width": 1280, "height": 900})  # formulas are slow to set: once
+                for width in (768, 1280):  # the same page: formulas are slow to set
+                    page.raw.set_viewport_size({"width": width, "height": 900})
+                    assert page.overflow() <= 0, f"{source.stem} is wider than {width} px"
+                assert page.count(".cat-reading") == (source.stem not in LOOKED_UP), f"{source.stem}: how long to read?"
                 folds = page.evaluate(f"{FOLDS}.map(e => e.ariaLabel)")
                 assert all(fold.startswith("Show or hide: ") for fold in folds), f"{source.stem}: {folds}"
                 for theme in ("light", "dark"):
                     page.evaluate("t => document.documentElement.dataset.theme = t", theme)
                     assert barriers(page) == [], f"{source.stem}, {theme}"
+                fingers += _touch(page, source.stem)
                 every = page.raw.locator("input[type=range]")
                 for number in (i for i in range(every.count()) if every.nth(i).is_visible()):
                     _move(page, number, source.stem)
@@ -286,6 +291,7 @@ def test_pages_open_without_a_network_and_sliders_follow_the_keyboard(book):
             assert any(word == "threshold" and "number \u03c4 that" in text for word, text in titles)
         assert browser.foreign_requests == []
     assert sliders >= 14, "two on 01 and on the intro, six on 03, one on 02, 04, 05 and 06"
+    assert fingers > sliders, "pictures that a finger moves, and buttons"
 
 
 @pytest.mark.slow
@@ -320,6 +326,33 @@ def test_dark_pages_print_dark_on_white_and_code_whole(book):
             assert page.evaluate(shade["prose"]) < 90 and page.evaluate(shade["code"]) < 90
             assert not page.evaluate(cut)
         assert browser.foreign_requests == []
+
+
+FINGERS = (
+    "input[type=range]", ".cat-explorer .cx-field svg, .cat-questions .cx-field svg", ".cx-switch, .cx-keys button",
+    ".cx-token[aria-pressed=false]",
+)  # fmt: skip
+INSIDE = """e => { const all = e.closest('[role=group].cat-widget');
+                   return all.innerHTML + [...all.querySelectorAll('input')].map(input => input.value) }"""
+
+
+def _touch(page, name):
+    """A finger on every slider, picture and button of the widgets in sight: what stands there changes. How many."""
+    page.raw.set_viewport_size({"width": 768, "height": 1024})
+    found = [(kind, one) for kind in FINGERS for one in page.raw.query_selector_all(kind) if one.is_visible()]
+    for kind, one in found:
+        one.scroll_into_view_if_needed()
+        before, box = one.evaluate(INSIDE), one.bounding_box()
+        if "svg" in kind:
+            page.swipe(box, 0.3, 0.8)
+        elif "range" in kind:
+            for share in (0.15, 0.85):  # it may stand at one of them
+                one.tap(position={"x": share * box["width"], "y": box["height"] / 2})
+        else:
+            one.tap()
+        what = one.evaluate("e => e.outerHTML")[:120]
+        assert one.evaluate(INSIDE) != before, f"{name}: a finger on {what} changes nothing"
+    return len(found)
 
 
 def _move(page, number, name):

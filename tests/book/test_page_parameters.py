@@ -106,7 +106,7 @@ def test_all_faults_are_listed_at_once_each_by_its_own_name():
         ("02_cat_loss", {"brief_steps": 0}, "brief_steps is 0; expected a whole number >= 1"),
         ("03_flops", {"small": "hidden 8"}, "small: model 'hidden 8': layers, heads missing"),
         ("03_flops", {"queries": 0}, "queries is 0; expected a whole number >= 1"),
-        ("07_baselines", {"reference": True}, "reference is True; expected a text"),
+        ("07_baselines", {"reference": True}, "reference is True; expected a list"),
         ("08_ablations", {"changes": [3]}, "changes is [3]; expected a list of names of studies"),
         ("09_limits", {"shift_method": "dst"}, "shift_method is 'dst'; expected a training method: xent"),
         ("10_claims", {"studies": "real"}, 'studies is \'real\'; expected a list: with papermill write -y "studies'),

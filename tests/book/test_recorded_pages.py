@@ -7,6 +7,7 @@ from dataclasses import replace
 import nbformat
 import papermill
 import pytest
+from cat_book.pages import joint_report, study_report
 from glued_numbers import untraced
 from small_book import ROOT
 from small_study import STUDY, project
@@ -52,11 +53,10 @@ PAGES = {
     "06_flan2021": ("flan", {"references": ["tiny"]}),
 }
 READERS = {
-    "07_baselines": {"reference": "tiny", "joint": "joint"},
+    "07_baselines": {"reference": ["tiny"], "joint": "joint"},
     "08_ablations": {"reference": "tiny", "changes": ["changed"], "compared": ["tiny"]},
     "09_limits": {"studies": ["tiny"]},
     "10_claims": {"studies": ["tiny"]},
-    "11_systems": {},
 }
 
 
@@ -163,9 +163,9 @@ def test_page_07_shows_the_joint_router_beside_its_cell_and_says_where_there_is_
     shown = show_number(joint, Unit(100, 2, "", True))
     assert shown.replace("\u00a0", "\\u00a0") in text or shown in text
     assert "\u2013 (not recorded)" in text
-    metrics = executed(root, "07_baselines", {"reference": "tiny", "joint": "nowhere"})
-    assert "not recorded beside any of 3 cells" in metrics["headline"]["joint"]
-    assert "study nowhere" in metrics["headline"]["missing_joint"]
+    cells = study_report.recorded("tiny", root=root).cells
+    assert "not recorded beside any of 3 cells" in joint_report.joint_words(cells, joint_report.beside(cells, ()))
+    assert "study nowhere" in study_report.recorded("nowhere", root=root).missing
 
 
 @pytest.mark.slow
@@ -191,7 +191,7 @@ def test_page_05_reads_a_cell_of_real_pairs_without_data_or_network(tmp_path, mo
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "book"))))
     out = tmp_path / "out.ipynb"
-    parameters = {"recorded": "real/translation", "output_dir": str(tmp_path)}
+    parameters = {"recorded": "real/translation", "references": ["real"], "output_dir": str(tmp_path)}
     source = ROOT / "book" / "05_wmt22.ipynb"
     papermill.execute_notebook(source, out, parameters, cwd=ROOT, kernel_name="python3", progress_bar=False)
     metrics = json.loads((tmp_path / "metrics" / "05_wmt22.json").read_text())["metrics"]

@@ -54,7 +54,6 @@ SET_APART = (
     re.compile(r"\{[\w:]+\}`[^`]*`|`[^`]*`"),
     re.compile(r"\]\([^)]*\)|^:\w+:.*$|<[^>]+>", re.MULTILINE),
     re.compile(r"\bFigures? \d+|\bPython 3\.\d+( to 3\.\d+)?|\bCC BY \d\.\d|\bissue \d+|^\s*\d+\. ", re.MULTILINE),
-    re.compile(r"\b(takes about|About) \d+ minutes"),
 )
 CITED = re.compile(r"\{cite(:\w)?\}`|arXiv \d{4}\.\d{5}|^> \*\*C\d+\.\*\*", re.MULTILINE)
 NUMBER = re.compile(r"(?<![\w.])(?<![A-Za-z]-)\d(?:[\d.,]*\d)?(?:\s*%)?")
@@ -85,6 +84,7 @@ def defined_numbers(page: str) -> set[str]:
     numbers = [x for x in defaults if isinstance(x, int | float) and not isinstance(x, bool)]
     found = {form for x in numbers for form in (f"{x:g}", f"{x:,}", f"{100 * x:g} %")}
     exercises = (match[0] for text in texts_of(read_notebook(PAGES[page])) for match in EXERCISE.finditer(text))
+    exercises = (re.sub(r"\{exercise\} Level \d", "", text) for text in exercises)
     return found | {" ".join(n.split()) for text in exercises for n in NUMBER.findall(text)}
 
 

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 
+from cat_book.build import reading, slides
 from cat_book.build.editions import EditionError, read_notebook, tags, toc_files
 from cat_book.build.fingerprints import sha256
 from cat_core.files import write_text
@@ -23,7 +24,8 @@ GLUED_BLOCK = re.compile(r"^(`{3,}|:{3,})\{glue(?::\w+)?\}[^\n]*\n(.*?)^\1[ \t]*
 DOC = re.compile(r"^:doc:\s*(\S+)\.ipynb\s*$", re.MULTILINE)
 STYLE = re.compile(r"<style>.*?</style>", re.DOTALL)
 TERMS = "book/cat_book/build/terms.py"
-NO_PAGES = ("cat_book", "params")  # folders of book/ that are no part of the site
+NO_PAGES = ("cat_book", "params", slides.FOLDER)  # folders of book/ that are no part of the site
+FIRST = "intro"  # the page that says how long all others take to read
 LARGE_PAGE = 150 * 1024  # bytes of HTML without pictures
 
 
@@ -121,6 +123,7 @@ def build_digest(root, files):
     """SHA-256 over all that decides what the HTML looks like."""
     parts = {"files": {name: sha256(data) for name, data in files.items()}}
     parts |= {path: sha256((root / path).read_bytes()) for path in ("_config.yml", TERMS)}
+    parts |= {path.name: sha256(path.read_bytes()) for path in slides.sources(root)}
     parts["tools"] = versions(*TOOLS)
     return sha256(json.dumps(parts, sort_keys=True).encode())
 
@@ -166,9 +169,13 @@ def build(root, folder, files, *, force=False):
         text = log.read_text(encoding="utf-8", errors="replace")
         lines = complaints(text, source) or text.strip().splitlines()[-5:]
         raise EditionError("\n".join([*lines, f"Jupyter Book failed (status {status}); whole log: {log}"]))
-    for page in made.glob("*.html"):  # a list whose children are no list items, which screen readers stumble over
-        text = page.read_text(encoding="utf-8")
-        page.write_text(text.replace('<div role="list" class="citation-list">', '<div class="citation-list">'), "utf-8")
+    pages = {page.stem: page.read_text(encoding="utf-8") for page in made.glob("*.html")}
+    for name, text in (pages | reading.stated(pages, FIRST)).items():
+        # a list whose children are no list items, which screen readers stumble over
+        text = text.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
+        (made / f"{name}.html").write_text(text, "utf-8")
+    if missing := slides.write(root, made):
+        print(f"note: slides without their figure: {', '.join(missing)}", flush=True)
     stamp.unlink(missing_ok=True)  # from here until it is written again there is no finished build
     shutil.rmtree(html, ignore_errors=True)
     os.replace(made, html)

@@ -3,6 +3,7 @@
     python -m cat_core.runs book  --edition quick            run, then build: what `make book` does
     python -m cat_core.runs run   --edition quick [--page 05_wmt22] [-p steps=200] [--jobs 2] [--force]
     python -m cat_core.runs build --edition quick [--strict] [--allow-missing]
+    python -m cat_core.runs pdf                          the built book as one PDF, printed by Chromium
     python -m cat_core.runs list
     python -m cat_core.runs clean [--edition quick] [--html] [--artifacts]
 
@@ -21,7 +22,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from cat_book.build import overlay
+from cat_book.build import overlay, pdf
 from cat_book.build.driver import choose_pages, locked, minutes, run
 from cat_book.build.editions import ARTIFACTS, PAIR, EditionError, edition_names, load_edition
 from cat_book.build.fingerprints import page_digest, shared_digests
@@ -202,6 +203,8 @@ def _parser():
             add("--name", help="name of the variant (default: a digest of its values)")
         if name == "build":
             add("--allow-missing", **flag, help="pages not run appear without results")
+    add = commands.add_parser("pdf", help="print the built book as one PDF (needs Chromium)").add_argument
+    add("--out", help="folder that holds html/, and gets book.pdf (default: _build)")
     add = commands.add_parser("list", help="editions, pages, parameters, what is up to date").add_argument
     add("--edition", **several, help="only this one; may be repeated")
     text = "remove the HTML and executed copies; manifests and tables stay"
@@ -221,6 +224,11 @@ def main(arguments=None):
             show(root, given.edition)
         elif given.command == "clean":
             clean(root, given.edition, given.html, given.artifacts)
+        elif given.command == "pdf":
+            folder = Path(given.out).resolve() if given.out else root / "_build"
+            with locked(folder / "build.lock", f"{folder}"):
+                sheets = pdf.bind(root, folder / "html", folder / "book.pdf")
+            print(f"{sheets} sheets: {folder / 'book.pdf'}", flush=True)
         elif given.command == "build":
             build(root, stored_edition(root, given.edition), given)
         else:

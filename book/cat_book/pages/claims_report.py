@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from cat_book.drawing.banner import Banner
+from cat_book.drawing.chooser import Folded
 from cat_book.drawing.tables import Table
-from cat_book.pages.pieces import pair_name
+from cat_book.pages.pieces import nothing, pair_name
 from cat_book.pages.results import Results
 from cat_core.analysis import claims
 from cat_core.analysis.claims import ClaimRow
@@ -72,6 +73,18 @@ def claims_table(rows: Sequence[ClaimRow], caption: str, reference: Sequence[Cel
     return Table(columns, shown, caption, note)
 
 
+def claims_shown(rows: Sequence[ClaimRow], caption: str, reference: Sequence[CellMetrics]) -> list[Table | Folded]:
+    """The rows that decide as a table (`claims_table`), and all rows behind one closed line."""
+    if not rows:
+        return [nothing(caption)]
+    primary = [row for row in rows if row.role == "primary"]
+    whole = claims_table(rows, caption, reference)
+    if len(primary) in (0, len(rows)):
+        return [whole]
+    line = f"All {len(rows)} rows, with controls and second readings"
+    return [claims_table(primary, caption, reference), Folded(line, whole)]
+
+
 def reference_text(row: ClaimRow, reference: Sequence[CellMetrics]) -> str:
     """The numbers that recorded cells have for a row of a page: the same claim, measure and pair of methods.
 
@@ -79,7 +92,7 @@ def reference_text(row: ClaimRow, reference: Sequence[CellMetrics]) -> str:
     """
     matches = []
     for m in reference:
-        for r in m.claims:
+        for r in (*m.claims, *(r for other in m.other_metrics.values() for r in other.claims if r.share)):
             if (r.claim, claims.without_task(r.measure)) == (row.claim, claims.without_task(row.measure)):
                 text = show_number(r.number, r.unit)
                 task = claims.task_of(r.measure) if r.measure != row.measure else None
