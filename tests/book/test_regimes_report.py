@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from browser import browser_session
+from cat_book.build.slides import cut
 from cat_book.pages import regimes_report
 from small_cells import made
 from small_tables import table
@@ -69,6 +70,7 @@ def test_cells_of_the_map_are_pointed_at_tapped_and_chosen_by_key(cells, tmp_pat
     head = '<!doctype html><html lang="en"><title>t</title><meta name="viewport" content="width=device-width"><body>'
     html = regimes_report.map_figure(found, cells, "Figure 2")._repr_html_()
     page_file.write_text(head + html, encoding="utf-8")
+    assert cut(html, "Figure 2") == html.strip(), "slides find it"
     marks = "[...document.querySelectorAll('.cx-plane [data-i]')]"
     middle = f"(i => (b => [b.x + b.width / 2, b.y + b.height / 2])({marks}[i].querySelector('.cx-ring')"
     middle += ".getBoundingClientRect()))"

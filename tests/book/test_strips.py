@@ -2,6 +2,7 @@
 
 import pytest
 from browser import browser_session
+from cat_book.build.slides import cut
 from cat_book.drawing.strips import Axis, Slider, Strip, Strips
 
 from cat_core.ranking import Interval
@@ -81,6 +82,11 @@ def test_a_group_may_have_an_axis_of_its_own():
     axes = {"one": AXIS, "two": Axis("far", 0, 100, [(100, "100")])}
     html = Strips(GROUPS, axes, SLIDER, name="demo", title="Strips", caption="c")._repr_html_()
     assert [html.count(f'class="cx-at" cx="{x}%"') for x in (50, 3)] == [1, 1] and ">far</span>" in html
+
+
+def test_slides_find_it_by_its_number():
+    element = cut(f"<p>a</p>{strips()._repr_html_()}<p>b</p>", "Figure 1")
+    assert element.startswith("<figure") and element.endswith("</figure>") and "function begin" in element
 
 
 def test_what_does_not_fit_is_refused():

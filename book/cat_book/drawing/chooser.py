@@ -36,11 +36,12 @@ class Chooser:
         options = "".join(f'<option value="{i}">{escape(key)}</option>' for i, key in enumerate(self.parts))
         shown = "".join(f'<div role="group" aria-label="{escape(k)}">{p}</div>' for k, p in zip(self.parts, panels))
         ident, card = markup.ident(self.name, self.what + shown), "cat-card cat-widget"
-        caption = f'<p class="cx-caption">{escape(self.caption)}</p>' if self.caption else ""
+        caption = f"<figcaption>{escape(self.caption)}</figcaption>" if self.caption else ""
         return Template(markup.asset("chooser.html")).substitute(
             ident=ident, css=markup.sheets("widget", "chooser"), what=escape(self.what), options=options, panels=shown,
-            around=f" {card}" if self.picture else "", keys="" if self.picture else f"{card} ", picture=self.picture,
-            caption=caption, script=markup.script("chooser", ident),
+            around=f" {card} cat-figure" if self.picture else "", tag="figure" if self.picture else "div",
+            keys="" if self.picture else f"{card} ", picture=self.picture, caption=caption,
+            script=markup.script("chooser", ident),
         )  # fmt: skip
 
     def __repr__(self) -> str:
