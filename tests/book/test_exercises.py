@@ -11,6 +11,8 @@ from small_book import ROOT
 
 PAGES = notebook_paths(ROOT)
 LEVELS = ("Level 1, read off: ", "Level 2, compute: ", "Level 3, investigate: ")
+ON_RECORDED = {"07_baselines": 3, "08_ablations": 1, "10_claims": 1}
+"""Exercises on a recorded cell, which the copy of the project that tests build does not hold."""
 ASKED = re.compile(r"^```\{exercise\} (.*?)\n:label: (\S+)\n\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -55,7 +57,7 @@ def test_the_built_page_takes_the_answer_that_its_run_found(book, page):
     _, exercises = asked(PAGES[page])
     with browser_session() as browser, browser.open(book[0] / "_build" / "html" / f"{page}.html") as opened:
         fields = opened.raw.locator(".cat-check")
-        assert fields.count() + 2 >= len(exercises) and fields.count(), "a cell that is not recorded may have none"
+        assert fields.count() == len(exercises) - ON_RECORDED.get(page, 0)
         for i in range(fields.count()):
             one = fields.nth(i)
             data = json.loads(base64.b64decode(one.get_attribute("data-check")))
