@@ -255,7 +255,7 @@ def test_a_price_is_said_in_words_and_drawn_in_parts(cells):
     assert strip.parts == [(0, 0.5, 1), (0.5, 1.5, 3), (1.5, 2.5, 0), (2.5, 30, 2)] and strip.kinds[:3] == [1, 1, 0]
     assert drawn.slider.said[1].endswith("of 1 cells is: S alone in 0, cascade in 1, L alone in 0.")
     said = mistakes_report.headline({"low": rows, "high": rows[2:]})["mistakes_text"]
-    assert "in low between 1 and 1.2 answers of L, by 10.0 % at most; in high at no price." in said
+    assert "in low from 1 to 1.2 answers of L; in high at no price." in said
 
 
 def test_the_mask_has_paid_when_its_saving_is_worth_its_training(cells, tables, monkeypatch):

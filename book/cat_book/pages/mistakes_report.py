@@ -104,11 +104,8 @@ def headline(spent: Mapping[str, Sequence[Spent]]) -> dict[str, str]:
     """What the prose quotes: between which prices each cell's cascade is the cheapest."""
     parts = []
     for label, rows in spent.items():
-        paying = [s.price for s in rows if kind(s) in (1, 3)]
-        best = max((s.saved for s in rows), default=0)
-        parts.append(
-            f"in {label} between {min(paying):g} and {max(paying):g} answers of L, by {100 * best:.1f} % at most"
-            if paying else f"in {label} at no price"
-        )  # fmt: skip
+        runs = [list(run) for pays, run in groupby(rows, lambda s: kind(s) in (1, 3)) if pays]
+        where = [f"from {run[0].price:g} to {run[-1].price:g}" for run in runs]
+        parts.append(f"in {label} {' and '.join(where)} answers of L" if where else f"in {label} at no price")
     said = f"On the mean over seeds the cascade is the cheapest {'; '.join(parts)}."
     return {"mistakes_text": said if parts else "No recorded cell says yet what a mistake may cost."}
