@@ -152,7 +152,7 @@ class Comparison(InPoints):
     @property
     def tasks(self) -> tuple[str, ...]:
         """Tasks in order of appearance."""
-        return self._once("tasks", lambda: tuple(self.frame["task"].unique()))
+        return self.once("tasks", lambda: tuple(self.frame["task"].unique()))
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
@@ -199,7 +199,7 @@ class Comparison(InPoints):
             metric = self.metric if self.by_counts else ""  # a mixture of shares is one metric, each task has its own
             return replace(self, frame=rows if len(rows) else self.frame, task=task, metric=metric)
 
-        return self._once(("task", task), chosen)
+        return self.once(("task", task), chosen)
 
     def with_metric(self, metric: str) -> Comparison:
         """The same comparison by another metric: another corpus metric, or one that all rows report beside their own.
@@ -236,16 +236,16 @@ class Comparison(InPoints):
                 return join(parts[method, seed, split], parts[of_large[0]], method, seed, split, rule)
             return paired(self.frame, method, seed, split, rule, large_seed=large)  # which says what is missing
 
-        return self._once(("pairing", method, seed, split, rule), joined)
+        return self.once(("pairing", method, seed, split, rule), joined)
 
     def small_rows(self, known: Pairing) -> pd.DataFrame:
         """The rows of S of a pairing, in its order."""
         key = (known.method, known.seed, known.split)
-        return self._once(("small", *key), lambda: self._parts[key].set_index("item_id").loc[known.item_ids])
+        return self.once(("small", *key), lambda: self._parts[key].set_index("item_id").loc[known.item_ids])
 
     @property
     def _parts(self) -> dict[tuple, pd.DataFrame]:  # by method, seed and split
-        return self._once("parts", lambda: dict(iter(self.frame.groupby(["method", "seed", "split"], sort=False))))
+        return self.once("parts", lambda: dict(iter(self.frame.groupby(["method", "seed", "split"], sort=False))))
 
     def run(self, method: str, seed: int, split: str = "test", rule: str = "chow_average") -> Pairing | CorpusRun:
         """One method and seed, ready for curves and the bootstrap in this metric."""
@@ -270,7 +270,7 @@ class Comparison(InPoints):
             where |= tokenizer_options(self.metric, tokenizer_of(signature))
             return CorpusRun.from_counts(*counts, rows.confidence, self.metric, **where)
 
-        return with_confidence(self._once(("counts", method, seed, split), counted), rows.confidence)
+        return with_confidence(self.once(("counts", method, seed, split), counted), rows.confidence)
 
     def runs(self, method: str, rule: str = "chow_average") -> list[Pairing | CorpusRun]:
         """The test runs of a method, one a seed."""
@@ -278,7 +278,7 @@ class Comparison(InPoints):
 
     def seed_curve(self, method: str, seed: int, split: str = "test", rule: str = "chow_average") -> DeferralCurve:
         """The deferral curve of one seed, [n+1] points."""
-        return self._once(("seed curve", method, seed, split, rule), self.run(method, seed, split, rule).curve)
+        return self.once(("seed curve", method, seed, split, rule), self.run(method, seed, split, rule).curve)
 
     def curve(self, method: str, rule: str = "chow_average") -> DeferralCurve:
         """Mean test curve over the seeds at equal deferral rate, [n+1] points.
@@ -292,7 +292,7 @@ class Comparison(InPoints):
             threshold = np.quantile([c.threshold for c in parts], 0.5, axis=0, method="lower")
             return _mean_curve(parts, threshold, np.all([c.realisable for c in parts], axis=0))
 
-        return self._once(("curve", method, rule), mean)
+        return self.once(("curve", method, rule), mean)
 
     @property
     def unknown_costs(self) -> Undefined | None:
@@ -303,7 +303,7 @@ class Comparison(InPoints):
             names = " and ".join({"small": "S", "large": "L"}[model] for model in models)
             return Undefined(f"the FLOPs of {names} are unknown") if models else None
 
-        return self._once("unknown costs", find)
+        return self.once("unknown costs", find)
 
     def cost(self, method: str, rule: str = "chow_average") -> np.ndarray | Undefined:
         """[n+1] mean FLOPs per query of the cascade along `curve`, S included, averaged over the seeds."""
@@ -330,7 +330,7 @@ class Comparison(InPoints):
             never = np.append(-np.inf, np.full(len(parts[0].quality) - 1, np.nan))
             return _mean_curve(parts, never, parts[0].realisable)
 
-        return self._once(("oracle", method), mean)
+        return self.once(("oracle", method), mean)
 
     # ---------------------------------------------------------------- intervals
 
@@ -344,7 +344,7 @@ class Comparison(InPoints):
                 return None
             return self.kept if self.kept.metric == self.metric else self.kept.other_metrics.get(self.metric)
 
-        return self._once("recorded", find)
+        return self.once("recorded", find)
 
     @property
     def _draws(self) -> tuple[int, int, float]:
@@ -367,7 +367,7 @@ class Comparison(InPoints):
             boot = self.bootstrap(runs | even, pairs)
             return Intervals.of(boot, self.methods, self.pairs, metric=self.metric, tasks=self.tasks, rule=rule)
 
-        return self._once(("intervals", rule), draw)
+        return self.once(("intervals", rule), draw)
 
     def bootstrap(self, runs, pairs, grid=GRID, resamples: int = 0) -> Bootstrap:
         """`resampling.paired_bootstrap` of such runs by name, drawn as the comparison says."""
@@ -377,7 +377,7 @@ class Comparison(InPoints):
     def area_draws(self, method: str, rule: str = "chow_average") -> tuple[np.ndarray, np.ndarray]:
         """`resampling.area_draws` of a method: what single seeds give, before they are weighted."""
         key = ("area draws", method, rule)
-        return self._once(key, lambda: area_draws(self.runs(method, rule), self.resamples, self.groups))
+        return self.once(key, lambda: area_draws(self.runs(method, rule), self.resamples, self.groups))
 
     def audc(self, method: str, rule: str = "chow_average") -> Interval:
         """Area under the deferral curve over the deferral rate, with its interval."""
@@ -434,7 +434,7 @@ class Comparison(InPoints):
         small, large = (np.concatenate([getattr(r, f"{m}_quality") for r in rows]) for m in ("small", "large"))
         return curves.ledger(small >= self.right_at, large >= self.right_at)
 
-    def _once(self, key, make):
+    def once(self, key, make):
         """What `make` gives, made once."""
         if key not in self._cache:
             self._cache[key] = make()

@@ -129,6 +129,10 @@ def _iso_draws(c: Comparison, method: str, rule: str) -> tuple[np.ndarray, np.nd
 
 def calibrated(c: Comparison, method: str, budget: float, rule: str = "chow_average") -> OperatingPoint | Undefined:
     """Each seed's threshold for a deferral-rate budget (`router.calibrate` on calibration rows), applied to test."""
+    return c.once(("calibrated", method, budget, rule), lambda: _calibrate(c, method, budget, rule))
+
+
+def _calibrate(c: Comparison, method: str, budget: float, rule: str) -> OperatingPoint | Undefined:
     if c.metric in GROUPS:
         return NO_SUM
     if c.recorded and c.recorded.budget == budget and (point := _recorded(c, method, rule).calibrated) != NOT_THERE:
