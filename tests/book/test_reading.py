@@ -25,9 +25,12 @@ def test_a_page_is_counted_as_by_hand():
 
 
 def test_every_page_says_its_minutes_and_the_first_those_of_all():
-    text = "<article><h1>Title</h1><p>" + "word " * (WORDS * 90 - 1) + "</p></article>"
+    article = "<article><h1>Title</h1>", "<p>" + "word " * (WORDS * 90 - 1) + "</p></article>"
+    printed = "<div><h1>Title</h1></div>"  # for paper
+    text = printed + "".join(article)
     pages = {"intro": text, "one": text, "glossary": text, "index": "<meta>"}
     found = stated(pages, "intro")
     assert set(found) == {"intro", "one"}
-    assert '</h1>\n<p class="cat-reading">Reading: 90 min</p>' in found["one"]
+    line = '\n<p class="cat-reading">Reading: 90 min</p>'
+    assert found["one"] == printed + line.join(article)
     assert '<p class="cat-reading">Reading: 90 min; the whole book, exercises apart: 3.0 hours</p>' in found["intro"]

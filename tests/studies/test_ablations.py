@@ -182,7 +182,7 @@ def test_masks_and_gatekeeper_are_read_from_the_metrics(reference):
     (row,) = ablations_report.gatekeeper_table([reference]).rows
     assert row[0] == "wmt" and row[3].startswith("\u2013")  # CAT-Xent was not run
     x = m.difference("gatekeeper", "xent")
-    counts = f"better than its own first stage in {int(x.low > 0)} and worse in {int(x.high < 0)} of 1 recorded cells"
+    counts = f"is better than its first in {int(x.low > 0)} and worse in {int(x.high < 0)} of 1 recorded cells"
     assert counts in ablations_report.gatekeeper_text([reference])
     policies = suite_report.areas_table(reference.metrics())
     assert [r[0] for r in policies.rows] == [ablations_report.name(k) for k in METHODS] and "Always L" in policies.note

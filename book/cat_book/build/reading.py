@@ -63,5 +63,8 @@ def stated(pages: Mapping[str, str], whole: str) -> dict[str, str]:
         text = f"Reading: {max(1, round(found[name].minutes))} min"
         return f"{text}; the whole book, exercises apart: {total:.1f} hours" if name == whole else text
 
-    return {name: html.replace("</h1>", f"</h1>\n{LINE.format(line(name))}", 1) for name, html in pages.items()
-            if name in found}  # fmt: skip
+    def after_heading(name: str) -> str:
+        above, article, text = pages[name].partition("<article")  # above it stands a heading for paper alone
+        return above + article + text.replace("</h1>", f"</h1>\n{LINE.format(line(name))}", 1)
+
+    return {name: after_heading(name) for name in found}

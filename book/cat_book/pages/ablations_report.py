@@ -185,8 +185,8 @@ def gatekeeper_text(cells) -> str:
     if not all_:
         return "No recorded cell has Gatekeeper yet."
     return (
-        f"In AUDC it is better than its own first stage in {better} and worse in {worse} of {all_} recorded cells, by "
-        "intervals that exclude 0."
+        f"In AUDC its second stage is better than its first in {better} and worse in {worse} of {all_} recorded "
+        "cells, by intervals that exclude 0."
     )
 
 
