@@ -55,6 +55,7 @@ class Page:
         for i, share in enumerate(way):
             points = [{"x": box["x"] + share * box["width"], "y": y}]
             finger.send("Input.dispatchTouchEvent", {"type": "touchMove" if i else "touchStart", "touchPoints": points})
+        self.raw.wait_for_timeout(150)  # held still: it is no fling, which the next tap would only stop
         finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
         finger.detach()
 

@@ -292,7 +292,7 @@ def test_pages_open_without_a_network_and_sliders_follow_the_keyboard(book):
             assert any(word == "threshold" and "number \u03c4 that" in text for word, text in titles)
         assert browser.foreign_requests == []
     assert sliders >= 14, "two on 01 and on the intro, six on 03, one on 02, 04, 05 and 06"
-    assert fingers > sliders, "pictures that a finger moves, and buttons"
+    assert fingers >= 20, "on every page with a widget: slider, picture, buttons"
 
 
 @pytest.mark.slow
@@ -338,9 +338,10 @@ INSIDE = """e => { const all = e.closest('[role=group].cat-widget');
 
 
 def _touch(page, name):
-    """A finger on every slider, picture and button of the widgets in sight: what stands there changes. How many."""
+    """A finger on the first slider, picture and buttons in sight: what stands there changes. How many were touched."""
     page.raw.set_viewport_size({"width": 768, "height": 1024})
-    found = [(kind, one) for kind in FINGERS for one in page.raw.query_selector_all(kind) if one.is_visible()]
+    every = {kind: [one for one in page.raw.query_selector_all(kind) if one.is_visible()] for kind in FINGERS}
+    found = [(kind, one) for kind, some in every.items() for one in some[:2]]
     for kind, one in found:
         one.scroll_into_view_if_needed()
         before, box = one.evaluate(INSIDE), one.bounding_box()

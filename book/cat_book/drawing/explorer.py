@@ -210,13 +210,14 @@ def threshold_explorer(
     )  # fmt: skip
     drawing = f"{axes}<g>{''.join(bands)}</g><g>{''.join(lines + curves)}</g><g>{''.join(dots)}</g>"
 
-    legend = "".join(
-        f'<li><button type="button" class="cx-switch" data-m="{m}" aria-pressed="true">{markup.sample(style)} '
-        f"{escape(style.label)}</button></li>"
-        for m, style in enumerate(styles)
-    )
+    def named(style):
+        return f"{markup.sample(style)} {escape(style.label)}"
+
+    switch = '<li><button type="button" class="cx-switch" data-m="{}" aria-pressed="true">{}</button></li>'
     others = dict.fromkeys(line.method for line in references if line.method not in methods)
-    legend += "".join(f"<li>{markup.sample(style)} {escape(style.label)}</li>" for style in map(method_style, others))
+    alone = len(styles) == 1  # nothing to switch off
+    legend = "".join(switch.format(m, named(style)) for m, style in enumerate(styles) if not alone)
+    legend += "".join(f"<li>{named(style)}</li>" for style in [*styles * alone, *map(method_style, others)])
     labels = {name: rule.words for name, rule in RULES.items() if rule.words} | (rule_labels or {})
     options = "".join(
         f'<option value="{i}" data-rule="{escape(rule)}">{escape(labels.get(rule, rule))}</option>'
