@@ -26,6 +26,8 @@ ARGUMENTS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions",
     "--disable-dev-shm-usage", "--host-resolver-rules=MAP * ~NOTFOUND",
 )  # fmt: skip
+HEAD = '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><body>'
+"""What stands before a fragment of HTML that is looked at by itself."""
 LOCAL = ("file:", "data:", "blob:", "about:")
 HARMLESS = "'THEBE_JS_URL' has already been declared"  # every page of sphinx-book-theme 1.2 says so
 

@@ -28,8 +28,8 @@ class Pooled:
 
     cells: how many; positive: of these with an estimate above 0. between: standard deviation of the true effects
     between cells (what the estimates scatter beyond their errors), 0 where cells are too few to say; prediction: 95 %
-    interval of a further cell's true effect, from `FEW` cells on. alike: p-value of all cells having one true effect
-    (the F test of Welch 1951, for unequal errors); None of one cell, or where an error is 0.
+    interval of a further cell's true effect, from `FEW` cells on. heterogeneity: p-value of all cells having one
+    true effect (the F test of Welch 1951, for unequal errors); None of one cell, or where an error is 0.
     """
 
     number: Interval
@@ -40,7 +40,7 @@ class Pooled:
     positive: int
     between: float = 0.0
     prediction: Interval | None = None
-    alike: float | None = None
+    heterogeneity: float | None = None
 
     @property
     def p_value(self) -> float:
@@ -75,11 +75,11 @@ def pool(effects: Sequence[float], errors: Sequence[float], freedoms: Sequence[f
         reach = float(t.ppf((1 + level) / 2, freedom)) * error
         return Interval(mean, mean - reach, mean + reach)
 
-    positive = int((y > 0).sum())
-    return Pooled(interval(level), interval(0.90), error, freedom, k, positive, between, prediction, _alike(y, v, df))
+    unlike, positive = _heterogeneity(y, v, df), int((y > 0).sum())
+    return Pooled(interval(level), interval(0.90), error, freedom, k, positive, between, prediction, unlike)
 
 
-def _alike(y: np.ndarray, v: np.ndarray, df: np.ndarray) -> float | None:
+def _heterogeneity(y: np.ndarray, v: np.ndarray, df: np.ndarray) -> float | None:
     """Welch's p-value that effects y with error variances v, of df degrees of freedom, are all the same."""
     k = len(y)
     if k < 2 or not v.all():

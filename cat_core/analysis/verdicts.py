@@ -289,7 +289,7 @@ def _cells(effect: Pooled) -> str:
     """How many cells, on which side, and whether they agree."""
     if effect.cells == 1:
         return "one cell"
-    unlike = "" if effect.alike is None else f" (all alike: {_p(effect.alike)})"
+    unlike = "" if effect.heterogeneity is None else f" (heterogeneity: {_p(effect.heterogeneity)})"
     return f"{effect.cells} cells, {effect.positive} of them above 0{unlike}"
 
 

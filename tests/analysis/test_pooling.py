@@ -59,15 +59,16 @@ def test_two_cells_cover_whatever_share_of_the_error_is_of_models(share):
     assert hits / 1500 >= 0.93
 
 
-def test_whether_cells_are_alike_is_welchs_test():
+def test_heterogeneity_is_welchs_test():
     rng = np.random.default_rng(5)
     samples = [rng.normal(m, s, n) for m, s, n in ((0, 1, 5), (0.4, 2, 9), (1.5, 0.5, 4))]
     errors = [x.std(ddof=1) / len(x) ** 0.5 for x in samples]
     for chosen in (slice(0, 2), slice(0, 3)):
         part = samples[chosen]
         found = pool([x.mean() for x in part], errors[chosen], [len(x) - 1 for x in part])
-        assert found.alike == pytest.approx(stats.f_oneway(*part, equal_var=False).pvalue)
-    assert pool([0.1], [0.1], [3]).alike is None and pool([0.1, 0.2], [0.1, 0.0], [3, 3]).alike is None
+        assert found.heterogeneity == pytest.approx(stats.f_oneway(*part, equal_var=False).pvalue)
+    assert pool([0.1], [0.1], [3]).heterogeneity is None
+    assert pool([0.1, 0.2], [0.1, 0.0], [3, 3]).heterogeneity is None
 
 
 def test_refused():

@@ -1,19 +1,11 @@
 """The calculator in a real browser against the conditions in closed form (`limits.Couple`)."""
 
 import pytest
-from browser import browser_session
 from cat_book.drawing.calculator import START, calculator
 
 from cat_core.analysis.limits import Couple
 
 HEAD = '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with browser_session() as running:
-        yield running
-        assert not running.foreign_requests
 
 
 def expected(v):

@@ -6,7 +6,6 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from browser import browser_session
 from cat_book.drawing.explorer import Series, coloured_tokens, threshold_explorer
 from cat_book.drawing.styles import METHOD_STYLE, TOKEN_STYLE, method_style
 
@@ -69,13 +68,6 @@ def page_of(*parts: str) -> str:
     head = '<!doctype html><html lang="en"><meta charset="utf-8">'
     head += '<meta name="viewport" content="width=device-width">'
     return f"{head}<title>t</title><body>{''.join(parts)}</body></html>"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with browser_session() as running:
-        yield running
-        assert not running.foreign_requests
 
 
 def table(page, nth: int = 0) -> list[list[str]]:

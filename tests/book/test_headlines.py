@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from browser import browser_session
+from browser import HEAD
 from cat_book.drawing.headlines import Runs, headlines_explorer
 
 from cat_core.ranking import Interval
@@ -12,14 +12,6 @@ CELLS = [
     Runs("one <b>", "A − B", (1, 2, 3), (0.5, -0.25, 1.0), Interval(0.42, -0.3, 1.1)),
     Runs("two", "C − D", (4, 5), (2.0, 3.0), Interval(2.5, 1.5, 3.5)),
 ]
-HEAD = '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><body>'
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with browser_session() as running:
-        yield running
-        assert not running.foreign_requests
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import re
 
 import pytest
 import torch
-from browser import browser_session
 from cat_book.drawing.microscope import HALF, REASONS, WORDS, Sentence, microscope, push
 
 from cat_core.loss import cascade_aware_loss
@@ -33,12 +32,6 @@ def test_push_is_minus_the_gradient_of_the_loss(weight):
     (gradient,) = torch.autograd.grad(loss, logits)
     torch.testing.assert_close(push(s.small[3], s.large, s.labels, weight), -gradient)
     assert (gradient == 0).all(1).any() and (gradient != 0).any()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with browser_session() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from browser import browser_session
 from cat_book.drawing.questions import MOST, Question, drawn, questions_explorer
 
 HOSTILE = """</script><img src="https://example.org/x.png" onerror="window.hit=1">"&'"""
@@ -29,13 +28,6 @@ def counted(items, k):
             cost = sum(q.small_flops + q.large_flops * s for q, s in zip(items, sent))
             best = sum(sent), right, round(100 * cost / sum(q.large_flops for q in items))
     return best
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with browser_session() as running:
-        yield running
-        assert not running.foreign_requests
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Strips in a real browser: a slider moves all marks, a list shows one group, on paper and without script all stand."""
 
 import pytest
-from browser import browser_session
+from browser import HEAD
 from cat_book.build.slides import cut
 from cat_book.drawing.strips import Axis, Slider, Strip, Strips
 
@@ -13,18 +13,10 @@ BARS, BANDS = [Interval(0, -1, 1), Interval(2, 1, 9)], [(-1, 3), (0, 1)]
 MOVES = Strip("a <i>", ["low", "high"], [0, 1], BARS, BANDS, [[0.0, 1.0], [1.0, 2.0]])
 STAYS = Strip("b", ["same"], [2], [Interval(1, 1, 1)], parts=[(-1, 0, 0), (0, 3, 1)])
 GROUPS = {"one": [MOVES, STAYS], "two": [STAYS]}
-HEAD = '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><body>'
 
 
 def strips(groups=GROUPS, slider=SLIDER, **more):
     return Strips(groups, AXIS, slider, name="demo", title="Strips", caption="Figure 1: what to see.", **more)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with browser_session() as running:
-        yield running
-        assert not running.foreign_requests
 
 
 @pytest.fixture(scope="module")
