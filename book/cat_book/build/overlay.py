@@ -25,7 +25,7 @@ GLUED_FROM = re.compile(r"\{glue(?::\w+)?\}`([^`:]+)\.ipynb::[^`]*`")
 GLUED_BLOCK = re.compile(r"^(`{3,}|:{3,})\{glue(?::\w+)?\}[^\n]*\n(.*?)^\1[ \t]*$", re.MULTILINE | re.DOTALL)
 DOC = re.compile(r"^:doc:\s*(\S+)\.ipynb\s*$", re.MULTILINE)
 STYLE = re.compile(r"<style>.*?</style>", re.DOTALL)
-TERMS = "book/cat_book/build/terms.py"
+BUILDERS = ("book/cat_book/build/terms.py", "book/cat_book/build/reading.py")  # what they do is in the pages
 LABEL = re.compile(r"^(\((?=[\w-]+\)=)|:(?:label|name): *|[`:]{3,}\{solution(?:-start)?\} *)([\w-]+)", re.MULTILINE)
 TITLE = re.compile(r"^# .*$", re.MULTILINE)
 NO_PAGES = ("cat_book", "params", slides.FOLDER)  # folders of book/ that are no part of the site
@@ -147,7 +147,7 @@ def with_originals(files, originals, base):
 def build_digest(root, files):
     """SHA-256 over all that decides what the HTML looks like."""
     parts = {"files": {name: sha256(data) for name, data in files.items()}}
-    parts |= {path: sha256((root / path).read_bytes()) for path in ("_config.yml", TERMS)}
+    parts |= {path: sha256((root / path).read_bytes()) for path in ("_config.yml", *BUILDERS)}
     parts |= {path.name: sha256(path.read_bytes()) for path in slides.sources(root)}
     parts["tools"] = versions(*TOOLS)
     return sha256(json.dumps(parts, sort_keys=True).encode())
